@@ -1,0 +1,122 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * The threads of one context of a CPU pack.
+ *
+ * A pool of n threads is the calling thread, which has number 0, and n - 1 workers. Only the thread that uses the context
+ * may start work, and work may not start more work on the same pool. Functions given to the pool must not throw.
+ *
+ * Between two pieces of work a worker spins for some ten microseconds, because the next operator usually follows at once,
+ * and then sleeps in the kernel, so that an idle context costs nothing.
+ *
+ * What a task computes must not depend on which thread runs it or on how many there are: results are the same, bit for bit,
+ * for every number of threads.
+ */
+#ifndef QLORA4J_SRC_CPU_THREAD_POOL_H_
+#define QLORA4J_SRC_CPU_THREAD_POOL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace q4j::cpu {
+
+/**
+ * Threads to use when the caller names no number: the smaller of the affinity mask and the CPU quota of the cgroup
+ * (version 1 or 2, rounded up), at least 1.
+ */
+int default_threads();
+
+class ThreadPool {
+ public:
+  /** threads: at least 1. When the system refuses to start more, the pool has as many as it got. */
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  /**
+   * Calls f(int thread) once on each of the threads 0 .. count - 1, all at the same time, so that they may wait for each other
+   * in a Barrier of `count`. count: 1 to threads().
+   */
+  template <class F>
+  void run(int count, F&& f) {
+    using Function = std::remove_reference_t<F>;
+    if (count <= 1) {
+      f(0);
+      return;
+    }
+    dispatch(count, [](void* function, int thread) { (*static_cast<Function*>(function))(thread); },
+             const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+  }
+
+  /**
+   * Calls f(int64_t task, int thread) once for every task 0 .. tasks - 1. Tasks are handed out one at a time in increasing
+   * order. `thread` (below threads()) may index scratch memory. One task, or a pool of one, runs on the calling thread.
+   */
+  template <class F>
+  void parallel_for(int64_t tasks, F&& f) {
+    if (tasks <= 1 || threads_ == 1) {
+      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+      return;
+    }
+    std::atomic<int64_t> next{0};
+    run(tasks < threads_ ? static_cast<int>(tasks) : threads_, [&](int thread) {
+      for (int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < tasks;
+           task = next.fetch_add(1, std::memory_order_relaxed)) {
+        f(task, thread);
+      }
+    });
+  }
+
+  /**
+   * Calls f(int64_t begin, int64_t end, int thread) on pieces of 0 .. count of `grain` elements (the last may be shorter).
+   * The pieces depend on count and grain alone, never on the number of threads. grain: at least 1; choose it so that a
+   * piece is worth some ten microseconds.
+   */
+  template <class F>
+  void parallel_pieces(int64_t count, int64_t grain, F&& f) {
+    parallel_for((count + grain - 1) / grain, [&](int64_t task, int thread) {
+      const int64_t begin = task * grain;
+      f(begin, begin + grain < count ? begin + grain : count, thread);
+    });
+  }
+
+ private:
+  struct Worker;
+  using Entry = void (*)(void* function, int thread);
+
+  void dispatch(int count, Entry entry, void* function);
+  void work(Worker& worker, int thread);
+
+  int threads_ = 1;
+  std::unique_ptr<Worker[]> workers_;
+  Entry entry_ = nullptr;
+  void* function_ = nullptr;
+  alignas(64) std::atomic<uint32_t> pending_{0};
+  std::atomic<uint32_t> caller_sleeps_{0};
+  std::atomic<bool> stopping_{false};
+};
+
+/** Lets `count` threads of one ThreadPool::run wait for each other, any number of times. */
+class Barrier {
+ public:
+  explicit Barrier(int count) : count_(static_cast<uint32_t>(count)) {}
+  Barrier(const Barrier&) = delete;
+  Barrier& operator=(const Barrier&) = delete;
+
+  /** Returns once all have called it; what they wrote before is visible then. */
+  void wait();
+
+ private:
+  const uint32_t count_;
+  alignas(64) std::atomic<uint32_t> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::atomic<uint32_t> sleepers_{0};
+};
+
+}  // namespace q4j::cpu
+
+#endif  // QLORA4J_SRC_CPU_THREAD_POOL_H_
