@@ -1,0 +1,39 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** The memory functions of a pack whose device is the CPU. */
+#ifndef QLORA4J_SUPPORT_HOST_MEMORY_H_
+#define QLORA4J_SUPPORT_HOST_MEMORY_H_
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "error.h"
+
+namespace q4j {
+
+/** Cache line and the widest vector register. */
+constexpr std::size_t host_alignment = 64;
+
+static inline q4j_status host_allocate(int64_t bytes, void** memory) {
+  *memory = nullptr;
+  if (bytes == 0) return Q4J_OK;
+  // aligned_alloc wants a multiple of the alignment.
+  const std::size_t rounded = (static_cast<std::size_t>(bytes) + host_alignment - 1) / host_alignment * host_alignment;
+  *memory = std::aligned_alloc(host_alignment, rounded);
+  Q4J_REQUIRE(*memory != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "allocate: the system has no %lld bytes to give", static_cast<long long>(bytes));
+  return Q4J_OK;
+}
+
+static inline void host_free(void* memory) { std::free(memory); }
+
+static inline void host_copy(void* target, const void* source, int64_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, static_cast<std::size_t>(bytes));
+}
+
+static inline void host_fill(void* target, int32_t value, int64_t bytes) {
+  if (bytes > 0) std::memset(target, value, static_cast<std::size_t>(bytes));
+}
+
+}  // namespace q4j
+
+#endif  // QLORA4J_SUPPORT_HOST_MEMORY_H_
