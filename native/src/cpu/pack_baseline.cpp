@@ -4,7 +4,7 @@
  * any code that uses them runs.
  *
  * This file is compiled without instruction-set flags (the name *_baseline.cpp tells the build) and calls no inline function
- * of a shared header. What the pack needs is told by Q4J_PACK_LEVEL: 0 AVX2, 1 AVX-512, 2 AVX512-BF16, 3 AMX.
+ * of a shared header. Which instructions those are follows from the pack's name.
  */
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -14,9 +14,6 @@
 
 #ifndef Q4J_PACK_NAME
 #error "define Q4J_PACK_NAME, for example -DQ4J_PACK_NAME=\"cpu-avx2\""
-#endif
-#ifndef Q4J_PACK_LEVEL
-#error "define Q4J_PACK_LEVEL: 0 AVX2, 1 AVX-512, 2 AVX512-BF16, 3 AMX"
 #endif
 
 namespace q4j::cpu {
@@ -38,6 +35,18 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
   return r;
 }
 
+constexpr bool equal(const char* a, const char* b) { return *a == *b && (*a == '\0' || equal(a + 1, b + 1)); }
+
+// Each level needs what the levels before it need.
+enum Level { kUnknown = -1, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+
+constexpr Level kLevel = equal(Q4J_PACK_NAME, "cpu-avx2")         ? kAvx2
+                         : equal(Q4J_PACK_NAME, "cpu-avx512")     ? kAvx512
+                         : equal(Q4J_PACK_NAME, "cpu-avx512bf16") ? kAvx512Bf16
+                         : equal(Q4J_PACK_NAME, "cpu-amx")        ? kAmx
+                                                                  : kUnknown;
+static_assert(kLevel != kUnknown, "a CPU pack of this name is not known");
+
 constexpr bool has(unsigned word, int bit) { return (word >> bit & 1u) != 0; }
 
 unsigned long long xcr0() {
@@ -51,7 +60,6 @@ unsigned long long xcr0() {
 const char* missing() {
   const Registers one = cpuid(1, 0);
   const Registers seven = cpuid(7, 0);
-  const Registers seven_one = cpuid(7, 1);
   // OSXSAVE: without it XGETBV itself faults.
   if (!has(one.c, 27)) return "the operating system does not save AVX registers (no OSXSAVE)";
   const unsigned long long state = xcr0();
@@ -59,31 +67,30 @@ const char* missing() {
   if (!has(one.c, 12)) return "the CPU lacks FMA";
   if (!has(one.c, 29)) return "the CPU lacks F16C";
   if (!has(seven.b, 5)) return "the CPU lacks AVX2";
-#if Q4J_PACK_LEVEL >= 1
-  if ((state & 0xe6) != 0xe6) return "the operating system does not save AVX-512 registers (XCR0)";
-  if (!has(seven.b, 16)) return "the CPU lacks AVX512F";
-  if (!has(seven.b, 17)) return "the CPU lacks AVX512DQ";
-  if (!has(seven.b, 28)) return "the CPU lacks AVX512CD";
-  if (!has(seven.b, 30)) return "the CPU lacks AVX512BW";
-  if (!has(seven.b, 31)) return "the CPU lacks AVX512VL";
-#endif
-#if Q4J_PACK_LEVEL >= 2
-  if (!has(seven_one.a, 5)) return "the CPU lacks AVX512_BF16";
-#endif
-#if Q4J_PACK_LEVEL >= 3
-  if (!has(seven.d, 24)) return "the CPU lacks AMX-TILE";
-  if (!has(seven.d, 22)) return "the CPU lacks AMX-BF16";
-  if (!has(seven.d, 25)) return "the CPU lacks AMX-INT8";
-  if ((state & 0x60000) != 0x60000) return "the operating system does not save AMX tiles (XCR0)";
-  // Linux hands out the 8 KiB of tile state only on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA). The
-  // permission holds for the whole process, threads that run already included.
-  constexpr long kRequestPermission = 0x1023;
-  constexpr long kTileData = 18;
-  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
-    return "the kernel refused permission to use AMX tiles (arch_prctl ARCH_REQ_XCOMP_PERM)";
+  if (kLevel >= kAvx512) {
+    if ((state & 0xe6) != 0xe6) return "the operating system does not save AVX-512 registers (XCR0)";
+    if (!has(seven.b, 16)) return "the CPU lacks AVX512F";
+    if (!has(seven.b, 17)) return "the CPU lacks AVX512DQ";
+    if (!has(seven.b, 28)) return "the CPU lacks AVX512CD";
+    if (!has(seven.b, 30)) return "the CPU lacks AVX512BW";
+    if (!has(seven.b, 31)) return "the CPU lacks AVX512VL";
   }
-#endif
-  (void)seven_one;
+  if (kLevel >= kAvx512Bf16) {
+    if (!has(cpuid(7, 1).a, 5)) return "the CPU lacks AVX512_BF16";
+  }
+  if (kLevel >= kAmx) {
+    if (!has(seven.d, 24)) return "the CPU lacks AMX-TILE";
+    if (!has(seven.d, 22)) return "the CPU lacks AMX-BF16";
+    if (!has(seven.d, 25)) return "the CPU lacks AMX-INT8";
+    if ((state & 0x60000) != 0x60000) return "the operating system does not save AMX tiles (XCR0)";
+    // Linux hands out the 8 KiB of tile state only on request: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA). The
+    // permission holds for the whole process, threads that run already included.
+    constexpr long kRequestPermission = 0x1023;
+    constexpr long kTileData = 18;
+    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
+      return "the kernel refused permission to use AMX tiles (arch_prctl ARCH_REQ_XCOMP_PERM)";
+    }
+  }
   return nullptr;
 }
 

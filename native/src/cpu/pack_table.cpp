@@ -4,15 +4,13 @@
 #include <cstring>
 #include <new>
 
+#include "build_info.h"
 #include "cpu_operators.h"
 #include "pack_context.h"
 #include "pack_table.h"
 
 #ifndef Q4J_PACK_NAME
 #error "define Q4J_PACK_NAME, for example -DQ4J_PACK_NAME=\"cpu-avx2\""
-#endif
-#ifndef Q4J_REVISION
-#define Q4J_REVISION "unknown"
 #endif
 
 namespace q4j::cpu {
@@ -78,7 +76,7 @@ const q4j_pack kPack = {
     Q4J_ABI_VERSION,
     Q4J_DEVICE_CPU,
     Q4J_PACK_NAME,
-    "revision=" Q4J_REVISION " compiler=" Q4J_COMPILER_TEXT " architectures=" Q4J_ARCHITECTURES_TEXT,
+    Q4J_BUILD_INFO " architectures=" Q4J_ARCHITECTURES_TEXT,
     &create,
     &destroy,
     &threads,

@@ -8,12 +8,6 @@
 
 #include "qlora4j/pack.h"
 
-#if defined(__clang__)
-#define Q4J_COMPILER_TEXT "clang-" __clang_version__
-#else
-#define Q4J_COMPILER_TEXT "gcc-" __VERSION__
-#endif
-
 #if defined(__AMX_TILE__)
 #define Q4J_ARCHITECTURES_TEXT "x86-64+avx512+avx512bf16+amx"
 #elif defined(__AVX512BF16__)

@@ -1,0 +1,135 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * Row-wise INT8 (LLM.int8). With outliers two sweeps are needed, because a column is known to hold one only after its last row.
+ */
+#include <cmath>
+
+#include "cpu_operators.h"
+#include "norm.h"
+#include "pack_context.h"
+#include "support/error.h"
+#include "vec.h"
+
+namespace q4j::cpu {
+
+namespace {
+
+/** Rounds to nearest even and stores as i8; NaN, which only a zero or non-finite row can give, becomes 0. |x| is at most 127. */
+inline void store_codes(int8_t* codes, Vec x, int64_t left) {
+  const Vec clean = select(x <= x, x, zero());
+#if defined(__AVX512F__)
+  const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(clean.v));
+  if (left >= kLanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), bytes);
+  } else {
+    _mm_mask_storeu_epi8(codes, first_lanes(left).m, bytes);
+  }
+#else
+  const __m256i wide = _mm256_cvtps_epi32(clean.v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  alignas(16) int8_t buffer[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(buffer), _mm_packs_epi16(words, words));
+  std::memcpy(codes, buffer, static_cast<size_t>(left < kLanes ? left : kLanes));
+#endif
+}
+
+/** The row's largest magnitude, outliers left out and their columns marked. */
+template <class T>
+float row_maximum(const T* x, int64_t n, float threshold, uint8_t* outlier_cols) {
+  Vec most = zero();
+  const Vec limit = broadcast(threshold);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Vec magnitude = abs(load_first(x + i, n - i));
+    if (outlier_cols != nullptr) {
+      const Mask outlier = magnitude >= limit;
+      if (any(outlier)) {
+        // Threads that mark the same column write the same value.
+        for (int lane = 0; lane < kLanes; ++lane) {
+          if (is_set(outlier, lane)) __atomic_store_n(outlier_cols + i + lane, uint8_t{1}, __ATOMIC_RELAXED);
+        }
+        magnitude = select(outlier, zero(), magnitude);
+      }
+    }
+    most = max(magnitude, most);
+  }
+  return reduce_max(most);
+}
+
+template <class T>
+void quantize_row(const T* x, int64_t n, float absmax, const uint8_t* outlier_cols, int8_t* codes) {
+  const Vec factor = broadcast(127.0f / absmax);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t left = n - i;
+    Vec scaled = load_first(x + i, left) * factor;
+    // An outlier of this row may scale to anything; its column is zeroed below.
+    scaled = select(abs(scaled) <= broadcast(127.5f), scaled, zero());
+    store_codes(codes + i, scaled, left);
+    if (outlier_cols != nullptr) {
+      for (int64_t k = i; k < i + kLanes && k < n; ++k) {
+        if (outlier_cols[k] != 0) codes[k] = 0;
+      }
+    }
+  }
+}
+
+inline Vec load_codes(const int8_t* codes, int64_t left) {
+#if defined(__AVX512F__)
+  const __m128i bytes = left >= kLanes ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))
+                                       : _mm_maskz_loadu_epi8(first_lanes(left).m, codes);
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+#else
+  int64_t bits = 0;
+  std::memcpy(&bits, codes, static_cast<size_t>(left < kLanes ? left : kLanes));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits)))};
+#endif
+}
+
+}  // namespace
+
+q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_int8_rowwise_params* params) {
+  const q4j_quantize_int8_rowwise_params& p = *params;
+  uint8_t* outlier_cols = p.outlier_threshold > 0 ? static_cast<uint8_t*>(p.outlier_cols) : nullptr;
+  if (p.outlier_cols != nullptr) std::memset(p.outlier_cols, 0, static_cast<size_t>(p.cols));
+  float* absmax = static_cast<float*>(p.row_absmax);
+  int8_t* codes = static_cast<int8_t*>(p.codes);
+  const bool known = with_storage_type(p.dtype, [&](auto* tag) {
+    using T = std::remove_pointer_t<decltype(tag)>;
+    const T* x = static_cast<const T*>(p.input);
+    context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) {
+        absmax[row] = row_maximum(x + row * p.cols, p.cols, p.outlier_threshold, outlier_cols);
+        if (outlier_cols == nullptr) quantize_row(x + row * p.cols, p.cols, absmax[row], nullptr, codes + row * p.cols);
+      }
+    });
+    if (outlier_cols == nullptr) return;
+    context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) {
+        quantize_row(x + row * p.cols, p.cols, absmax[row], outlier_cols, codes + row * p.cols);
+      }
+    });
+  });
+  Q4J_REQUIRE(known, Q4J_UNSUPPORTED, "quantize_int8_rowwise: dtype %s", dtype_name(p.dtype));
+  return Q4J_OK;
+}
+
+q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequantize_int8_rowwise_params* params) {
+  const q4j_dequantize_int8_rowwise_params& p = *params;
+  const bool known = with_storage_type(p.dtype, [&](auto* tag) {
+    using T = std::remove_pointer_t<decltype(tag)>;
+    T* output = static_cast<T*>(p.output);
+    const int8_t* codes = static_cast<const int8_t*>(p.codes);
+    context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) {
+        const Vec scale = broadcast(static_cast<const float*>(p.row_absmax)[row] / 127.0f);
+        for (int64_t i = row * p.cols; i < (row + 1) * p.cols; i += kLanes) {
+          const int64_t left = (row + 1) * p.cols - i;
+          store_first(output + i, load_codes(codes + i, left) * scale, left);
+        }
+      }
+    });
+  });
+  Q4J_REQUIRE(known, Q4J_UNSUPPORTED, "dequantize_int8_rowwise: dtype %s", dtype_name(p.dtype));
+  return Q4J_OK;
+}
+
+}  // namespace q4j::cpu
