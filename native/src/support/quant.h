@@ -48,13 +48,18 @@ static inline float absmax_of(float m, float a) {
   return magnitude > m || std::isnan(magnitude) ? magnitude : m;
 }
 
-/** The 8-bit code of x / absmax: exact nearest in the map, ties to the lower index. NaN gives code 0. */
+/** The 8-bit code of a scaled value: exact nearest in the map, ties to the lower index. NaN gives code 0. */
 static inline uint8_t code_8bit(const std::array<float, 255>& thresholds, float x) {
   std::size_t code = 0;  // number of thresholds below x, by halving steps
   for (std::size_t step = 128; step > 0; step >>= 1) {
     if (x > thresholds[code + step - 1]) code += step;
   }
   return static_cast<uint8_t>(code);
+}
+
+/** The 8-bit code of x in a block with this absmax. An all-zero block holds the code of 0, not that of 0 / 0. */
+static inline uint8_t code_8bit_of_block(const std::array<float, 255>& thresholds, float x, float absmax) {
+  return code_8bit(thresholds, absmax == 0.0f ? 0.0f : x / absmax);
 }
 
 /** absmax of block `block` of a 4-bit weight. */
