@@ -1,0 +1,419 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.kernels;
+
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.javacpp.BytePointer;
+import org.bytedeco.javacpp.Pointer;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.abi.q4j_context;
+import org.qlora4j.kernels.abi.q4j_context_options;
+import org.qlora4j.kernels.abi.qlora4j;
+
+/**
+ * An opened kernel pack with one context: a device, its stream, its threads and its memory.
+ *
+ * <p>Calls from several threads are serialised; work is ordered as it was called. Close every {@link DeviceBuffer} before the
+ * pack.
+ *
+ * <p>Selection: {@link PackOptions#pack}, else the system property {@code qlora4j.pack}, names a shipped pack or the path of a
+ * shared library. Such an explicit choice is honoured or {@link #open} fails. Without one, the packs are tried from the fastest
+ * (cuda, then the CPU packs by instruction set) to the plain reference; the log says in one line which was taken and why faster
+ * ones were not. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that serves operators the first
+ * leaves out. {@code qlora4j.packDirectory} names a directory to take shipped packs from instead of the class path.
+ */
+public final class KernelPack implements AutoCloseable {
+  /** Size of the host buffer through which Java arrays travel: large enough that the copies' fixed cost vanishes. */
+  static final int STAGING_BYTES = 1 << 20;
+
+  /** Growth step of the workspace; spares reallocations while batches of similar size come in. */
+  private static final long WORKSPACE_STEP = 1 << 16;
+
+  private static final System.Logger LOG = System.getLogger("org.qlora4j.kernels");
+
+  private final Object lock = new Object();
+  private final q4j_context context;
+  private final Frame frame;
+  private final String name;
+  private final String buildInfo;
+  private final DeviceKind deviceKind;
+  private final int threads;
+  private final DeviceAddress devicePointer = new DeviceAddress(0);
+  private final LeakAlarm.Watch alarm;
+  private @Nullable ByteBuffer staging;
+  private @Nullable DeviceBuffer workspace;
+  private long allocatedBytes;
+  private long peakAllocatedBytes;
+  private volatile boolean closed;
+
+  private KernelPack(q4j_context context) {
+    this.context = context;
+    this.frame = new Frame();
+    this.name = text(qlora4j.q4j_pack_name(context));
+    this.buildInfo = text(qlora4j.q4j_pack_build_info(context));
+    this.deviceKind = DeviceKind.of(qlora4j.q4j_pack_device_kind(context));
+    this.threads = qlora4j.q4j_context_threads(context);
+    this.alarm = LeakAlarm.watch(this, "the KernelPack " + name);
+  }
+
+  /** Opens what the system properties ask for, or the best pack of this machine. */
+  public static KernelPack openAutomatic() {
+    return open(PackOptions.defaults());
+  }
+
+  /**
+   * Opens a pack.
+   *
+   * @throws IllegalArgumentException when an explicit choice names no pack, or a library that is none or has another ABI version
+   * @throws UnsupportedOperationException when this machine lacks the device or the instructions of an explicit choice, or no
+   *     pack at all can be opened
+   */
+  public static KernelPack open(PackOptions options) {
+    if (qlora4j.q4j_abi_version() != qlora4j.Q4J_ABI_VERSION) {
+      throw new IllegalStateException(
+          "the loader library has kernel ABI version "
+              + qlora4j.q4j_abi_version()
+              + ", this jar was built for version "
+              + qlora4j.Q4J_ABI_VERSION
+              + "; use libraries and jars of one build");
+    }
+    String choice = choice(options.pack(), "qlora4j.pack");
+    String baseChoice = choice(options.basePack(), "qlora4j.basePack");
+    Path base = baseChoice == null ? null : resolve(baseChoice, "base pack");
+    return choice == null
+        ? openBest(base, options)
+        : create(resolve(choice, "pack"), base, options);
+  }
+
+  /** Build information of the loader library: {@code revision=<git> compiler=<...>}. */
+  public static String loaderBuildInfo() {
+    return text(qlora4j.q4j_loader_build_info());
+  }
+
+  /** Names of the packs that were shipped with this build, whether or not this machine can run them, fastest first. */
+  public static List<String> shipped() {
+    List<String> names = new ArrayList<>();
+    for (String candidate : PackLocator.AUTOMATIC) {
+      if (PackLocator.find(candidate) != null) {
+        names.add(candidate);
+      }
+    }
+    return List.copyOf(names);
+  }
+
+  private static @Nullable String choice(@Nullable String option, String property) {
+    String value = option == null ? System.getProperty(property, "") : option;
+    return value.isEmpty() ? null : value;
+  }
+
+  private static Path resolve(String choice, String role) {
+    if (PackLocator.isPath(choice)) {
+      Path file = Path.of(choice).toAbsolutePath();
+      if (!Files.isRegularFile(file)) {
+        throw new IllegalArgumentException("the " + role + " " + file + " does not exist");
+      }
+      return file;
+    }
+    Path file = PackLocator.find(choice);
+    if (file == null) {
+      throw new IllegalArgumentException(
+          "there is no "
+              + role
+              + " named "
+              + choice
+              + " in "
+              + PackLocator.where()
+              + "; found "
+              + shipped()
+              + ". Give one of these names or the path of a shared library");
+    }
+    return file;
+  }
+
+  private static KernelPack openBest(@Nullable Path base, PackOptions options) {
+    List<String> reasons = new ArrayList<>();
+    for (String candidate : PackLocator.AUTOMATIC) {
+      Path file = PackLocator.find(candidate);
+      if (file == null) {
+        reasons.add(candidate + ": not shipped in this build");
+        continue;
+      }
+      try {
+        KernelPack pack = create(file, base, options);
+        if (!reasons.isEmpty()) {
+          LOG.log(
+              System.Logger.Level.INFO, "kernel pack " + pack.name() + " (" + String.join("; ", reasons) + ")");
+        }
+        return pack;
+      } catch (UnsupportedOperationException | IllegalArgumentException | DeviceException e) {
+        reasons.add(candidate + ": " + e.getMessage());
+      }
+    }
+    throw new UnsupportedOperationException(
+        "no kernel pack can be opened from " + PackLocator.where() + ": " + String.join("; ", reasons));
+  }
+
+  private static KernelPack create(Path library, @Nullable Path base, PackOptions options) {
+    q4j_context context = new q4j_context();
+    try (q4j_context_options nativeOptions = new q4j_context_options();
+        BytePointer libraryPath = new BytePointer(library.toString(), StandardCharsets.UTF_8);
+        BytePointer basePath =
+            base == null ? null : new BytePointer(base.toString(), StandardCharsets.UTF_8)) {
+      nativeOptions
+          .size(Pointer.sizeof(q4j_context_options.class))
+          .device(options.device())
+          .threads(options.threads())
+          .reserved(0)
+          .stream(DeviceAddress.NULL);
+      Status.check(qlora4j.q4j_context_create(libraryPath, basePath, nativeOptions, context));
+    }
+    return new KernelPack(context);
+  }
+
+  private static String text(@Nullable BytePointer pointer) {
+    return pointer == null || pointer.isNull() ? "" : pointer.getString(StandardCharsets.UTF_8);
+  }
+
+  /** The pack's name, for example {@code cpu-avx512}. */
+  public String name() {
+    return name;
+  }
+
+  /** {@code revision=<git> compiler=<...> architectures=<...>} of the pack. */
+  public String buildInfo() {
+    return buildInfo;
+  }
+
+  /** Where the pack computes. */
+  public DeviceKind deviceKind() {
+    return deviceKind;
+  }
+
+  /** CPU threads the context uses. */
+  public int threads() {
+    return threads;
+  }
+
+  /**
+   * Whether the pack, or its base pack, has an operator.
+   *
+   * @param operator name as in the ABI, for example {@code rms_norm_forward}
+   */
+  public boolean supports(String operator) {
+    synchronized (lock) {
+      return qlora4j.q4j_supports(context(), operator) != 0;
+    }
+  }
+
+  /** Waits until everything that was called so far is done. */
+  public void synchronize() {
+    synchronized (lock) {
+      Status.check(qlora4j.q4j_synchronize(context()));
+    }
+  }
+
+  /**
+   * The scratch memory of this pack, at least {@code bytes} large. Every operator call uses it, so what a caller puts there is
+   * gone with the next call, and a later, larger request closes the buffer returned here.
+   */
+  public DeviceBuffer workspace(long bytes) {
+    synchronized (lock) {
+      DeviceBuffer current = workspace;
+      if (current != null && current.bytes() >= bytes) {
+        return current;
+      }
+      if (current != null) {
+        // The old memory may still be read by work in flight.
+        synchronize();
+        workspace = null;
+        current.close();
+      }
+      long size = Math.max(1, (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP) * WORKSPACE_STEP;
+      DeviceBuffer next = DeviceBuffer.allocate(this, size);
+      workspace = next;
+      return next;
+    }
+  }
+
+  /** Device memory allocated through this pack and not freed, in bytes, the workspace included. */
+  public long allocatedBytes() {
+    synchronized (lock) {
+      return allocatedBytes;
+    }
+  }
+
+  /** Largest value of {@link #allocatedBytes} since the pack was opened or {@link #resetPeak} was called. */
+  public long peakAllocatedBytes() {
+    synchronized (lock) {
+      return peakAllocatedBytes;
+    }
+  }
+
+  /** Lets {@link #peakAllocatedBytes} start again from what is allocated now. */
+  public void resetPeak() {
+    synchronized (lock) {
+      peakAllocatedBytes = allocatedBytes;
+    }
+  }
+
+  /** Guards the context, the frame, the staging buffer and the workspace. */
+  Object lock() {
+    return lock;
+  }
+
+  /** The context, after checking that it is still open. */
+  q4j_context context() {
+    requireOpen();
+    return context;
+  }
+
+  /** The parameter structs. Hold {@link #lock}. */
+  Frame frame() {
+    requireOpen();
+    return frame;
+  }
+
+  /** A direct, little-endian buffer of {@link #STAGING_BYTES}. Hold {@link #lock}. */
+  ByteBuffer staging() {
+    ByteBuffer current = staging;
+    if (current == null) {
+      current = ByteBuffer.allocateDirect(STAGING_BYTES).order(ByteOrder.LITTLE_ENDIAN);
+      staging = current;
+    }
+    return current.clear();
+  }
+
+  /**
+   * A tensor's address for a call of this pack, the null pointer for none.
+   *
+   * @throws IllegalArgumentException when the tensor lies on a device this pack cannot reach
+   */
+  DeviceAddress address(@Nullable DeviceTensor tensor) {
+    if (tensor == null) {
+      return DeviceAddress.NULL;
+    }
+    KernelPack owner = tensor.buffer().pack();
+    // Two CPU packs share the host's memory.
+    if (owner != this && (owner.deviceKind != DeviceKind.CPU || deviceKind != DeviceKind.CPU)) {
+      throw new IllegalArgumentException(
+          "a tensor of the pack " + owner.name + " was given to the pack " + name + ": " + tensor);
+    }
+    return new DeviceAddress(tensor.address());
+  }
+
+  /** Address of scratch memory for a call; none for 0 bytes. Hold {@link #lock}. */
+  DeviceAddress scratch(long bytes) {
+    return bytes == 0 ? DeviceAddress.NULL : new DeviceAddress(workspace(bytes).address());
+  }
+
+  void requireOpen() {
+    if (closed) {
+      throw new IllegalStateException("the kernel pack " + name + " was closed");
+    }
+  }
+
+  long allocateMemory(long bytes) {
+    synchronized (lock) {
+      devicePointer.setAddress(0);
+      Status.check(qlora4j.q4j_allocate(context(), bytes, devicePointer));
+      allocatedBytes += bytes;
+      peakAllocatedBytes = Math.max(peakAllocatedBytes, allocatedBytes);
+      return devicePointer.address();
+    }
+  }
+
+  void freeMemory(long address, long bytes) {
+    synchronized (lock) {
+      if (closed) {
+        return;
+      }
+      allocatedBytes -= bytes;
+      devicePointer.setAddress(address);
+      Status.check(qlora4j.q4j_free(context, devicePointer));
+    }
+  }
+
+  void copyIn(long address, ByteBuffer source) {
+    synchronized (lock) {
+      if (source.isDirect()) {
+        Status.check(
+            qlora4j.q4j_copy_in(
+                context(), new DeviceAddress(address), new Pointer(source), source.remaining()));
+        return;
+      }
+      ByteBuffer rest = source.duplicate();
+      for (long done = 0; rest.hasRemaining(); ) {
+        ByteBuffer bridge = staging();
+        int count = Math.min(bridge.capacity(), rest.remaining());
+        bridge.put(0, rest, rest.position(), count);
+        rest.position(rest.position() + count);
+        Status.check(
+            qlora4j.q4j_copy_in(context(), new DeviceAddress(address + done), new Pointer(bridge), count));
+        done += count;
+      }
+    }
+  }
+
+  void copyOut(ByteBuffer target, long address) {
+    synchronized (lock) {
+      if (target.isReadOnly()) {
+        throw new IllegalArgumentException("cannot copy device memory into a read-only buffer");
+      }
+      if (target.isDirect()) {
+        Status.check(
+            qlora4j.q4j_copy_out(
+                context(), new Pointer(target), new DeviceAddress(address), target.remaining()));
+        return;
+      }
+      ByteBuffer rest = target.duplicate();
+      for (long done = 0; rest.hasRemaining(); ) {
+        ByteBuffer bridge = staging();
+        int count = Math.min(bridge.capacity(), rest.remaining());
+        Status.check(
+            qlora4j.q4j_copy_out(context(), new Pointer(bridge), new DeviceAddress(address + done), count));
+        rest.put(bridge.limit(count));
+        done += count;
+      }
+    }
+  }
+
+  void fillMemory(long address, int value, long bytes) {
+    synchronized (lock) {
+      Status.check(qlora4j.q4j_fill(context(), new DeviceAddress(address), value, bytes));
+    }
+  }
+
+  /** Releases the workspace and the context. Buffers that are still open are reported in the log and become unusable. */
+  @Override
+  public void close() {
+    synchronized (lock) {
+      if (closed) {
+        return;
+      }
+      DeviceBuffer scratch = workspace;
+      workspace = null;
+      if (scratch != null) {
+        scratch.close();
+      }
+      if (allocatedBytes != 0) {
+        LOG.log(
+            System.Logger.Level.WARNING,
+            "kernel pack " + name + " is closed while " + allocatedBytes + " bytes of device memory are still allocated");
+      }
+      closed = true;
+      alarm.disarm();
+      frame.free();
+      qlora4j.q4j_context_destroy(context);
+    }
+  }
+
+  @Override
+  public String toString() {
+    return "KernelPack[" + name + ", " + buildInfo + "]";
+  }
+}
