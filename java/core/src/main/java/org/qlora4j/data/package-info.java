@@ -1,0 +1,9 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * From a file of examples to micro-batches of token ids: readers, templates, the tokenizer, the
+ * dataset.
+ */
+@NullMarked
+package org.qlora4j.data;
+
+import org.jspecify.annotations.NullMarked;

@@ -1,0 +1,332 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.ArrayList;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import org.jspecify.annotations.Nullable;
+
+/**
+ * What a training run does, read from YAML by {@link TrainConfigReader}. Paths are relative to the
+ * working directory, as in other trainers. Every key with its aliases, default and meaning is in
+ * {@link TrainConfigKeys} and in docs/configuration.md.
+ *
+ * @param model Hugging Face model directory; with {@link Init#RANDOM} its config.json and tokenizer
+ *     are enough
+ * @param init whether the base weights are loaded or drawn
+ * @param method what is trained, and how the base is held
+ * @param outputDir where the result and, below `checkpoints`, the checkpoints go
+ * @param compute type of activations and matrix products
+ * @param seed of initial weights and dropout
+ * @param threads CPU threads, 0 for as many as the machine allows
+ * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
+ *     again in the backward pass
+ * @param lossChunk tokens whose logits exist at one time
+ */
+public record TrainConfig(
+    Path model,
+    Init init,
+    Method method,
+    Path outputDir,
+    Compute compute,
+    Data data,
+    Quantization quantization,
+    Lora lora,
+    Optimizer optimizer,
+    Schedule schedule,
+    Output output,
+    Samples samples,
+    long seed,
+    int threads,
+    boolean gradientCheckpointing,
+    int lossChunk) {
+
+  /** Where the base weights come from. */
+  public enum Init {
+    CHECKPOINT,
+    RANDOM
+  }
+
+  /** Every weight, an adapter on a base in 16 or 32 bits, or an adapter on a base in 4 bits. */
+  public enum Method {
+    FULL,
+    LORA,
+    QLORA;
+
+    /** Whether an adapter is trained. */
+    public boolean adapter() {
+      return this != FULL;
+    }
+  }
+
+  /** Type of activations and matrix products. */
+  public enum Compute {
+    BFLOAT16,
+    FLOAT32
+  }
+
+  /** Precision of the LoRA branch: rounded to the compute type, or nothing of it below f32. */
+  public enum LoraPrecision {
+    FAST,
+    FLOAT32
+  }
+
+  /** Table of 4-bit codes. */
+  public enum QuantType {
+    NF4,
+    FP4
+  }
+
+  /** How the learning rate changes; `cosine` and `linear` fall to zero. */
+  public enum Scheduler {
+    CONSTANT,
+    CONSTANT_WITH_WARMUP,
+    LINEAR,
+    COSINE
+  }
+
+  /**
+   * The examples.
+   *
+   * @param trainFiles .jsonl, .json or .txt files
+   * @param evalFile held-out examples in a file of their own, or null
+   * @param valSetSize held-out share (below 1) or number (1 and up) of the training examples; 0 for
+   *     none
+   * @param sequenceLength longest sequence in tokens
+   * @param trainOnInputs whether prompts are learned too, not only completions
+   * @param addEos whether the end-of-sequence token is appended and learned
+   * @param promptTemplate text around `instruction` rows with {instruction} and {input}; "alpaca"
+   *     for the usual one
+   * @param chatTemplate "tokenizer" for the model's own (a plain one where it has none), "plain",
+   *     or a path of a Jinja file
+   * @param dataSeed of the split and of the order
+   * @param shuffle whether each epoch has an order of its own
+   */
+  public record Data(
+      List<Path> trainFiles,
+      @Nullable Path evalFile,
+      double valSetSize,
+      int sequenceLength,
+      boolean trainOnInputs,
+      boolean addEos,
+      String promptTemplate,
+      String chatTemplate,
+      long dataSeed,
+      boolean shuffle) {
+    public Data {
+      trainFiles = List.copyOf(trainFiles);
+    }
+  }
+
+  /**
+   * The base's 4-bit storage, used by {@link Method#QLORA}.
+   *
+   * @param blockSize elements that share an absmax
+   */
+  public record Quantization(QuantType type, boolean doubleQuant, int blockSize) {}
+
+  /**
+   * The adapter.
+   *
+   * @param targetModules names of linears; empty for all inside the blocks
+   */
+  public record Lora(
+      int rank,
+      double alpha,
+      double dropout,
+      List<String> targetModules,
+      boolean rslora,
+      LoraPrecision precision) {
+    public Lora {
+      targetModules = List.copyOf(targetModules);
+    }
+
+    /** s of y = x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ: alpha/r, with rsLoRA alpha/√r. */
+    public double scaling() {
+      return rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+    }
+  }
+
+  /**
+   * AdamW.
+   *
+   * @param maxGradNorm bound on the L2 norm of all gradients together; 0 for none
+   */
+  public record Optimizer(
+      double learningRate,
+      double weightDecay,
+      double beta1,
+      double beta2,
+      double epsilon,
+      double maxGradNorm) {}
+
+  /**
+   * Steps and the learning rate over them.
+   *
+   * @param microBatchSize sequences in one forward and backward pass
+   * @param gradientAccumulationSteps micro-batches of one optimizer step
+   * @param epochs passes over the examples, used where `maxSteps` is 0; may be a fraction
+   * @param maxSteps optimizer steps, or 0
+   * @param warmupSteps steps in which the rate grows from 0; where 0, warmupRatio of all steps
+   */
+  public record Schedule(
+      int microBatchSize,
+      int gradientAccumulationSteps,
+      double epochs,
+      int maxSteps,
+      Scheduler scheduler,
+      int warmupSteps,
+      double warmupRatio) {
+
+    /** Number of optimizer steps when an epoch has `stepsPerEpoch` of them; at least 1. */
+    public int totalSteps(int stepsPerEpoch) {
+      return maxSteps > 0 ? maxSteps : (int) Math.max(1, Math.ceil(epochs * stepsPerEpoch));
+    }
+
+    /** Number of warm-up steps of `totalSteps`, rounded up as Hugging Face does. */
+    public int warmup(int totalSteps) {
+      return warmupSteps > 0 ? warmupSteps : (int) Math.ceil(totalSteps * warmupRatio);
+    }
+
+    /**
+     * The share of the learning rate at step `step` (from 0) of `totalSteps`, by the formulas of
+     * transformers' get_scheduler: warm-up step / warmup; then 1, or (total - step) / (total -
+     * warmup), or (1 + cos(pi * (step - warmup) / (total - warmup))) / 2. `constant` has no
+     * warm-up.
+     */
+    public double factor(int step, int totalSteps) {
+      if (scheduler == Scheduler.CONSTANT) {
+        return 1;
+      }
+      int warmup = warmup(totalSteps);
+      if (step < warmup) {
+        return (double) step / Math.max(1, warmup);
+      }
+      int rest = Math.max(1, totalSteps - warmup);
+      return switch (scheduler) {
+        case LINEAR -> Math.max(0, (double) (totalSteps - step) / rest);
+        case COSINE -> Math.max(0, 0.5 * (1 + Math.cos(Math.PI * (step - warmup) / rest)));
+        default -> 1;
+      };
+    }
+  }
+
+  /**
+   * What is logged and saved, in optimizer steps; 0 switches one off.
+   *
+   * @param evalSteps steps between evaluations; 0: only before and after
+   * @param saveSteps steps between checkpoints
+   * @param saveTotalLimit newest checkpoints to keep; 0 for all
+   */
+  public record Output(int loggingSteps, int evalSteps, int saveSteps, int saveTotalLimit) {}
+
+  /**
+   * Texts generated before and after training, to see what it did.
+   *
+   * @param prompts as a user would give them: the text to continue, or for chat models the user's
+   *     message
+   * @param temperature 0 for greedy
+   * @param topK 0 for all
+   */
+  public record Samples(
+      List<String> prompts,
+      int maxNewTokens,
+      double temperature,
+      int topK,
+      double topP,
+      double repetitionPenalty) {
+    public Samples {
+      prompts = List.copyOf(prompts);
+    }
+  }
+
+  /**
+   * The settings that decide the trained weights, by key in canonical text. A resumed run must have
+   * the same; what only concerns output, logging, samples or speed is left out, and so are paths
+   * (the model and the examples are compared by content).
+   */
+  public SortedMap<String, String> trainingSettings() {
+    SortedMap<String, String> s = new TreeMap<>();
+    s.put("init", init.name());
+    s.put("method", method.name());
+    s.put("compute", compute.name());
+    s.put("seed", Long.toString(seed));
+    s.put("val_set_size", Double.toString(data.valSetSize()));
+    s.put("sequence_length", Integer.toString(data.sequenceLength()));
+    s.put("train_on_inputs", Boolean.toString(data.trainOnInputs()));
+    s.put("add_eos", Boolean.toString(data.addEos()));
+    s.put("prompt_template", data.promptTemplate());
+    s.put("chat_template", data.chatTemplate());
+    s.put("data_seed", Long.toString(data.dataSeed()));
+    s.put("shuffle", Boolean.toString(data.shuffle()));
+    if (method == Method.QLORA) {
+      s.put("bnb_4bit_quant_type", quantization.type().name());
+      s.put("bnb_4bit_use_double_quant", Boolean.toString(quantization.doubleQuant()));
+      s.put("bnb_4bit_blocksize", Integer.toString(quantization.blockSize()));
+    }
+    if (method.adapter()) {
+      s.put("lora_r", Integer.toString(lora.rank()));
+      s.put("lora_alpha", Double.toString(lora.alpha()));
+      s.put("lora_dropout", Double.toString(lora.dropout()));
+      s.put("lora_target_modules", String.join(",", new TreeSet<>(lora.targetModules())));
+      s.put("use_rslora", Boolean.toString(lora.rslora()));
+      s.put("lora_compute", lora.precision().name());
+    }
+    s.put("learning_rate", Double.toString(optimizer.learningRate()));
+    s.put("weight_decay", Double.toString(optimizer.weightDecay()));
+    s.put("adam_beta1", Double.toString(optimizer.beta1()));
+    s.put("adam_beta2", Double.toString(optimizer.beta2()));
+    s.put("adam_epsilon", Double.toString(optimizer.epsilon()));
+    s.put("max_grad_norm", Double.toString(optimizer.maxGradNorm()));
+    s.put("per_device_train_batch_size", Integer.toString(schedule.microBatchSize()));
+    s.put("gradient_accumulation_steps", Integer.toString(schedule.gradientAccumulationSteps()));
+    s.put("num_train_epochs", schedule.maxSteps() > 0 ? "" : Double.toString(schedule.epochs()));
+    s.put("max_steps", Integer.toString(schedule.maxSteps()));
+    s.put("lr_scheduler_type", schedule.scheduler().name());
+    s.put("warmup_steps", Integer.toString(schedule.warmupSteps()));
+    s.put("warmup_ratio", Double.toString(schedule.warmupRatio()));
+    return s;
+  }
+
+  /** SHA-256 (hexadecimal) of {@link #trainingSettings}. */
+  public String settingsHash() {
+    StringBuilder text = new StringBuilder();
+    trainingSettings()
+        .forEach((key, value) -> text.append(key).append('=').append(value).append('\n'));
+    try {
+      return HexFormat.of()
+          .formatHex(
+              MessageDigest.getInstance("SHA-256")
+                  .digest(text.toString().getBytes(StandardCharsets.UTF_8)));
+    } catch (NoSuchAlgorithmException e) {
+      throw new IllegalStateException("every Java runtime has SHA-256", e);
+    }
+  }
+
+  /**
+   * "key: saved X, now Y" for each setting that differs from those of a checkpoint; empty when a
+   * run may resume from it.
+   */
+  public List<String> differencesFrom(Map<String, String> saved) {
+    SortedMap<String, String> now = trainingSettings();
+    TreeSet<String> keys = new TreeSet<>(now.keySet());
+    keys.addAll(saved.keySet());
+    List<String> differences = new ArrayList<>();
+    for (String key : keys) {
+      String before = saved.getOrDefault(key, "unset");
+      String after = now.getOrDefault(key, "unset");
+      if (!before.equals(after)) {
+        differences.add(key + ": saved " + before + ", now " + after);
+      }
+    }
+    return differences;
+  }
+}

@@ -1,0 +1,526 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import com.fasterxml.jackson.core.JsonLocation;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.StreamReadFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.dataformat.yaml.YAMLFactory;
+import com.fasterxml.jackson.dataformat.yaml.YAMLMapper;
+import java.nio.file.InvalidPathException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Text;
+import org.qlora4j.train.TrainConfig.Compute;
+import org.qlora4j.train.TrainConfig.Init;
+import org.qlora4j.train.TrainConfig.LoraPrecision;
+import org.qlora4j.train.TrainConfig.Method;
+import org.qlora4j.train.TrainConfig.QuantType;
+import org.qlora4j.train.TrainConfig.Scheduler;
+
+/**
+ * Reads a {@link TrainConfig} from YAML; every mistake gives one line with the key, what was found
+ * and what is expected.
+ */
+public final class TrainConfigReader {
+  private static final long MAX_CONFIG_BYTES = 4 << 20;
+
+  private static final YAMLMapper YAML =
+      new YAMLMapper(
+          YAMLFactory.builder().enable(StreamReadFeature.STRICT_DUPLICATE_DETECTION).build());
+
+  /** Keys of other tools that have no counterpart, with what to write instead. */
+  private static final Map<String, String> HINTS =
+      Map.of(
+          "datasets", "name the files in train_file",
+          "load_in_8bit", "8-bit bases are not supported; use method: qlora",
+          "deepspeed", "training runs in one process",
+          "fsdp", "training runs in one process",
+          "flash_attention", "attention needs no switch",
+          "pad_to_sequence_len", "there is no padding",
+          "group_by_length", "there is no padding, so it would save nothing",
+          "special_tokens", "tokens come from the model's tokenizer files",
+          "resume_from_checkpoint", "use the option --resume");
+
+  private final String source;
+  private final Map<String, JsonNode> values = new HashMap<>();
+
+  /** The name each canonical key was written under, for messages. */
+  private final Map<String, String> writtenAs = new HashMap<>();
+
+  private TrainConfigReader(String source) {
+    this.source = source;
+  }
+
+  /**
+   * Reads a YAML file, then applies `key=value` overrides in order; a value is YAML, so lists are
+   * written {@code [a, b]}.
+   */
+  public static TrainConfig read(Path file, List<String> overrides) {
+    return parse(Json.readText(file, MAX_CONFIG_BYTES), file.toString(), overrides);
+  }
+
+  /** The same from a text; `source` says in messages where it came from. */
+  public static TrainConfig parse(String yaml, String source, List<String> overrides) {
+    TrainConfigReader reader = new TrainConfigReader(source);
+    JsonNode root = reader.yaml(yaml, source);
+    if (!(root instanceof ObjectNode object)) {
+      throw new InputException(source + ": expected `key: value` lines, found " + Json.kind(root));
+    }
+    reader.addAll(object);
+    for (String override : overrides) {
+      reader.override(override);
+    }
+    return reader.config();
+  }
+
+  private JsonNode yaml(String text, String where) {
+    try {
+      JsonNode node = YAML.readTree(text);
+      return node == null || node.isMissingNode() ? Json.newObject() : node;
+    } catch (JsonProcessingException e) {
+      JsonLocation location = e.getLocation();
+      throw new InputException(
+          where
+              + (location == null ? "" : " line " + location.getLineNr())
+              + ": not valid YAML: "
+              + Text.oneLine(firstLine(e.getOriginalMessage())),
+          e);
+    }
+  }
+
+  private static String firstLine(String message) {
+    int end = message.indexOf('\n');
+    return end < 0 ? message : message.substring(0, end);
+  }
+
+  private void addAll(ObjectNode object) {
+    for (Map.Entry<String, JsonNode> entry : object.properties()) {
+      String name = entry.getKey();
+      TrainConfigKeys.Key key = known(name, source);
+      String before = writtenAs.put(key.name(), name);
+      JsonNode old = values.put(key.name(), entry.getValue());
+      if (before != null && old != null && !old.equals(entry.getValue())) {
+        throw new InputException(
+            source
+                + ": "
+                + before
+                + " and "
+                + name
+                + " mean the same, found "
+                + Json.kind(old)
+                + " and "
+                + Json.kind(entry.getValue())
+                + "; keep one");
+      }
+    }
+  }
+
+  private void override(String override) {
+    int equals = override.indexOf('=');
+    if (equals < 1) {
+      throw new InputException("--set: expected key=value, found " + Text.quote(override));
+    }
+    String name = override.substring(0, equals).trim();
+    TrainConfigKeys.Key key = known(name, "--set");
+    String text = override.substring(equals + 1);
+    values.put(
+        key.name(),
+        text.isBlank() ? YAML.getNodeFactory().nullNode() : yaml(text, "--set " + name));
+    writtenAs.put(key.name(), "--set " + name);
+  }
+
+  private static TrainConfigKeys.Key known(String name, String where) {
+    TrainConfigKeys.Key key = TrainConfigKeys.find(name);
+    if (key != null) {
+      return key;
+    }
+    String hint = HINTS.get(name);
+    String near = Text.nearest(name, TrainConfigKeys.names());
+    throw new InputException(
+        where
+            + ": unknown key "
+            + Text.quote(name)
+            + (hint != null
+                ? "; " + hint
+                : near != null
+                    ? "; did you mean " + near + "?"
+                    : "; all keys are listed by `train --help-keys`"));
+  }
+
+  private TrainConfig config() {
+    Method method =
+        choice(
+            "method",
+            Method.QLORA,
+            Map.of("full", Method.FULL, "lora", Method.LORA, "qlora", Method.QLORA));
+    Boolean in4bit = optionalBool("load_in_4bit");
+    if (in4bit != null && in4bit != (method == Method.QLORA)) {
+      throw wrong(
+          "load_in_4bit",
+          in4bit ? "false, or method: qlora" : "true, or another method than qlora");
+    }
+    if (bool("fp16", false)) {
+      throw wrong("fp16", "false; use bf16: true");
+    }
+    if (bool("packing", false)) {
+      throw wrong("packing", "false; batches hold whole sequences side by side without padding");
+    }
+    String optim = text("optim", "adamw_torch");
+    if (!List.of("adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf").contains(optim)) {
+      throw wrong("optim", "adamw_torch");
+    }
+    int rank = integer("lora_r", 16, 1, 4096);
+    long seed = longInteger("seed", 42);
+    Init init =
+        choice(
+            "init", Init.CHECKPOINT, Map.of("checkpoint", Init.CHECKPOINT, "random", Init.RANDOM));
+    if (init == Init.RANDOM && method != Method.FULL) {
+      throw wrong("init", "checkpoint; random weights need method: full");
+    }
+    return new TrainConfig(
+        path("model"),
+        init,
+        method,
+        path("output_dir"),
+        compute(),
+        data(seed),
+        new TrainConfig.Quantization(
+            choice(
+                "bnb_4bit_quant_type",
+                QuantType.NF4,
+                Map.of("nf4", QuantType.NF4, "fp4", QuantType.FP4)),
+            bool("bnb_4bit_use_double_quant", true),
+            blockSize()),
+        new TrainConfig.Lora(
+            rank,
+            number("lora_alpha", 2.0 * rank, 0, 1e6),
+            probability("lora_dropout", 0),
+            targetModules(),
+            bool("use_rslora", false),
+            choice(
+                "lora_compute",
+                LoraPrecision.FAST,
+                Map.of("fast", LoraPrecision.FAST, "float32", LoraPrecision.FLOAT32))),
+        new TrainConfig.Optimizer(
+            number("learning_rate", 2e-4, 0, 1e3),
+            number("weight_decay", 0, 0, 1e3),
+            probability("adam_beta1", 0.9),
+            probability("adam_beta2", 0.999),
+            number("adam_epsilon", 1e-8, 0, 1),
+            number("max_grad_norm", 1, 0, 1e9)),
+        schedule(),
+        new TrainConfig.Output(
+            integer("logging_steps", 10, 0, Integer.MAX_VALUE),
+            integer("eval_steps", 0, 0, Integer.MAX_VALUE),
+            integer("save_steps", 0, 0, Integer.MAX_VALUE),
+            integer("save_total_limit", 2, 0, Integer.MAX_VALUE)),
+        new TrainConfig.Samples(
+            texts("sample_prompts"),
+            integer("sample_max_new_tokens", 64, 1, 1 << 20),
+            number("sample_temperature", 0, 0, 100),
+            integer("sample_top_k", 0, 0, Integer.MAX_VALUE),
+            number("sample_top_p", 1, 0, 1),
+            number("sample_repetition_penalty", 1, 0.01, 100)),
+        seed,
+        integer("threads", 0, 0, 4096),
+        bool("gradient_checkpointing", true),
+        integer("loss_chunk", 1024, 1, 1 << 24));
+  }
+
+  private TrainConfig.Data data(long seed) {
+    Boolean completionOnly = optionalBool("completion_only_loss");
+    Boolean onInputs = optionalBool("train_on_inputs");
+    if (completionOnly != null && onInputs != null && completionOnly.equals(onInputs)) {
+      throw wrong(
+          "completion_only_loss", "the opposite of train_on_inputs, or only one of the two");
+    }
+    List<Path> files = new ArrayList<>();
+    for (String file : texts("train_file")) {
+      files.add(toPath("train_file", file));
+    }
+    if (files.isEmpty()) {
+      throw missing("train_file", "a file of examples (.jsonl, .json or .txt)");
+    }
+    double valSetSize = number("val_set_size", 0, 0, Integer.MAX_VALUE);
+    if (valSetSize >= 1 && valSetSize != Math.rint(valSetSize)) {
+      throw wrong("val_set_size", "a share below 1 or a whole number of examples");
+    }
+    String evalFile = optionalText("eval_file");
+    if (evalFile != null && valSetSize > 0) {
+      throw wrong("val_set_size", "0 next to eval_file");
+    }
+    return new TrainConfig.Data(
+        files,
+        evalFile == null ? null : toPath("eval_file", evalFile),
+        valSetSize,
+        integer("sequence_length", 512, 2, 1 << 24),
+        onInputs != null ? onInputs : completionOnly != null && !completionOnly,
+        bool("add_eos", true),
+        promptTemplate(),
+        text("chat_template", "tokenizer"),
+        longInteger("data_seed", seed),
+        bool("shuffle", true));
+  }
+
+  private TrainConfig.Schedule schedule() {
+    return new TrainConfig.Schedule(
+        integer("per_device_train_batch_size", 1, 1, 1 << 20),
+        integer("gradient_accumulation_steps", 1, 1, 1 << 20),
+        number("num_train_epochs", 1, 1e-6, 1e9),
+        Math.max(0, integer("max_steps", 0, -1, Integer.MAX_VALUE)),
+        choice(
+            "lr_scheduler_type",
+            Scheduler.LINEAR,
+            Map.of(
+                "constant", Scheduler.CONSTANT,
+                "constant_with_warmup", Scheduler.CONSTANT_WITH_WARMUP,
+                "linear", Scheduler.LINEAR,
+                "cosine", Scheduler.COSINE)),
+        integer("warmup_steps", 0, 0, Integer.MAX_VALUE),
+        number("warmup_ratio", 0, 0, 1));
+  }
+
+  private Compute compute() {
+    Map<String, Compute> names =
+        Map.of(
+            "bfloat16", Compute.BFLOAT16,
+            "bf16", Compute.BFLOAT16,
+            "torch.bfloat16", Compute.BFLOAT16,
+            "float32", Compute.FLOAT32,
+            "fp32", Compute.FLOAT32,
+            "torch.float32", Compute.FLOAT32);
+    JsonNode bf16 = value("bf16");
+    Compute byFlag = null;
+    if (bf16 != null && !bf16.asText().equals("auto")) {
+      byFlag = bool("bf16", true) ? Compute.BFLOAT16 : Compute.FLOAT32;
+    }
+    if (value("compute") == null) {
+      return byFlag == null ? Compute.BFLOAT16 : byFlag;
+    }
+    Compute compute = choice("compute", Compute.BFLOAT16, names, "bfloat16 or float32");
+    if (byFlag != null && byFlag != compute) {
+      throw wrong("bf16", "the same as compute, or only one of the two");
+    }
+    return compute;
+  }
+
+  private int blockSize() {
+    int size = integer("bnb_4bit_blocksize", 64, 32, 4096);
+    if (Integer.bitCount(size) != 1) {
+      throw wrong("bnb_4bit_blocksize", "a power of two from 32 to 4096");
+    }
+    return size;
+  }
+
+  private String promptTemplate() {
+    String template = text("prompt_template", "alpaca");
+    if (!template.equals("alpaca") && !template.contains("{instruction}")) {
+      throw wrong(
+          "prompt_template", "alpaca, or a text with {instruction} and, where it is used, {input}");
+    }
+    return template;
+  }
+
+  private List<String> targetModules() {
+    Boolean all = optionalBool("lora_target_linear");
+    List<String> targets = texts("lora_target_modules");
+    if (targets.contains("all-linear")) {
+      if (targets.size() > 1) {
+        throw wrong("lora_target_modules", "all-linear alone, or names without it");
+      }
+      return List.of();
+    }
+    if (Boolean.TRUE.equals(all) && !targets.isEmpty()) {
+      throw wrong("lora_target_linear", "false, or no lora_target_modules");
+    }
+    if (Boolean.FALSE.equals(all) && targets.isEmpty()) {
+      throw wrong("lora_target_linear", "true, or names in lora_target_modules");
+    }
+    return targets;
+  }
+
+  // ---- values of one kind; `null` in YAML is the same as leaving the key out
+
+  private @Nullable JsonNode value(String key) {
+    JsonNode value = values.get(key);
+    return value == null || value.isNull() ? null : value;
+  }
+
+  private Path path(String key) {
+    String text = optionalText(key);
+    if (text == null) {
+      throw missing(key, "a directory");
+    }
+    return toPath(key, text);
+  }
+
+  private Path toPath(String key, String text) {
+    try {
+      return Path.of(text);
+    } catch (InvalidPathException e) {
+      throw wrong(key, "a path");
+    }
+  }
+
+  private String text(String key, String otherwise) {
+    String text = optionalText(key);
+    return text == null ? otherwise : text;
+  }
+
+  private @Nullable String optionalText(String key) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return null;
+    }
+    if (!value.isValueNode() || value.asText().isEmpty()) {
+      throw wrong(key, "a text");
+    }
+    return value.asText();
+  }
+
+  private List<String> texts(String key) {
+    JsonNode value = value(key);
+    List<String> texts = new ArrayList<>();
+    if (value == null) {
+      return texts;
+    }
+    for (JsonNode text : value.isArray() ? value : List.of(value)) {
+      if (!text.isValueNode() || text.isNull() || text.asText().isEmpty()) {
+        throw wrong(key, "a text or a list of texts");
+      }
+      texts.add(text.asText());
+    }
+    return texts;
+  }
+
+  private boolean bool(String key, boolean otherwise) {
+    Boolean value = optionalBool(key);
+    return value == null ? otherwise : value;
+  }
+
+  private @Nullable Boolean optionalBool(String key) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return null;
+    }
+    // YAML 1.1 also has yes, no, on and off, which the parser leaves as texts.
+    return switch (value.isValueNode() ? value.asText().toLowerCase(Locale.ROOT) : "") {
+      case "true", "yes", "on" -> true;
+      case "false", "no", "off" -> false;
+      default -> throw wrong(key, "true or false");
+    };
+  }
+
+  private int integer(String key, int otherwise, int least, int most) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return otherwise;
+    }
+    double number = toNumber(value);
+    if (!(number >= least && number <= most) || number != Math.rint(number)) {
+      throw wrong(
+          key,
+          most == Integer.MAX_VALUE
+              ? "an integer of at least " + least
+              : "an integer of " + least + " to " + most);
+    }
+    return (int) number;
+  }
+
+  private long longInteger(String key, long otherwise) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return otherwise;
+    }
+    if (!value.isIntegralNumber() || !value.canConvertToLong()) {
+      throw wrong(key, "an integer");
+    }
+    return value.longValue();
+  }
+
+  private double number(String key, double otherwise, double least, double most) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return otherwise;
+    }
+    double number = toNumber(value);
+    if (!(number >= least && number <= most)) {
+      throw wrong(key, "a number of " + plain(least) + " to " + plain(most));
+    }
+    return number;
+  }
+
+  private double probability(String key, double otherwise) {
+    double number = number(key, otherwise, 0, 1);
+    if (number == 1) {
+      throw wrong(key, "a number from 0 to below 1");
+    }
+    return number;
+  }
+
+  /** YAML 1.1 takes 2e-4, without a dot, for a text; people mean the number. */
+  private static double toNumber(JsonNode value) {
+    if (value.isNumber()) {
+      return value.doubleValue();
+    }
+    if (value.isTextual()
+        && value.textValue().matches("[+-]?(\\d+\\.?\\d*|\\.\\d+)([eE][+-]?\\d+)?")) {
+      return Double.parseDouble(value.textValue());
+    }
+    return Double.NaN;
+  }
+
+  private static String plain(double number) {
+    return number == Math.rint(number) && Math.abs(number) < 1e15
+        ? Long.toString((long) number)
+        : Double.toString(number);
+  }
+
+  private <T> T choice(String key, T otherwise, Map<String, T> choices) {
+    List<String> names = choices.keySet().stream().sorted().toList();
+    return choice(key, otherwise, choices, "one of " + String.join(", ", names));
+  }
+
+  private <T> T choice(String key, T otherwise, Map<String, T> choices, String expected) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return otherwise;
+    }
+    T chosen = choices.get(value.isValueNode() ? value.asText().toLowerCase(Locale.ROOT) : "");
+    if (chosen == null) {
+      throw wrong(key, expected);
+    }
+    return chosen;
+  }
+
+  private InputException missing(String key, String expected) {
+    return new InputException(
+        source + ": " + key + ": expected " + expected + ", found no such key");
+  }
+
+  private InputException wrong(String key, String expected) {
+    String name = writtenAs.getOrDefault(key, key);
+    JsonNode value = values.get(key);
+    return new InputException(
+        source
+            + ": "
+            + name
+            + ": expected "
+            + expected
+            + ", found "
+            + (value == null ? "nothing" : found(value)));
+  }
+
+  private static String found(JsonNode value) {
+    return value.isValueNode() ? Text.quote(value.asText()) : Json.kind(value);
+  }
+}
