@@ -115,7 +115,7 @@ typedef struct q4j_dequantize_int8_rowwise_params {
   int64_t cols;
   const void* codes;
   const void* row_absmax;
-  void* output; /* code * (row_absmax / 127) in f32, rounded once */
+  void* output; /* (code * row_absmax) * (1.0f / 127) in f32, then rounded to dtype */
 } q4j_dequantize_int8_rowwise_params;
 
 q4j_status q4j_dequantize_int8_rowwise(q4j_context* context, const q4j_dequantize_int8_rowwise_params* params);

@@ -37,6 +37,7 @@ q4j_status linear_forward(q4j_pack_context*, const q4j_linear_forward_params* p)
     }
   }
 
+  if (p->y == nullptr) return Q4J_OK;
   with_type(p->dtype, [&](auto type) {
     using T = decltype(type);
     T* y = static_cast<T*>(p->y);

@@ -22,7 +22,7 @@ public final class Linear {
    * @param lora the branch, or null
    * @param bias F32 or BF16 [n], or null
    * @param residual [m, n] of x's type, may be the same view as y, or null
-   * @param y [m, n] of x's type
+   * @param y [m, n] of x's type, or null when only xa is wanted
    * @param xa F32 [m, rank], contiguous, kept for the backward; required with a branch, else null
    */
   public static void forward(
@@ -32,7 +32,7 @@ public final class Linear {
       @Nullable LoraTerm lora,
       @Nullable DeviceTensor bias,
       @Nullable DeviceTensor residual,
-      DeviceTensor y,
+      @Nullable DeviceTensor y,
       @Nullable DeviceTensor xa) {
     DType type = Checks.activation("x", x);
     long m = x.rows();
@@ -42,8 +42,10 @@ public final class Linear {
       throw new IllegalArgumentException(
           "x " + x + " does not fit the weight [" + n + ", " + k + "]: x must have " + k + " columns");
     }
-    Checks.type("y", y, type);
-    Checks.matrix("y", y, m, n);
+    if (y != null) {
+      Checks.type("y", y, type);
+      Checks.matrix("y", y, m, n);
+    }
     if (bias != null) {
       Checks.activation("bias", bias);
       Checks.elements("bias", bias, n);
@@ -74,7 +76,7 @@ public final class Linear {
               .residual(pack.address(residual))
               .ldr(residual == null ? n : residual.rowStride())
               .y(pack.address(y))
-              .ldy(y.rowStride())
+              .ldy(y == null ? n : y.rowStride())
               .xa(pack.address(lora == null ? null : xa))
               .workspace(DeviceAddress.NULL)
               .workspace_bytes(0);

@@ -1,0 +1,91 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.model;
+
+import java.util.List;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.DeviceTensor;
+
+/**
+ * The one decoder block.
+ *
+ * <ul>
+ *   <li>sequential residual: middle = x + attention(norm1(x)); out = middle + ffn(norm2(middle))
+ *   <li>parallel residual: out = x + attention(norm1(x)) + ffn(norm2(x))
+ * </ul>
+ */
+final class DecoderBlock {
+
+  private final boolean parallelResidual;
+  private final NormLayer attentionNorm;
+  private final SelfAttention attention;
+  private final NormLayer ffnNorm;
+  private final FeedForward ffn;
+  private final List<LinearLayer> linears;
+
+  /** What the backward needs of a forward. */
+  record Saved(
+      NormLayer.Saved attentionNorm, SelfAttention.Saved attention, NormLayer.Saved ffnNorm, FeedForward.Saved ffn) {}
+
+  DecoderBlock(
+      boolean parallelResidual,
+      NormLayer attentionNorm,
+      SelfAttention attention,
+      NormLayer ffnNorm,
+      FeedForward ffn,
+      List<LinearLayer> linears) {
+    this.parallelResidual = parallelResidual;
+    this.attentionNorm = attentionNorm;
+    this.attention = attention;
+    this.ffnNorm = ffnNorm;
+    this.ffn = ffn;
+    this.linears = List.copyOf(linears);
+  }
+
+  /** The block's linear layers, in the order of the checkpoint. */
+  List<LinearLayer> linears() {
+    return linears;
+  }
+
+  /**
+   * Runs the block.
+   *
+   * @param x [tokens, hidden]
+   * @param out [tokens, hidden], or null when only what the backward needs is wanted
+   * @param cache keys and values of earlier tokens, or null
+   */
+  Saved forward(
+      Pass pass, SequenceBatch batch, DeviceTensor x, @Nullable DeviceTensor out, KvCache.@Nullable Layer cache) {
+    DeviceTensor h1 = pass.activation(x.rows(), x.cols());
+    NormLayer.Saved saved1 = attentionNorm.forward(pass, x, h1);
+    DeviceTensor middle = pass.activation(x.rows(), x.cols());
+    SelfAttention.Saved savedAttention = attention.forward(pass, batch, h1, x, middle, cache);
+    DeviceTensor h2 = pass.activation(x.rows(), x.cols());
+    NormLayer.Saved saved2 = ffnNorm.forward(pass, parallelResidual ? x : middle, h2);
+    FeedForward.Saved savedFfn = ffn.forward(pass, h2, middle, out);
+    return new Saved(saved1, savedAttention, saved2, savedFfn);
+  }
+
+  /**
+   * Gradients of what is trained here, and of x.
+   *
+   * @param dout [tokens, hidden]
+   * @param dx [tokens, hidden], or null when nothing before this block is trained
+   */
+  void backward(Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dx) {
+    var mark = pass.arena().mark();
+    long rows = dout.rows();
+    long cols = dout.cols();
+    DeviceTensor dh2 = pass.activation(rows, cols);
+    ffn.backward(pass, saved.ffn(), dout, dh2);
+    DeviceTensor dmiddle = pass.activation(rows, cols);
+    ffnNorm.backward(pass, saved.ffnNorm(), dh2, dout, dmiddle);
+    // Sequential: dmiddle is the gradient of the attention's output. Parallel: that gradient is dout itself, and dmiddle
+    // is what reaches x along the residual path and the feed-forward.
+    DeviceTensor dh1 = dx == null ? null : dh2;
+    attention.backward(pass, batch, saved.attention(), parallelResidual ? dout : dmiddle, dh1);
+    if (dx != null && dh1 != null) {
+      attentionNorm.backward(pass, saved.attentionNorm(), dh1, dmiddle, dx);
+    }
+    pass.arena().release(mark);
+  }
+}

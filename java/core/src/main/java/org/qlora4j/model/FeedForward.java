@@ -1,0 +1,71 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.model;
+
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.Activation;
+import org.qlora4j.kernels.DeviceTensor;
+
+/** down(act(gate(h)) * up(h)), or down(act(up(h))) without a gate. */
+final class FeedForward {
+
+  private final Activation.Kind activation;
+  private final @Nullable LinearLayer gate;
+  private final LinearLayer up;
+  private final LinearLayer down;
+
+  /**
+   * What the backward needs.
+   *
+   * @param gate saved linear, and its output [m, ffn]; null without a gate
+   * @param upOutput [m, ffn]
+   */
+  record Saved(
+      LinearLayer.@Nullable Saved gate,
+      @Nullable DeviceTensor gateOutput,
+      LinearLayer.Saved up,
+      DeviceTensor upOutput,
+      LinearLayer.Saved down) {}
+
+  FeedForward(Activation.Kind activation, @Nullable LinearLayer gate, LinearLayer up, LinearLayer down) {
+    this.activation = activation;
+    this.gate = gate;
+    this.up = up;
+    this.down = down;
+  }
+
+  /** out = feed-forward(h) + residual; out may be residual, or null when only what the backward needs is wanted. */
+  Saved forward(Pass pass, DeviceTensor h, DeviceTensor residual, @Nullable DeviceTensor out) {
+    DeviceTensor upOutput = pass.activation(h.rows(), up.out());
+    LinearLayer.Saved savedUp = up.forward(pass, h, null, upOutput);
+    DeviceTensor gateOutput = null;
+    LinearLayer.Saved savedGate = null;
+    DeviceTensor active = pass.activation(h.rows(), up.out());
+    if (gate == null) {
+      Activation.forward(pass.pack(), activation, upOutput, null, active);
+    } else {
+      gateOutput = pass.activation(h.rows(), gate.out());
+      savedGate = gate.forward(pass, h, null, gateOutput);
+      Activation.forward(pass.pack(), activation, gateOutput, upOutput, active);
+    }
+    LinearLayer.Saved savedDown = down.forward(pass, active, out == null ? null : residual, out);
+    return new Saved(savedGate, gateOutput, savedUp, upOutput, savedDown);
+  }
+
+  /** Gradients of the adapters or weights here; dh = gradient of h. */
+  void backward(Pass pass, Saved saved, DeviceTensor dout, DeviceTensor dh) {
+    var mark = pass.arena().mark();
+    DeviceTensor dactive = pass.activation(dout.rows(), up.out());
+    down.backward(pass, saved.down(), dout, dactive, false);
+    DeviceTensor dup = pass.activation(dout.rows(), up.out());
+    if (gate == null || saved.gate() == null || saved.gateOutput() == null) {
+      Activation.backward(pass.pack(), activation, saved.upOutput(), null, dactive, dup, null);
+      up.backward(pass, saved.up(), dup, dh, false);
+    } else {
+      DeviceTensor dgate = pass.activation(dout.rows(), gate.out());
+      Activation.backward(pass.pack(), activation, saved.gateOutput(), saved.upOutput(), dactive, dgate, dup);
+      gate.backward(pass, saved.gate(), dgate, dh, false);
+      up.backward(pass, saved.up(), dup, dh, true);
+    }
+    pass.arena().release(mark);
+  }
+}

@@ -1,0 +1,105 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.model;
+
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.CrossEntropy;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.tensor.TorchBridge;
+
+/**
+ * Final norm, output head and cross entropy over the tokens that have a label, chunk by chunk, so that the logits of a whole
+ * batch never exist at once: a chunk's logits become its gradient in place, and that becomes the gradient of its hidden rows.
+ */
+final class LossHead {
+
+  private final NormLayer finalNorm;
+  private final LinearLayer head;
+
+  LossHead(NormLayer finalNorm, LinearLayer head) {
+    this.finalNorm = finalNorm;
+    this.head = head;
+  }
+
+  /**
+   * Sum of the losses of all labelled tokens; with {@code dhidden}, also the gradients.
+   *
+   * @param hidden output of the last block, [tokens, hidden]
+   * @param labels [tokens]: the token that follows, or {@link CrossEntropy#IGNORE}
+   * @param scale factor of the loss in the objective, for example 1 / label tokens of the whole step
+   * @param chunkRows most rows whose logits exist at once
+   * @param dhidden gradient of {@code hidden}, overwritten; null when only the loss is wanted
+   */
+  double loss(
+      Pass pass, DeviceTensor hidden, int[] labels, float scale, int chunkRows, @Nullable DeviceTensor dhidden) {
+    var mark = pass.arena().mark();
+    int[] rows = labelled(labels);
+    DeviceTensor rowIds = pass.arena().allocate(DType.I32, rows.length);
+    rowIds.copyFrom(rows);
+    DeviceTensor u = pass.activation(rows.length, hidden.cols());
+    TorchBridge.gatherRows(hidden, rowIds, u);
+    DeviceTensor h = pass.activation(rows.length, hidden.cols());
+    NormLayer.Saved savedNorm = finalNorm.forward(pass, u, h);
+    DeviceTensor dh = dhidden == null ? null : pass.activation(rows.length, hidden.cols());
+
+    double sum = 0;
+    for (int first = 0; first < rows.length; first += chunkRows) {
+      int count = Math.min(chunkRows, rows.length - first);
+      sum +=
+          chunk(
+              pass,
+              h.rows(first, count),
+              chunkLabels(labels, rows, first, count),
+              scale,
+              dh == null ? null : dh.rows(first, count));
+    }
+    if (dhidden != null && dh != null) {
+      DeviceTensor du = pass.activation(rows.length, hidden.cols());
+      finalNorm.backward(pass, savedNorm, dh, null, du);
+      TorchBridge.scatterRows(du, rowIds, dhidden);
+    }
+    pass.arena().release(mark);
+    return sum;
+  }
+
+  private double chunk(Pass pass, DeviceTensor h, int[] labels, float scale, @Nullable DeviceTensor dh) {
+    var mark = pass.arena().mark();
+    DeviceTensor logits = pass.activation(h.rows(), head.out());
+    LinearLayer.Saved saved = head.forward(pass, h, null, logits);
+    DeviceTensor deviceLabels = pass.arena().allocate(DType.I32, labels.length);
+    deviceLabels.copyFrom(labels);
+    DeviceTensor losses = pass.arena().allocate(DType.F32, labels.length);
+    CrossEntropy.apply(pass.pack(), logits, deviceLabels, 0f, 0f, scale, losses, dh == null ? null : logits);
+    if (dh != null) {
+      head.backward(pass, saved, logits, dh, false);
+    }
+    double sum = 0;
+    for (float loss : losses.toFloats()) {
+      sum += loss;
+    }
+    pass.arena().release(mark);
+    return sum;
+  }
+
+  private static int[] chunkLabels(int[] labels, int[] rows, int first, int count) {
+    int[] chunk = new int[count];
+    for (int i = 0; i < count; i++) {
+      chunk[i] = labels[rows[first + i]];
+    }
+    return chunk;
+  }
+
+  private static int[] labelled(int[] labels) {
+    int count = 0;
+    for (int label : labels) {
+      count += label == CrossEntropy.IGNORE ? 0 : 1;
+    }
+    int[] rows = new int[count];
+    for (int i = 0, n = 0; i < labels.length; i++) {
+      if (labels[i] != CrossEntropy.IGNORE) {
+        rows[n++] = i;
+      }
+    }
+    return rows;
+  }
+}

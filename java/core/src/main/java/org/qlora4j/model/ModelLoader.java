@@ -1,0 +1,315 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.model;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.SplittableRandom;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.common.Progress;
+import org.qlora4j.kernels.Activation;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.Weight;
+import org.qlora4j.model.WeightNames.Module;
+import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedWeight;
+
+/** Builds a {@link DecoderModel} from a checkpoint, tensor by tensor; see {@link WeightReader} for what memory that takes. */
+public final class ModelLoader {
+
+  /**
+   * How the weights are held.
+   *
+   * @param compute element type of activations; 16-bit weights of another type are converted to it
+   * @param quantization of the blocks' linear weights, or null: as they are stored
+   * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
+   */
+  public record Options(DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
+
+    public Options {
+      if (compute != DType.BF16 && compute != DType.F32) {
+        throw new IllegalArgumentException("compute must be BF16 or F32, found " + compute);
+      }
+      if (trainWeights && quantization != null) {
+        throw new IllegalArgumentException("quantized weights cannot be trained; train adapters on them");
+      }
+    }
+  }
+
+  /** Where the loader takes a linear's quantized weight from, instead of quantizing the checkpoint's. */
+  public interface QuantizedSource {
+    /** The weight of a module, which the model will own, or null: quantize the checkpoint's. */
+    @Nullable QuantizedWeight find(Module module);
+  }
+
+  private final KernelPack pack;
+  private final ModelConfig config;
+  private final WeightNames names;
+  private final Options options;
+  private final WeightReader reader;
+  private final @Nullable ParameterSet parameters;
+  private final List<LinearLayer> linears = new ArrayList<>();
+  private int linearCount = 0;
+
+  private ModelLoader(KernelPack pack, ModelConfig config, Options options, WeightReader reader) {
+    this.pack = pack;
+    this.config = config;
+    this.names = WeightNames.of(config);
+    this.options = options;
+    this.reader = reader;
+    this.parameters = options.trainWeights() ? reader.own(new ParameterSet(pack)) : null;
+  }
+
+  /** Loads a checkpoint whose tensors fit the config. */
+  public static DecoderModel load(
+      KernelPack pack, ModelConfig config, ModelCheckpoint checkpoint, Options options, Progress progress) {
+    return load(pack, config, checkpoint, options, module -> null, progress);
+  }
+
+  /** As {@link #load}, with quantized weights from elsewhere where {@code quantized} has them. */
+  public static DecoderModel load(
+      KernelPack pack,
+      ModelConfig config,
+      ModelCheckpoint checkpoint,
+      Options options,
+      QuantizedSource quantized,
+      Progress progress) {
+    WeightNames.of(config).check(checkpoint);
+    try (WeightReader reader = new WeightReader(pack)) {
+      ModelLoader loader = new ModelLoader(pack, config, options, reader);
+      return loader.build(new CheckpointWeights(loader, checkpoint, quantized), progress);
+    }
+  }
+
+  /**
+   * A model with random weights, all trained: linear and embedding weights normal with the config's initializer_range, norms one,
+   * biases zero, as transformers initialises.
+   */
+  public static DecoderModel random(KernelPack pack, ModelConfig config, DType compute, long seed) {
+    try (WeightReader reader = new WeightReader(pack)) {
+      ModelLoader loader = new ModelLoader(pack, config, new Options(compute, null, true), reader);
+      return loader.build(new RandomWeights(seed, config.initializerRange()), Progress.none());
+    }
+  }
+
+  /** Fills a trained parameter, or makes a frozen weight. */
+  private interface Weights {
+    void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias);
+
+    Weight linear(Module module);
+
+    DeviceTensor dense(Module module, boolean bias);
+  }
+
+  private DecoderModel build(Weights weights, Progress progress) {
+    progress.start(options.quantization() == null ? "loading" : "quantizing", names.modules().size());
+    DeviceBuffer frequencyMemory =
+        reader.own(DeviceBuffer.allocate(pack, (long) config.rotaryDim() / 2 * Float.BYTES));
+    DeviceTensor inverseFrequencies = DeviceTensor.of(frequencyMemory, 0, DType.F32, config.rotaryDim() / 2);
+    inverseFrequencies.copyFrom(config.inverseFrequencies());
+
+    Module embeddingModule = names.module(Part.EMBEDDING, -1);
+    Parameter embeddingParameter = null;
+    DeviceTensor embedding;
+    if (parameters == null) {
+      embedding = weights.dense(embeddingModule, false);
+    } else {
+      embeddingParameter = parameters.add(embeddingModule.weight(), config.vocabSize(), config.hiddenSize());
+      embedding = embeddingParameter.value();
+      weights.fill(embeddingModule, embedding, null);
+    }
+    List<DecoderBlock> blocks = new ArrayList<>();
+    for (int layer = 0; layer < config.layers(); layer++) {
+      progress.update((long) layer * names.modules().size() / config.layers(), "layer " + (layer + 1));
+      blocks.add(block(weights, layer, inverseFrequencies));
+    }
+    NormLayer finalNorm = norm(weights, names.module(Part.FINAL_NORM, -1));
+    LinearLayer head;
+    if (config.tiedHead()) {
+      head = new LinearLayer(names.module(Part.HEAD, -1).path(), -1, Weight.dense(embedding), null);
+      if (embeddingParameter != null) {
+        head.train(embeddingParameter, null);
+      }
+    } else {
+      head = head(weights, names.module(Part.HEAD, -1));
+    }
+    progress.finish();
+    return new DecoderModel(
+        config, pack, embedding, blocks, finalNorm, head, parameters, embeddingParameter, reader.takeMemory());
+  }
+
+  private DecoderBlock block(Weights weights, int layer, DeviceTensor inverseFrequencies) {
+    linears.clear();
+    NormLayer attentionNorm = norm(weights, names.module(Part.ATTENTION_NORM, layer));
+    SelfAttention.Projection projection =
+        config.fusedQkv()
+            ? new SelfAttention.Fused(linear(weights, Part.QUERY_KEY_VALUE, layer))
+            : new SelfAttention.Separate(
+                linear(weights, Part.QUERY, layer),
+                linear(weights, Part.KEY, layer),
+                linear(weights, Part.VALUE, layer));
+    LinearLayer output = linear(weights, Part.ATTENTION_OUTPUT, layer);
+    NormLayer ffnNorm = norm(weights, names.module(Part.MLP_NORM, layer));
+    FeedForward ffn =
+        new FeedForward(
+            switch (config.activation()) {
+              case SILU -> Activation.Kind.SILU;
+              case GELU_ERF -> Activation.Kind.GELU_ERF;
+              case GELU_TANH -> Activation.Kind.GELU_TANH;
+            },
+            config.gatedMlp() ? linear(weights, Part.GATE, layer) : null,
+            linear(weights, Part.UP, layer),
+            linear(weights, Part.DOWN, layer));
+    return new DecoderBlock(
+        config.parallelResidual(),
+        attentionNorm,
+        new SelfAttention(config, inverseFrequencies, projection, output),
+        ffnNorm,
+        ffn,
+        linears);
+  }
+
+  private LinearLayer linear(Weights weights, Part part, int layer) {
+    Module module = names.module(part, layer);
+    int number = linearCount++;
+    LinearLayer made;
+    if (parameters == null) {
+      made =
+          new LinearLayer(
+              module.path(), number, weights.linear(module), module.hasBias() ? weights.dense(module, true) : null);
+    } else {
+      made = trained(weights, module, number, parameters);
+    }
+    linears.add(made);
+    return made;
+  }
+
+  private LinearLayer head(Weights weights, Module module) {
+    return parameters == null
+        ? new LinearLayer(module.path(), -1, Weight.dense(weights.dense(module, false)), null)
+        : trained(weights, module, -1, parameters);
+  }
+
+  private static LinearLayer trained(Weights weights, Module module, int number, ParameterSet parameters) {
+    Parameter weight = parameters.add(module.weight(), module.rows(), module.cols());
+    Parameter bias = module.hasBias() ? parameters.add(module.bias(), module.rows()) : null;
+    DeviceTensor biasValue = bias == null ? null : bias.value();
+    weights.fill(module, weight.value(), biasValue);
+    LinearLayer made = new LinearLayer(module.path(), number, Weight.dense(weight.value()), biasValue);
+    made.train(weight, bias);
+    return made;
+  }
+
+  private NormLayer norm(Weights weights, Module module) {
+    if (parameters == null) {
+      return new NormLayer(
+          config.norm(),
+          config.normEps(),
+          weights.dense(module, false),
+          module.hasBias() ? weights.dense(module, true) : null);
+    }
+    Parameter weight = parameters.add(module.weight(), module.rows());
+    Parameter bias = module.hasBias() ? parameters.add(module.bias(), module.rows()) : null;
+    DeviceTensor biasValue = bias == null ? null : bias.value();
+    weights.fill(module, weight.value(), biasValue);
+    NormLayer made = new NormLayer(config.norm(), config.normEps(), weight.value(), biasValue);
+    made.train(weight, bias);
+    return made;
+  }
+
+  /** Weights from files. */
+  private static final class CheckpointWeights implements Weights {
+    private final ModelLoader loader;
+    private final ModelCheckpoint checkpoint;
+    private final QuantizedSource quantized;
+
+    CheckpointWeights(ModelLoader loader, ModelCheckpoint checkpoint, QuantizedSource quantized) {
+      this.loader = loader;
+      this.checkpoint = checkpoint;
+      this.quantized = quantized;
+    }
+
+    @Override
+    public void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias) {
+      loader.reader.readInto(loader.names.weight(checkpoint, module), weight);
+      TensorSource biasSource = loader.names.bias(checkpoint, module);
+      if (bias != null && biasSource != null) {
+        loader.reader.readInto(biasSource, bias);
+      }
+    }
+
+    @Override
+    public Weight linear(Module module) {
+      QuantizationConfig quantization = loader.options.quantization();
+      if (quantization == null) {
+        return Weight.dense(dense(module, false));
+      }
+      QuantizedWeight given = quantized.find(module);
+      return given == null
+          ? loader.reader.readQuantized(loader.names.weight(checkpoint, module), quantization).weight()
+          : loader.reader.own(given).weight();
+    }
+
+    @Override
+    public DeviceTensor dense(Module module, boolean bias) {
+      TensorSource source =
+          bias
+              ? checkpoint.tensor(module.bias())
+              : loader.names.weight(checkpoint, module);
+      return loader.reader.read(source, heldType(module, source.dtype()));
+    }
+
+    /**
+     * A frozen tensor is held as it is stored when the operators take that type and it is no larger than the compute type.
+     * Norms and biases are small and only come in f32 or bf16, so f16 ones are widened without loss.
+     */
+    private DType heldType(Module module, DType stored) {
+      boolean matrix = module.shape().size() == 2;
+      if (!matrix) {
+        return stored == DType.F16 ? DType.F32 : stored;
+      }
+      if (loader.options.compute() == DType.BF16) {
+        return DType.BF16;
+      }
+      return stored;
+    }
+  }
+
+  /** Random initial weights. */
+  private static final class RandomWeights implements Weights {
+    private final SplittableRandom random;
+    private final double deviation;
+
+    RandomWeights(long seed, double deviation) {
+      this.random = new SplittableRandom(seed);
+      this.deviation = deviation;
+    }
+
+    @Override
+    public void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias) {
+      float[] values = new float[Math.toIntExact(weight.elements())];
+      for (int i = 0; i < values.length; i++) {
+        values[i] = module.shape().size() == 1 ? 1f : (float) (random.nextGaussian() * deviation);
+      }
+      weight.copyFrom(values);
+      if (bias != null) {
+        bias.zero();
+      }
+    }
+
+    @Override
+    public Weight linear(Module module) {
+      throw new IllegalStateException("random weights are trained, not frozen: " + module.path());
+    }
+
+    @Override
+    public DeviceTensor dense(Module module, boolean bias) {
+      throw new IllegalStateException("random weights are trained, not frozen: " + module.path());
+    }
+  }
+}

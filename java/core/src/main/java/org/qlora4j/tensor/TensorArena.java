@@ -1,0 +1,123 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tensor;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.KernelPack;
+
+/**
+ * A stack of device memory for what a step holds: activations, saved tensors, gradients of activations.
+ *
+ * <p>A step allocates and frees in the order of its layers, so freeing is moving a mark back: no allocator call, no page fault
+ * and no garbage collector on the hot path, and the peak is a number one can read. Memory comes in slabs that libtorch lends
+ * (so that on a GPU the model and libtorch's operators share one caching allocator) and that are kept for the next step.
+ *
+ * <p>Tensors of a released mark must not be used any more; their memory is handed out again. Not thread-safe.
+ */
+public final class TensorArena implements AutoCloseable {
+
+  private static final long SLAB_BYTES = 16L << 20;
+  private static final long ALIGNMENT = 64;
+
+  private final KernelPack pack;
+  private final List<Slab> slabs = new ArrayList<>();
+  private int slab = 0;
+  private long offset = 0;
+  private long used = 0;
+  private long peak = 0;
+
+  public TensorArena(KernelPack pack) {
+    this.pack = pack;
+  }
+
+  /** A point to return to. */
+  public record Mark(int slab, long offset, long used) {}
+
+  /** The current top of the stack. */
+  public Mark mark() {
+    return new Mark(slab, offset, used);
+  }
+
+  /** Frees everything allocated since {@code mark}. An empty arena of several slabs becomes one of the size it needed. */
+  public void release(Mark mark) {
+    slab = mark.slab();
+    offset = mark.offset();
+    used = mark.used();
+    if (used == 0 && slabs.size() > 1) {
+      slabs.forEach(Slab::close);
+      slabs.clear();
+      slabs.add(new Slab(pack, peak));
+    }
+  }
+
+  /** Uninitialised memory for a contiguous tensor, aligned to 64 bytes. */
+  public DeviceTensor allocate(DType dtype, long... shape) {
+    long elements = 1;
+    for (long extent : shape) {
+      elements = Math.multiplyExact(elements, extent);
+    }
+    long bytes = roundUp(Math.max(1, Math.multiplyExact(elements, dtype.bytes())));
+    while (slab < slabs.size() && offset + bytes > slabs.get(slab).buffer.bytes()) {
+      slab++;
+      offset = 0;
+    }
+    if (slab == slabs.size()) {
+      slabs.add(new Slab(pack, Math.max(SLAB_BYTES, bytes)));
+      offset = 0;
+    }
+    DeviceTensor tensor = DeviceTensor.of(slabs.get(slab).buffer, offset, dtype, shape);
+    offset += bytes;
+    used += bytes;
+    peak = Math.max(peak, used);
+    return tensor;
+  }
+
+  /** Most bytes that were in use at once. */
+  public long peakBytes() {
+    return peak;
+  }
+
+  /** Bytes of all slabs. */
+  public long capacityBytes() {
+    return slabs.stream().mapToLong(s -> s.buffer.bytes()).sum();
+  }
+
+  @Override
+  public void close() {
+    slabs.forEach(Slab::close);
+    slabs.clear();
+    slab = 0;
+    offset = 0;
+    used = 0;
+  }
+
+  private static long roundUp(long bytes) {
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  }
+
+  /** One slab: a libtorch byte tensor and the pack's view of it. */
+  private static final class Slab implements AutoCloseable {
+    private final Tensor tensor;
+    private final DeviceBuffer buffer;
+
+    Slab(KernelPack pack, long bytes) {
+      try (TensorOptions options = new TensorOptions(ScalarType.Byte)) {
+        tensor = torch.empty(new long[] {bytes}, options, null);
+      }
+      buffer = DeviceBuffer.wrap(pack, tensor.data_ptr(), bytes);
+    }
+
+    @Override
+    public void close() {
+      buffer.close();
+      tensor.close();
+    }
+  }
+}

@@ -1,0 +1,148 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tensor;
+
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.LongOptional;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorOptions;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceTensor;
+
+/**
+ * What libtorch does for the model between the pack's operators: type conversion, strided copies, embedding rows.
+ *
+ * <p>Every method sees device memory through {@code from_blob} views, copies nothing it does not say, and closes what it made
+ * before it returns.
+ */
+public final class TorchBridge {
+
+  private TorchBridge() {}
+
+  /** Copies {@code source} to {@code target} of the same shape, converting the element type (one rounding, to nearest even). */
+  public static void copy(DeviceTensor source, DeviceTensor target) {
+    if (source.elements() != target.elements()) {
+      throw new IllegalArgumentException(
+          "copy needs equal sizes, source has " + source.elements() + " elements, target " + target.elements());
+    }
+    if (source.elements() == 0) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(target).copy_(view(source).reshape(target.shape()));
+    }
+  }
+
+  /**
+   * Copies a [tokens, heads, headDim] region into another, each given by the offset of its
+   * first element and the strides of its tokens and heads, in elements.
+   * Used to append keys and values to a cache laid out [head][position][head size].
+   */
+  public static void copyHeads(
+      DeviceTensor source,
+      long sourceOffset,
+      long sourceTokenStride,
+      long sourceHeadStride,
+      DeviceTensor target,
+      long targetOffset,
+      long targetTokenStride,
+      long targetHeadStride,
+      long tokens,
+      long heads,
+      long headDim) {
+    if (tokens == 0) {
+      return;
+    }
+    long[] shape = {tokens, heads, headDim};
+    try (PointerScope scope = new PointerScope()) {
+      Tensor from = flat(source).as_strided(shape, new long[] {sourceTokenStride, sourceHeadStride, 1}, new LongOptional(sourceOffset));
+      Tensor to =
+          flat(target)
+              .as_strided(
+                  shape,
+                  new long[] {targetTokenStride, targetHeadStride, 1},
+                  new LongOptional(targetOffset));
+      to.copy_(from);
+    }
+  }
+
+  /** out[i] = table[ids[i]], converted to the type of {@code out}. ids: i32 [n]; table [rows, cols]; out [n, cols]. */
+  public static void gatherRows(DeviceTensor table, DeviceTensor ids, DeviceTensor out) {
+    if (ids.elements() == 0) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(out).copy_(view(table).index_select(0, view(ids)));
+    }
+  }
+
+  /** table[ids[i]] += rows[i], in f32 and in the order of i. table: f32 [rows, cols]; ids: i32 [n]; rows [n, cols]. */
+  public static void addRows(DeviceTensor table, DeviceTensor ids, DeviceTensor rows) {
+    if (ids.elements() == 0) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(table).index_add_(0, view(ids), view(rows).to(ScalarType.Float));
+    }
+  }
+
+  /** target[ids[i]] = rows[i]; rows that no id names become zero. ids: i32 [n], distinct. */
+  public static void scatterRows(DeviceTensor rows, DeviceTensor ids, DeviceTensor target) {
+    try (PointerScope scope = new PointerScope()) {
+      Tensor to = view(target);
+      to.zero_();
+      if (ids.elements() > 0) {
+        to.index_copy_(0, view(ids).to(ScalarType.Long), view(rows));
+      }
+    }
+  }
+
+  /** target += source, same type and shape. */
+  public static void add(DeviceTensor target, DeviceTensor source) {
+    try (PointerScope scope = new PointerScope()) {
+      view(target).add_(view(source));
+    }
+  }
+
+  /** target *= factor. */
+  public static void scale(DeviceTensor target, double factor) {
+    try (PointerScope scope = new PointerScope()) {
+      view(target).mul_(new Scalar(factor));
+    }
+  }
+
+  /** A libtorch view of the tensor's memory; the caller closes it (or its PointerScope does). */
+  public static Tensor view(DeviceTensor tensor) {
+    long[] shape = tensor.shape();
+    long[] strides = new long[shape.length];
+    long stride = 1;
+    for (int i = shape.length - 1; i >= 0; i--) {
+      strides[i] = stride;
+      stride *= i == shape.length - 1 && shape.length == 2 ? tensor.rowStride() : shape[i];
+    }
+    return torch.from_blob(tensor.pointer(), shape, strides, options(tensor.dtype()));
+  }
+
+  private static Tensor flat(DeviceTensor tensor) {
+    return torch.from_blob(tensor.pointer(), new long[] {tensor.elements()}, options(tensor.dtype()));
+  }
+
+  private static TensorOptions options(DType dtype) {
+    return new TensorOptions(scalarType(dtype));
+  }
+
+  private static ScalarType scalarType(DType dtype) {
+    return switch (dtype) {
+      case F32 -> ScalarType.Float;
+      case BF16 -> ScalarType.BFloat16;
+      case F16 -> ScalarType.Half;
+      case I32 -> ScalarType.Int;
+      case I64 -> ScalarType.Long;
+      case U8 -> ScalarType.Byte;
+      case I8 -> ScalarType.Char;
+      case F8_E4M3 -> ScalarType.Float8_e4m3fn;
+    };
+  }
+}
