@@ -7,7 +7,7 @@
 #include "cpu_operators.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "support/error.h"
+#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -50,9 +50,9 @@ float row_maximum(const T* x, int64_t n, float threshold, uint8_t* outlier_cols)
         magnitude = select(outlier, zero(), magnitude);
       }
     }
-    most = max(magnitude, most);
+    most = max_magnitude(magnitude, most);
   }
-  return reduce_max(most);
+  return reduce_max_magnitude(most);
 }
 
 template <class T>
@@ -120,10 +120,10 @@ q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequanti
     const int8_t* codes = static_cast<const int8_t*>(p.codes);
     context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) {
-        const Vec scale = broadcast(static_cast<const float*>(p.row_absmax)[row] / 127.0f);
+        const Vec absmax = broadcast(static_cast<const float*>(p.row_absmax)[row]);
         for (int64_t i = row * p.cols; i < (row + 1) * p.cols; i += kLanes) {
           const int64_t left = (row + 1) * p.cols - i;
-          store_first(output + i, load_codes(codes + i, left) * scale, left);
+          store_first(output + i, load_codes(codes + i, left) * absmax * broadcast(1.0f / 127.0f), left);
         }
       }
     });

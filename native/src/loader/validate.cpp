@@ -181,7 +181,8 @@ q4j_status validate(const q4j_linear_forward_params& p, Phase phase) {
   check_lora(c, p.lora);
   const int64_t n = p.weight->rows;
   const int64_t k = p.weight->cols;
-  c.leading_dimension("ldx", p.ldx, p.m, k).leading_dimension("ldy", p.ldy, p.m, n);
+  c.leading_dimension("ldx", p.ldx, p.m, k).elements("y", p.m, n);
+  if (p.y != nullptr) c.leading_dimension("ldy", p.ldy, p.m, n);
   if (p.residual != nullptr) c.leading_dimension("ldr", p.ldr, p.m, n);
   if (p.bias != nullptr) c.activation_type("bias_dtype", p.bias_dtype);
   const bool some = p.m > 0;
@@ -198,11 +199,10 @@ q4j_status validate(const q4j_linear_forward_params& p, Phase phase) {
   if (c.ok() && some) {
     const Region y = region("y", p.y, p.m, n, p.ldy, p.dtype);
     const Region x = region("x", p.x, p.m, k, p.ldx, p.dtype);
-    if (p.y != nullptr) c.apart(y, x).same_or_apart(y, region("residual", p.residual, p.m, n, p.ldr, p.dtype));
+    c.apart(y, x).same_or_apart(y, region("residual", p.residual, p.m, n, p.ldr, p.dtype));
     if (has_branch(p.lora)) {
       const Region xa = region("xa", p.xa, p.m, p.lora->rank, p.lora->rank, Q4J_F32);
-      c.apart(xa, x);
-      if (p.y != nullptr) c.apart(xa, y);
+      c.apart(xa, x).apart(xa, y);
     }
   }
   return c.status();

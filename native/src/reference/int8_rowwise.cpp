@@ -50,9 +50,10 @@ q4j_status dequantize_int8_rowwise(q4j_pack_context*, const q4j_dequantize_int8_
     using T = decltype(type);
     T* output = static_cast<T*>(p->output);
     for (int64_t r = 0; r < p->rows; ++r) {
-      const float scale = row_absmax[r] / 127.0f;
       for (int64_t c = 0; c < p->cols; ++c) {
-        output[r * p->cols + c] = from_f32<T>(static_cast<float>(codes[r * p->cols + c]) * scale);
+        // bitsandbytes' order of the two multiplications; each rounds.
+        const float product = static_cast<float>(codes[r * p->cols + c]) * row_absmax[r];
+        output[r * p->cols + c] = from_f32<T>(product * (1.0f / 127.0f));
       }
     }
   });
