@@ -5,6 +5,8 @@
 # Writes q4j_build_info.h and build.properties. `sources` identifies what the libraries are built from, uncommitted edits
 # included: SHA-256 over the lines "<sha256 of the file>  <path>\n" of all files below, sorted by path, cut to 16 digits. The test
 # NativeBuildTest computes the same from the tree.
+cmake_minimum_required(VERSION 3.24)
+
 file(
   GLOB_RECURSE files
   RELATIVE ${ROOT}

@@ -38,6 +38,9 @@ endif()
 
 find_package(Threads REQUIRED)
 
+set(Q4J_INCLUDE_DIRECTORIES ${Q4J_ROOT}/native/include ${Q4J_ROOT}/native/src ${Q4J_ROOT}/native/src/support
+                            ${CMAKE_BINARY_DIR}/generated)
+
 # build_info.h with the git revision and the hash of all native sources, checked at every build and rewritten when they change.
 set(Q4J_GENERATED "${CMAKE_BINARY_DIR}/generated")
 add_custom_target(
@@ -48,7 +51,7 @@ add_custom_target(
 
 # Flags and include folders every library of the project is built with.
 function(q4j_configure target version_script)
-  target_include_directories(${target} PRIVATE ${Q4J_ROOT}/native/include ${Q4J_ROOT}/native/src/support ${Q4J_GENERATED})
+  target_include_directories(${target} PRIVATE ${Q4J_INCLUDE_DIRECTORIES})
   target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${Q4J_COMPILE_OPTIONS}>")
   target_link_options(${target} PRIVATE ${Q4J_LINK_OPTIONS} -Wl,--version-script=${version_script})
   set_target_properties(${target} PROPERTIES LINK_DEPENDS ${version_script})
@@ -75,8 +78,7 @@ function(q4j_add_pack name)
     target_compile_options(${target}-isa PRIVATE ${PACK_ISA})
     add_library(${target} SHARED ${baseline} $<TARGET_OBJECTS:${target}-isa>)
     set(parts ${target} ${target}-isa)
-    target_include_directories(
-      ${target}-isa PRIVATE ${Q4J_ROOT}/native/include ${Q4J_ROOT}/native/src/support ${Q4J_GENERATED})
+    target_include_directories(${target}-isa PRIVATE ${Q4J_INCLUDE_DIRECTORIES})
     target_compile_options(${target}-isa PRIVATE ${Q4J_COMPILE_OPTIONS})
     add_dependencies(${target}-isa q4j_build_info)
   else()
