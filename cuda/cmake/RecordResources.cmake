@@ -1,0 +1,43 @@
+# Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+#
+# Compiler launcher: cmake -P RecordResources.cmake -- <nvcc command>
+#
+# Runs the command and keeps what ptxas says about each kernel (registers, spills, shared memory) as <object>.resources,
+# for CheckResources.cmake. Everything else the compiler says is passed on.
+cmake_minimum_required(VERSION 3.24)
+set(command "")
+set(object "")
+set(seen FALSE)
+math(EXPR last "${CMAKE_ARGC} - 1")
+foreach(i RANGE ${last})
+  if(seen)
+    if(previous STREQUAL "-o")
+      set(object "${CMAKE_ARGV${i}}")
+    endif()
+    list(APPEND command "${CMAKE_ARGV${i}}")
+    set(previous "${CMAKE_ARGV${i}}")
+  elseif("${CMAKE_ARGV${i}}" STREQUAL "--")
+    set(seen TRUE)
+  endif()
+endforeach()
+
+execute_process(COMMAND ${command} RESULT_VARIABLE result OUTPUT_VARIABLE said ERROR_VARIABLE said)
+string(REGEX MATCHALL "[^\n]+" lines "${said}")
+set(report "")
+set(rest "")
+foreach(line IN LISTS lines)
+  if(line MATCHES "^ptxas info|bytes stack frame")
+    string(APPEND report "${line}\n")
+  else()
+    string(APPEND rest "${line}\n")
+  endif()
+endforeach()
+if(rest)
+  message("${rest}")
+endif()
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "the CUDA compiler failed (${result})")
+endif()
+if(object MATCHES "\\.o$")
+  file(WRITE "${object}.resources" "${report}")
+endif()

@@ -1,0 +1,16 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** The operators this pack has. Each is defined in its own folder. */
+#ifndef QLORA4J_CUDA_PACK_OPERATORS_H_
+#define QLORA4J_CUDA_PACK_OPERATORS_H_
+
+#include "qlora4j/pack.h"
+
+namespace q4j::cuda {
+
+q4j_status quantize_4bit(q4j_pack_context* context, const q4j_quantize_4bit_params* params);
+q4j_status quantize_4bit_workspace_size(q4j_pack_context* context, const q4j_quantize_4bit_params* params, int64_t* bytes);
+q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_params* params);
+
+}  // namespace q4j::cuda
+
+#endif  // QLORA4J_CUDA_PACK_OPERATORS_H_

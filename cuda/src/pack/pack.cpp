@@ -1,0 +1,78 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** The table of the packs `cuda` and `cuda-on-host`. */
+#include <cstdlib>
+#include <new>
+
+#include "build_info.h"
+#include "error.h"
+#include "pack/context.h"
+#include "pack/operators.h"
+
+#if !defined(Q4J_PACK_NAME) || !defined(Q4J_PACK_DEVICE_KIND) || !defined(Q4J_PACK_ARCHITECTURES)
+#error "the build defines the pack's name, device kind and architectures"
+#endif
+
+namespace q4j::cuda {
+
+namespace {
+
+q4j_status create(const q4j_context_options* options, q4j_pack_context** context) {
+  *context = nullptr;
+  auto* made = new (std::nothrow) q4j_pack_context;
+  Q4J_REQUIRE(made != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "the host has no memory for a context");
+  q4j_status status = describe_device(options, made);
+  if (status == Q4J_OK) status = override_rungs(std::getenv("Q4J_CUDA_RUNGS"), &made->rungs);
+  if (status != Q4J_OK) {
+    delete made;
+    return status;
+  }
+  *context = made;
+  return Q4J_OK;
+}
+
+void destroy(q4j_pack_context* context) { delete context; }
+
+// Threads of the CPU that work for a context: the caller's.
+int32_t threads(const q4j_pack_context*) { return 1; }
+
+/** Runs an operator with the context's device current. */
+template <typename Parameters, q4j_status (*Operator)(q4j_pack_context*, const Parameters*)>
+q4j_status on_device(q4j_pack_context* context, const Parameters* parameters) {
+  const CurrentDevice current(*context);
+  Q4J_RETURN_IF_ERROR(current.status());
+  return Operator(context, parameters);
+}
+
+constexpr q4j_pack_operators make_operators() {
+  q4j_pack_operators table = {};
+  table.size = sizeof table;
+  table.quantize_4bit = &on_device<q4j_quantize_4bit_params, &quantize_4bit>;
+  table.dequantize_4bit = &on_device<q4j_dequantize_4bit_params, &dequantize_4bit>;
+  return table;
+}
+
+constexpr q4j_pack_workspaces make_workspaces() {
+  q4j_pack_workspaces table = {};
+  table.size = sizeof table;
+  table.quantize_4bit_workspace_size = &quantize_4bit_workspace_size;
+  return table;
+}
+
+constexpr q4j_pack_operators kOperators = make_operators();
+constexpr q4j_pack_workspaces kWorkspaces = make_workspaces();
+
+constexpr q4j_pack kPack = {
+    sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_PACK_DEVICE_KIND, Q4J_PACK_NAME, Q4J_BUILD_INFO " architectures=" Q4J_PACK_ARCHITECTURES,
+    &create,          &destroy,        &threads,             &allocate,     &free_memory,
+    &copy_in,         &copy_out,       &fill,                &synchronize,  &kOperators,
+    &kWorkspaces,
+};
+
+}  // namespace
+
+}  // namespace q4j::cuda
+
+extern "C" const q4j_pack* q4j_pack_open(const q4j_host* host) {
+  q4j::error_sink = host->set_error;
+  return q4j::cuda::find_device() == Q4J_OK ? &q4j::cuda::kPack : nullptr;
+}

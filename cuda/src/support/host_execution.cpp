@@ -1,0 +1,384 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+#include "host_execution.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#if !defined(__x86_64__) || defined(Q4J_FIBERS_BY_UCONTEXT)
+#include <ucontext.h>
+#define Q4J_FIBERS_BY_UCONTEXT 1
+#endif
+
+namespace q4j::cuda::host {
+
+namespace {
+
+constexpr int kLanes = 32;
+constexpr int kMostThreads = 1024;
+// Kernels keep their arrays in registers, so a frame is small; a guard page turns an overflow into a fault.
+constexpr size_t kStackBytes = 64 * 1024;
+
+[[noreturn]] void fiber_main();
+
+#if defined(Q4J_FIBERS_BY_UCONTEXT)
+
+// Portable, but every switch makes two system calls for the signal mask.
+struct Registers {
+  ucontext_t context;
+};
+
+void prepare(Registers& registers, unsigned char* stack, size_t bytes) {
+  getcontext(&registers.context);
+  registers.context.uc_stack.ss_sp = stack;
+  registers.context.uc_stack.ss_size = bytes;
+  registers.context.uc_link = nullptr;
+  makecontext(&registers.context, reinterpret_cast<void (*)()>(&fiber_main), 0);
+}
+
+void change(Registers& from, Registers& to) { swapcontext(&from.context, &to.context); }
+
+#else
+
+/** The stack pointer; what the System V ABI asks a callee to keep lies on the stack below it. */
+struct Registers {
+  void* stack_pointer;
+};
+
+}  // namespace
+
+extern "C" void q4j_cuda_host_switch(void** save, void* load);
+
+// rbx, rbp and r12 to r15 are the only general registers that a call preserves. The floating-point control words are equal in
+// all fibers of a thread, so they stay.
+__asm__(
+    ".text\n"
+    ".hidden q4j_cuda_host_switch\n"
+    ".globl q4j_cuda_host_switch\n"
+    ".type q4j_cuda_host_switch, @function\n"
+    ".p2align 4\n"
+    "q4j_cuda_host_switch:\n"
+    "  pushq %rbp\n"
+    "  pushq %rbx\n"
+    "  pushq %r12\n"
+    "  pushq %r13\n"
+    "  pushq %r14\n"
+    "  pushq %r15\n"
+    "  movq %rsp, (%rdi)\n"
+    "  movq %rsi, %rsp\n"
+    "  popq %r15\n"
+    "  popq %r14\n"
+    "  popq %r13\n"
+    "  popq %r12\n"
+    "  popq %rbx\n"
+    "  popq %rbp\n"
+    "  ret\n"
+    ".size q4j_cuda_host_switch, .-q4j_cuda_host_switch\n");
+
+namespace {
+
+void prepare(Registers& registers, unsigned char* stack, size_t bytes) {
+  // From the top: a null return address of fiber_main, fiber_main for `ret`, six registers. After `ret` the stack pointer is 8
+  // below a multiple of 16, as it is at the entry of a function that was called.
+  auto** top = reinterpret_cast<void**>(stack + bytes);
+  top[-1] = nullptr;
+  top[-2] = reinterpret_cast<void*>(&fiber_main);
+  for (int i = 3; i <= 8; ++i) top[-i] = nullptr;
+  registers.stack_pointer = &top[-8];
+}
+
+void change(Registers& from, Registers& to) { q4j_cuda_host_switch(&from.stack_pointer, to.stack_pointer); }
+
+#endif
+
+/** A stack of its own with a guard page below. */
+class Stack {
+ public:
+  Stack() : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
+    void* memory = mmap(nullptr, page_ + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    base_ = static_cast<unsigned char*>(memory);
+    mprotect(base_, page_, PROT_NONE);
+  }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+  ~Stack() { munmap(base_, page_ + kStackBytes); }
+
+  unsigned char* memory() const { return base_ + page_; }
+
+ private:
+  size_t page_;
+  unsigned char* base_ = nullptr;
+};
+
+enum class State : uint8_t { kReady, kWarpWait, kBlockWait, kGridWait, kDone };
+
+const char* name(State state) {
+  switch (state) {
+    case State::kReady:
+      return "is running";
+    case State::kWarpWait:
+      return "waits in a warp operation";
+    case State::kBlockWait:
+      return "waits at a block barrier";
+    case State::kGridWait:
+      return "waits at a grid barrier";
+    case State::kDone:
+      return "has left the kernel";
+  }
+  return "?";
+}
+
+struct Warp {
+  int arrived = 0;
+  // Two sets: a lane may enter the next exchange while another has not read the last one yet.
+  uint64_t slot[2][kLanes] = {};
+};
+
+struct SharedObject {
+  const void* tag;
+  void* memory;
+};
+
+struct Block {
+  std::vector<Warp> warps;
+  std::vector<SharedObject> objects;
+  int arrived = 0;
+  size_t shared_used = 0;
+  alignas(128) unsigned char shared[kSharedBytes];
+};
+
+struct Fiber {
+  Registers registers;
+  Stack stack;
+  Place place;
+  State state = State::kDone;
+  int exchanges = 0;
+  Block* block = nullptr;
+};
+
+/** The fibers and blocks of one host thread; kept from launch to launch. */
+class Machine {
+ public:
+  const char* run(int blocks, int threads, bool cooperative, const Body& body) {
+    error_[0] = '\0';
+    if (threads < kLanes || threads > kMostThreads || threads % kLanes != 0 || blocks < 1) {
+      std::snprintf(error_, sizeof error_, "a launch of %d blocks of %d threads is not possible", blocks, threads);
+      return error_;
+    }
+    if (cooperative && blocks > kResidentBlocks) {
+      std::snprintf(error_, sizeof error_, "a cooperative launch of %d blocks, %d can be resident", blocks, kResidentBlocks);
+      return error_;
+    }
+    body_ = &body;
+    grid_arrived_ = 0;
+    const int together = cooperative ? blocks : 1;
+    cooperative_ = cooperative;
+    for (int first = 0; first < blocks && error_[0] == '\0'; first += together) {
+      start(first, together, threads, blocks);
+      schedule(together * threads);
+    }
+    return error_[0] == '\0' ? nullptr : error_;
+  }
+
+  Fiber& fiber() { return *running_; }
+
+  void body() { body_->call(body_->state); }
+
+  void wait(State state) {
+    running_->state = state;
+    Fiber* self = running_;
+    change(self->registers, scheduler_);
+  }
+
+  /** Makes every fiber that waits with `state` ready, of one block or of all, except the running one. */
+  void release(State state, const Block* block, int first, int count) {
+    for (int i = first; i < first + count; ++i) {
+      Fiber& other = *fibers_[static_cast<size_t>(i)];
+      if (other.state == state && (block == nullptr || other.block == block)) other.state = State::kReady;
+    }
+  }
+
+  int live() const { return live_; }
+  int grid_arrive() { return ++grid_arrived_; }
+  void grid_reset() { grid_arrived_ = 0; }
+  bool cooperative() const { return cooperative_; }
+  int number(const Fiber& fiber) const { return fiber.place.thread + first_fiber_of(fiber); }
+
+  int first_fiber_of(const Fiber& fiber) const {
+    for (size_t b = 0; b < blocks_.size(); ++b) {
+      if (blocks_[b].get() == fiber.block) return static_cast<int>(b) * fiber.place.block_threads;
+    }
+    return 0;
+  }
+
+  void fail(const char* what) {
+    if (error_[0] != '\0') return;
+    const Place& place = running_->place;
+    std::snprintf(error_, sizeof error_, "thread %d of block %d %s", place.thread, place.block_index, what);
+  }
+
+ private:
+  void start(int first, int together, int threads, int blocks) {
+    live_ = together * threads;
+    while (fibers_.size() < static_cast<size_t>(live_)) fibers_.push_back(std::make_unique<Fiber>());
+    while (blocks_.size() < static_cast<size_t>(together)) blocks_.push_back(std::make_unique<Block>());
+    for (int b = 0; b < together; ++b) {
+      Block& block = *blocks_[static_cast<size_t>(b)];
+      block.warps.assign(static_cast<size_t>(threads / kLanes), Warp());
+      block.objects.clear();
+      block.arrived = 0;
+      block.shared_used = 0;
+      for (int t = 0; t < threads; ++t) {
+        Fiber& fiber = *fibers_[static_cast<size_t>(b * threads + t)];
+        fiber.place = {t, first + b, threads, blocks};
+        fiber.state = State::kReady;
+        fiber.exchanges = 0;
+        fiber.block = &block;
+        prepare(fiber.registers, fiber.stack.memory(), kStackBytes);
+      }
+    }
+  }
+
+  void schedule(int count) {
+    for (bool backwards = false;; backwards = !backwards) {
+      bool moved = false;
+      for (int i = 0; i < count; ++i) {
+        Fiber& fiber = *fibers_[static_cast<size_t>(backwards ? count - 1 - i : i)];
+        if (fiber.state != State::kReady) continue;
+        moved = true;
+        running_ = &fiber;
+        change(scheduler_, fiber.registers);
+        if (error_[0] != '\0') return;  // the fibers are abandoned: a kernel holds nothing that must be released
+      }
+      if (moved) continue;
+      for (int i = 0; i < count; ++i) {
+        const Fiber& fiber = *fibers_[static_cast<size_t>(i)];
+        if (fiber.state == State::kDone) continue;
+        report_stuck(fiber, count);
+        return;
+      }
+      return;
+    }
+  }
+
+  /** Nobody can go on: names one thread that waits and one that is elsewhere. */
+  void report_stuck(const Fiber& waiting, int count) {
+    for (int i = 0; i < count; ++i) {
+      const Fiber& other = *fibers_[static_cast<size_t>(i)];
+      if (other.state == waiting.state) continue;
+      std::snprintf(error_, sizeof error_, "thread %d of block %d %s, but thread %d of block %d %s", waiting.place.thread,
+                    waiting.place.block_index, name(waiting.state), other.place.thread, other.place.block_index, name(other.state));
+      return;
+    }
+    std::snprintf(error_, sizeof error_, "every thread %s and none can go on", name(waiting.state));
+  }
+
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  Registers scheduler_{};
+  Fiber* running_ = nullptr;
+  const Body* body_ = nullptr;
+  int live_ = 0;
+  int grid_arrived_ = 0;
+  bool cooperative_ = false;
+  char error_[256] = {};
+};
+
+Machine& machine() {
+  thread_local Machine instance;
+  return instance;
+}
+
+[[noreturn]] void fiber_main() {
+  Machine& self = machine();
+  self.body();
+  self.wait(State::kDone);
+  __builtin_unreachable();  // a fiber that has left the kernel is prepared anew before it runs again
+}
+
+}  // namespace
+
+const Place& current() { return machine().fiber().place; }
+
+void block_barrier() {
+  Machine& self = machine();
+  Fiber& fiber = self.fiber();
+  if (++fiber.block->arrived < fiber.place.block_threads) {
+    self.wait(State::kBlockWait);
+    return;
+  }
+  fiber.block->arrived = 0;
+  self.release(State::kBlockWait, fiber.block, self.first_fiber_of(fiber), fiber.place.block_threads);
+}
+
+void grid_barrier() {
+  Machine& self = machine();
+  if (!self.cooperative()) {
+    self.fail("is at a grid barrier, but the launch is not cooperative");
+    self.wait(State::kGridWait);
+    return;
+  }
+  if (self.grid_arrive() < self.live()) {
+    self.wait(State::kGridWait);
+    return;
+  }
+  self.grid_reset();
+  self.release(State::kGridWait, nullptr, 0, self.live());
+}
+
+uint64_t warp_exchange(uint64_t bits, int source_lane) {
+  Machine& self = machine();
+  Fiber& fiber = self.fiber();
+  const int lane = fiber.place.thread % kLanes;
+  Warp& warp = fiber.block->warps[static_cast<size_t>(fiber.place.thread / kLanes)];
+  uint64_t(&slot)[kLanes] = warp.slot[fiber.exchanges++ & 1];
+  slot[lane] = bits;
+  if (source_lane < 0 || source_lane >= kLanes) {
+    self.fail("reads from a lane that does not exist");
+    return bits;
+  }
+  if (++warp.arrived < kLanes) {
+    self.wait(State::kWarpWait);
+  } else {
+    warp.arrived = 0;
+    self.release(State::kWarpWait, nullptr, self.number(fiber) - lane, kLanes);
+  }
+  return slot[source_lane];
+}
+
+void* shared_memory(const void* tag, size_t bytes, size_t alignment) {
+  Machine& self = machine();
+  Block& block = *self.fiber().block;
+  for (const SharedObject& object : block.objects) {
+    if (object.tag == tag) return object.memory;
+  }
+  const size_t offset = (block.shared_used + alignment - 1) / alignment * alignment;
+  if (offset + bytes > kSharedBytes) {
+    self.fail("asks for more shared memory than a block has");
+    self.wait(State::kDone);  // never resumed: the launch has failed
+  }
+  block.shared_used = offset + bytes;
+  void* memory = block.shared + offset;
+  std::memset(memory, 0xff, bytes);
+  block.objects.push_back({tag, memory});
+  return memory;
+}
+
+void check_alignment(const void* address, size_t alignment) {
+  if (reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
+  Machine& self = machine();
+  self.fail("makes a misaligned access");
+  self.wait(State::kDone);
+}
+
+const char* run(int blocks, int threads, bool cooperative, const Body& body) {
+  return machine().run(blocks, threads, cooperative, body);
+}
+
+}  // namespace q4j::cuda::host

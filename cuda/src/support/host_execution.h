@@ -1,0 +1,60 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * Executes a kernel on the CPU: every thread of a block is a fiber that runs until it waits (block barrier, warp exchange,
+ * grid barrier) and then hands over to the next one. One block at a time, or all blocks of a cooperative launch together.
+ *
+ * It is a test instrument: it shows wrong indexing, missing or divergent barriers, reads of shared memory nobody wrote and
+ * misaligned wide accesses. It does not show races between barriers reliably (fibers only switch where they wait, though the
+ * order of the fibers is reversed on every other pass), memory-ordering defects, or anything about speed.
+ */
+#ifndef QLORA4J_CUDA_SUPPORT_HOST_EXECUTION_H_
+#define QLORA4J_CUDA_SUPPORT_HOST_EXECUTION_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace q4j::cuda::host {
+
+/** Where the running fiber stands in the grid. */
+struct Place {
+  int thread;
+  int block_index;
+  int block_threads;
+  int grid_blocks;
+};
+
+const Place& current();
+
+void block_barrier();
+void grid_barrier();
+
+/** All lanes of the warp give `bits`; each gets what lane `source_lane` gave. */
+uint64_t warp_exchange(uint64_t bits, int source_lane);
+
+/** The block's object for `tag`, the same for all its threads. */
+void* shared_memory(const void* tag, size_t bytes, size_t alignment);
+
+/** Records an error of the launch where `address` is not a multiple of `alignment`. */
+void check_alignment(const void* address, size_t alignment);
+
+/** A kernel with its arguments bound. */
+struct Body {
+  void (*call)(const void* state);
+  const void* state;
+};
+
+/**
+ * Runs the grid. Returns NULL, or the text of what the kernel did wrong (valid until this thread's next call); its output is
+ * undefined then.
+ */
+const char* run(int blocks, int threads, bool cooperative, const Body& body);
+
+/** Blocks that a cooperative launch may have: few, so that loops over the grid run more than once, and more than one. */
+constexpr int kResidentBlocks = 3;
+
+/** Bytes of statically declared shared memory that a block may use; the device's limit. */
+constexpr size_t kSharedBytes = 48 * 1024;
+
+}  // namespace q4j::cuda::host
+
+#endif  // QLORA4J_CUDA_SUPPORT_HOST_EXECUTION_H_
