@@ -144,16 +144,49 @@ public final class SafetensorsFile implements AutoCloseable {
     }
   }
 
-  private record Entry(
-      Path file,
-      FileChannel channel,
-      long dataStart,
-      String name,
-      StoredType storedType,
-      long[] dimensions,
-      long begin,
-      long end)
-      implements TensorSource {
+  private static final class Entry implements TensorSource {
+    private final Path file;
+    private final FileChannel channel;
+    private final long dataStart;
+    private final String name;
+    private final StoredType storedType;
+    private final long[] dimensions;
+    private final long begin;
+    private final long end;
+
+    Entry(Header header, String name, StoredType storedType, long[] dimensions, long[] offsets) {
+      this.file = header.file;
+      this.channel = header.channel;
+      this.dataStart = header.dataStart;
+      this.name = name;
+      this.storedType = storedType;
+      this.dimensions = dimensions;
+      this.begin = offsets[0];
+      this.end = offsets[1];
+    }
+
+    long begin() {
+      return begin;
+    }
+
+    long end() {
+      return end;
+    }
+
+    @Override
+    public String name() {
+      return name;
+    }
+
+    @Override
+    public StoredType storedType() {
+      return storedType;
+    }
+
+    @Override
+    public Path file() {
+      return file;
+    }
 
     @Override
     public long[] shape() {
@@ -363,7 +396,7 @@ public final class SafetensorsFile implements AutoCloseable {
         throw wrong(name, "expected two data_offsets, found " + offsets.length);
       }
       checkBytes(name, type, shape, offsets);
-      return new Entry(file, channel, dataStart, name, type, shape, offsets[0], offsets[1]);
+      return new Entry(this, name, type, shape, offsets);
     }
 
     private void checkBytes(String name, StoredType type, long[] shape, long[] offsets) {

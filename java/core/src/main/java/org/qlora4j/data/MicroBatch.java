@@ -5,7 +5,8 @@ package org.qlora4j.data;
  * Sequences that go through the model together, one after the other, without padding.
  *
  * @param ids [tokens]
- * @param labels [tokens]: the token that follows within the sequence, or -100 where the loss does not count
+ * @param labels [tokens]: the token that follows within the sequence, or -100 where the loss does
+ *     not count
  * @param positions [tokens]: position within the sequence
  * @param cuSeqlens [sequences + 1]: where each sequence starts, and the end
  */

@@ -210,12 +210,7 @@ public record ModelConfig(
 
     ModelConfig parse() {
       String modelType = text("model_type", null);
-      if (json.hasNonNull("quantization_config")) {
-        throw wrong(
-            "quantization_config",
-            "a model in 16 or 32 bits",
-            "a checkpoint that is quantized already");
-      }
+      checkQuantization();
       for (Architecture architecture : Architecture.values()) {
         if (architecture.modelType().equals(modelType)) {
           return switch (architecture) {
@@ -296,6 +291,28 @@ public record ModelConfig(
           token("pad_token_id", null),
           number("initializer_range", 0.02, 0, 10),
           storedType());
+    }
+
+    /**
+     * Which tensors are in 4 bits is for the checkpoint to say; other ways of quantizing are
+     * refused here.
+     */
+    private void checkQuantization() {
+      JsonNode quantization = json.get("quantization_config");
+      if (quantization == null || quantization.isNull()) {
+        return;
+      }
+      String method = quantization.path("quant_method").asText("");
+      if (!method.equals("bitsandbytes") || !quantization.path("load_in_4bit").asBoolean()) {
+        throw wrong(
+            "quantization_config",
+            "none, or bitsandbytes in 4 bits",
+            quantization.path("load_in_8bit").asBoolean() ? "8 bits" : Text.quote(method));
+      }
+      String storage = quantization.path("bnb_4bit_quant_storage").asText("uint8");
+      if (!storage.equals("uint8")) {
+        throw wrong("quantization_config.bnb_4bit_quant_storage", "uint8", Text.quote(storage));
+      }
     }
 
     private int headDim(int hidden, int heads) {

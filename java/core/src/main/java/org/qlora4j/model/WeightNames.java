@@ -14,6 +14,7 @@ import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
+import org.qlora4j.quant.QuantizedTensors;
 
 /**
  * The table from the block's parts to a checkpoint's tensor names and shapes. A part's path is the
@@ -259,14 +260,20 @@ public final class WeightNames {
   public void check(ModelCheckpoint checkpoint) {
     Set<String> used = new LinkedHashSet<>();
     for (Module module : modules) {
-      used.add(weight(checkpoint, module).name());
+      if (isQuantized(checkpoint, module)) {
+        used.add(quantized(checkpoint, module).codes().name());
+      } else {
+        used.add(weight(checkpoint, module).name());
+      }
       TensorSource bias = bias(checkpoint, module);
       if (bias != null) {
         used.add(bias.name());
       }
     }
     for (String name : checkpoint.names()) {
-      if (!used.contains(name) && !ignorable(name)) {
+      if (!used.contains(name)
+          && !ignorable(name)
+          && !QuantizedTensors.isSideTensor(checkpoint, name)) {
         throw new InputException(
             checkpoint.directory()
                 + ": tensor "
@@ -278,6 +285,22 @@ public final class WeightNames {
                 + " layers as config.json describes it");
       }
     }
+  }
+
+  /** Whether the checkpoint holds the module's weight in 4 bits. */
+  public static boolean isQuantized(ModelCheckpoint checkpoint, Module module) {
+    return module.part().linear() && QuantizedTensors.isQuantized(checkpoint, module.weight());
+  }
+
+  /** A module's weight in 4 bits, checked. */
+  public QuantizedTensors quantized(ModelCheckpoint checkpoint, Module module) {
+    QuantizedTensors tensors = QuantizedTensors.of(checkpoint, module.weight());
+    if (tensors.rows() != module.rows() || tensors.cols() != module.cols()) {
+      throw new InputException(
+          tensors.codes().file() + ": tensor " + Text.quote(module.weight()) + ": expected the shape " + module.shape()
+              + " from config.json, found [" + tensors.rows() + ", " + tensors.cols() + "] in its quantization state");
+    }
+    return tensors;
   }
 
   /**
@@ -296,9 +319,7 @@ public final class WeightNames {
       String hint =
           module.part() == Part.HEAD
               ? "; if the head shares the embedding, config.json must say tie_word_embeddings: true"
-              : checkpoint.find(module.weight() + ".quant_state.bitsandbytes__nf4") != null
-                  ? "; the checkpoint is quantized already"
-                  : "";
+              : "";
       throw new InputException(
           checkpoint.directory()
               + ": expected a tensor "
