@@ -1,0 +1,417 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+#include "gemm.h"
+
+#include <algorithm>
+
+#include "gemm_kernel.h"
+#include "gemm_pack.h"
+#include "gemm_source.h"
+
+namespace q4j::cpu {
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------------------------- panels
+
+/** What panels hold. */
+enum class Element {
+  kF32,         // f32
+  kF32Rounded,  // f32 with values of bf16: a bf16 product on a CPU without bf16 instructions
+  kBf16,
+};
+
+#if defined(__AVX512BF16__)
+constexpr Element kElementOfBf16 = Element::kBf16;
+#else
+constexpr Element kElementOfBf16 = Element::kF32Rounded;
+#endif
+
+Element element_of(bool bf16) { return bf16 ? kElementOfBf16 : Element::kF32; }
+
+int64_t bytes_of(Element element) { return element == Element::kBf16 ? 2 : 4; }
+
+// Steps of the contraction come in multiples of this.
+int64_t step_granule(Element element) {
+#if defined(Q4J_AMX)
+  return element == Element::kBf16 ? 32 : 1;
+#else
+  return element == Element::kBf16 ? 2 : 1;
+#endif
+}
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+enum class Side { kA, kB };
+
+template <Side PanelSide, class Source>
+void pack_from(const Source& source, Element element, bool contract_rows, const PanelRange& range, void* panel) {
+  constexpr int kWidth = PanelSide == Side::kA ? kTileRows : kTileColumns;
+  switch (element) {
+    case Element::kF32:
+      pack_f32<kWidth, false>(source, contract_rows, range, static_cast<float*>(panel));
+      break;
+#if defined(__AVX512BF16__)
+    case Element::kF32Rounded:
+      break;  // this pack has bf16 panels
+    case Element::kBf16: {
+      const int64_t padded = round_up(range.k_count, step_granule(element));
+#if defined(Q4J_AMX)
+      if (PanelSide == Side::kA) {
+        pack_bf16_tiles<kWidth>(source, contract_rows, range, padded, static_cast<uint32_t*>(panel));
+        break;
+      }
+#endif
+      pack_bf16_pairs<kWidth>(source, contract_rows, range, padded, static_cast<uint32_t*>(panel));
+      break;
+    }
+#else
+    case Element::kF32Rounded:
+      pack_f32<kWidth, true>(source, contract_rows, range, static_cast<float*>(panel));
+      break;
+    case Element::kBf16:
+      break;  // this pack has no bf16 panels
+#endif
+  }
+}
+
+template <Side PanelSide, class T>
+void pack_dense(const Operand& operand, Element element, const PanelRange& range, void* panel) {
+  const DenseSource<T> source{static_cast<const T*>(operand.data), operand.ld};
+  if (operand.dropout != nullptr) {
+    const DropoutMask mask(*operand.dropout, operand.dropout_columns);
+    pack_from<PanelSide>(MaskedSource<DenseSource<T>>{source, mask}, element, operand.contract_rows, range, panel);
+  } else {
+    pack_from<PanelSide>(source, element, operand.contract_rows, range, panel);
+  }
+}
+
+template <Side PanelSide>
+void pack(const Operand& operand, Element element, const PanelRange& range, void* panel) {
+  if (operand.weight != nullptr) {
+    pack_from<PanelSide>(QuantizedSource(*operand.weight), element, operand.contract_rows, range, panel);
+  } else if (operand.dtype == Q4J_BF16) {
+    pack_dense<PanelSide, bf16>(operand, element, range, panel);
+  } else if (operand.dtype == Q4J_F16) {
+    pack_dense<PanelSide, f16>(operand, element, range, panel);
+  } else {
+    pack_dense<PanelSide, float>(operand, element, range, panel);
+  }
+}
+
+void multiply_tile(Element element, int rows, int64_t k, const void* a, const void* b, float* c, Accumulate accumulate,
+                   float alpha) {
+#if defined(__AVX512BF16__)
+  if (element == Element::kBf16) {
+    multiply_tile_bf16(rows, round_up(k, step_granule(element)), a, b, c, accumulate, alpha);
+    return;
+  }
+#else
+  (void)element;
+#endif
+  multiply_tile_f32(rows, k, static_cast<const float*>(a), static_cast<const float*>(b), c, accumulate, alpha);
+}
+
+// -------------------------------------------------------------------------------------------------------------- epilogue
+
+template <class T>
+void finish_tile(const Epilogue& e, const float* tile, int64_t row, int64_t column, int rows, int64_t columns) {
+  const Vec alpha = broadcast(e.alpha);
+  for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
+    const Mask lanes = first_lanes(columns - part);
+    Vec bias = zero();
+    if (e.bias != nullptr) {
+      bias = e.bias_dtype == Q4J_BF16 ? load(static_cast<const bf16*>(e.bias) + column + part, lanes)
+                                      : load(static_cast<const float*>(e.bias) + column + part, lanes);
+    }
+    for (int i = 0; i < rows; ++i) {
+      Vec v = load(tile + i * kTileColumns + part);
+      if (e.alpha != 1.0f) v = v * alpha;
+      if (e.bias != nullptr) v = v + bias;
+      if (e.residual != nullptr) v = v + load(static_cast<const T*>(e.residual) + (row + i) * e.ldr + column + part, lanes);
+      if (e.round_to_bf16) v = rounded_to<bf16>(v);
+      store(static_cast<T*>(e.c) + (row + i) * e.ldc + column + part, v, lanes);
+    }
+  }
+}
+
+void mask_tile(const DropoutMask& mask, float* tile, int64_t row, int64_t column, int rows, int64_t columns) {
+  for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
+    for (int i = 0; i < rows; ++i) {
+      float* p = tile + i * kTileColumns + part;
+      store(p, select(mask.keeps(row + i, column + part), load(p), zero()));
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------------ plan
+
+// Bytes of one panel of B for a range of steps. It stays in the first-level cache (32 KiB and more) while panels of A pass by.
+constexpr int64_t kPanelBytes = 24 * 1024;
+// Rows of A that one pass over the panels of B takes, so that they stay in the second-level cache: 240 rows of 384 bf16 are 180 KiB.
+constexpr int64_t kBlockRows = 240;
+// Bytes of a packed chunk of A: rows beyond are a second chunk, which dequantizes the weight again.
+constexpr int64_t kChunkBytes = int64_t{8} << 20;
+constexpr int64_t kChunkLeastRows = 960;
+// Packed operands of at most this size are packed once, before the tasks, and not once per task.
+constexpr int64_t kSharedBytes = int64_t{2} << 20;
+// Columns of a task: A is read from the third-level cache once per task.
+constexpr int64_t kTaskPanels = 4;
+// Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
+constexpr int64_t kTasksPerThread = 4;
+// Products of fewer operations run on the calling thread: waking another one costs as much.
+constexpr double kSerialOperations = 1e5;
+
+struct Plan {
+  Element element;
+  Element branch_element;
+  int threads;
+  int64_t k_block;    // steps per range, a multiple of 32
+  int64_t k_blocks;   // at least 1
+  int64_t k_padded;   // steps of all ranges with padding
+  int64_t rank_padded;
+  int64_t chunk_rows;  // multiple of kTileRows
+  int64_t column_panels;
+  bool shared_b;
+  int64_t task_panels;  // columns of a task
+  int64_t task_rows;    // multiple of kTileRows
+  // Offsets into the workspace, all multiples of 64.
+  int64_t a_bytes;
+  int64_t p_bytes;
+  int64_t b_bytes;  // shared or per thread
+  int64_t q_bytes;
+  int64_t tile_bytes;  // per thread
+
+  int64_t threads_bytes() const { return tile_bytes + (shared_b ? 0 : b_bytes + q_bytes); }
+  int64_t total_bytes() const { return a_bytes + p_bytes + (shared_b ? b_bytes + q_bytes : 0) + threads * threads_bytes() + 64; }
+};
+
+Plan make_plan(const ThreadPool& pool, const Product& p) {
+  Plan plan;
+  plan.element = element_of(p.bf16);
+  plan.branch_element = element_of(p.bf16 && !p.branch.full_precision);
+  const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
+  plan.threads = operations < kSerialOperations ? 1 : pool.threads();
+
+  const int64_t bytes = bytes_of(plan.element);
+  const int64_t longest = kPanelBytes / (kTileColumns * bytes);
+  plan.k_blocks = std::max<int64_t>(1, (p.k + longest - 1) / longest);
+  plan.k_block = round_up((p.k + plan.k_blocks - 1) / plan.k_blocks, 32);
+  plan.k_blocks = plan.k_block == 0 ? 1 : (p.k + plan.k_block - 1) / plan.k_block;
+  plan.k_padded = round_up(p.k, step_granule(plan.element));
+  plan.rank_padded = round_up(p.branch.rank, step_granule(plan.branch_element));
+
+  const int64_t rows = round_up(p.m, kTileRows);
+  const int64_t fitting = kChunkBytes / std::max<int64_t>(1, plan.k_padded * bytes) / kTileRows * kTileRows;
+  plan.chunk_rows = std::min(rows, std::max(fitting, round_up(kChunkLeastRows, kTileRows)));
+  // Chunks of equal size.
+  const int64_t chunks = (rows + plan.chunk_rows - 1) / plan.chunk_rows;
+  plan.chunk_rows = round_up((rows + chunks - 1) / chunks, kTileRows);
+
+  plan.column_panels = (p.n + kTileColumns - 1) / kTileColumns;
+  const int64_t panel_elements = plan.k_padded * kTileColumns;
+  plan.shared_b = plan.column_panels * panel_elements * bytes <= kSharedBytes;
+
+  const int64_t tasks = plan.threads == 1 ? 1 : plan.threads * kTasksPerThread;
+  const int64_t row_panels = plan.chunk_rows / kTileRows;
+  plan.task_panels = std::max<int64_t>(1, std::min(kTaskPanels, plan.column_panels / tasks));
+  const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
+  int64_t row_tasks = 1;
+  if (plan.shared_b) {
+    row_tasks = (tasks + column_tasks - 1) / column_tasks;
+  } else if (column_tasks < plan.threads) {
+    row_tasks = (plan.threads + column_tasks - 1) / column_tasks;
+  }
+  // At least four tiles below each other: each reads the panel of B from the first-level cache.
+  row_tasks = std::max<int64_t>(1, std::min(row_tasks, row_panels / 4));
+  plan.task_rows = (row_panels + row_tasks - 1) / row_tasks * kTileRows;
+
+  const int64_t q_elements = plan.rank_padded * kTileColumns;
+  const int64_t branch_bytes = bytes_of(plan.branch_element);
+  plan.a_bytes = round_up(plan.chunk_rows * plan.k_padded * bytes, 64);
+  plan.p_bytes = round_up(plan.chunk_rows * plan.rank_padded * branch_bytes, 64);
+  plan.b_bytes = round_up((plan.shared_b ? plan.column_panels * panel_elements
+                                         : plan.task_panels * kTileColumns * plan.k_block) * bytes, 64);
+  plan.q_bytes = round_up((plan.shared_b ? plan.column_panels : plan.task_panels) * q_elements * branch_bytes, 64);
+  const int64_t tiles = plan.k_blocks == 1 ? 1 : plan.task_rows / kTileRows * plan.task_panels;
+  plan.tile_bytes = tiles * kTileElements * static_cast<int64_t>(sizeof(float));
+  return plan;
+}
+
+// --------------------------------------------------------------------------------------------------------------- product
+
+class Multiplication {
+ public:
+  Multiplication(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace)
+      : pool_(pool), product_(product), plan_(plan) {
+    a_ = workspace;
+    p_ = a_ + plan.a_bytes;
+    b_ = p_ + plan.p_bytes;
+    q_ = b_ + (plan.shared_b ? plan.b_bytes : 0);
+    threads_ = q_ + (plan.shared_b ? plan.q_bytes : 0);
+  }
+
+  void run() {
+    if (plan_.shared_b) {
+      parallel_for(plan_.column_panels, [&](int64_t panel, int) {
+        for (int64_t block = 0; block < plan_.k_blocks; ++block) pack_b(block, panel, shared_b(block, panel));
+        pack_q(panel, q_ + panel * plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element));
+      });
+    }
+    for (chunk_ = 0; chunk_ < product_.m; chunk_ += plan_.chunk_rows) run_chunk();
+  }
+
+ private:
+  template <class F>
+  void parallel_for(int64_t tasks, F&& f) {
+    if (plan_.threads == 1) {
+      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+    } else {
+      pool_.parallel_for(tasks, f);
+    }
+  }
+
+  int64_t steps(int64_t block) const { return std::min(plan_.k_block, product_.k - block * plan_.k_block); }
+  int64_t padded_steps(int64_t block) const { return round_up(steps(block), step_granule(plan_.element)); }
+
+  // Ranges of steps follow each other in the packed operands; within one, panels do.
+  char* packed_a(int64_t block, int64_t panel) const {
+    return a_ + (block * plan_.k_block * plan_.chunk_rows + panel * kTileRows * padded_steps(block)) * bytes_of(plan_.element);
+  }
+  char* packed_p(int64_t panel) const { return p_ + panel * kTileRows * plan_.rank_padded * bytes_of(plan_.branch_element); }
+  char* shared_b(int64_t block, int64_t panel) const {
+    return b_ + (block * plan_.k_block * plan_.column_panels + panel * padded_steps(block)) * kTileColumns * bytes_of(plan_.element);
+  }
+
+  void pack_b(int64_t block, int64_t panel, char* to) const {
+    const int64_t column = panel * kTileColumns;
+    pack<Side::kB>(product_.b, plan_.element,
+                   {column, std::min<int64_t>(kTileColumns, product_.n - column), block * plan_.k_block, steps(block)}, to);
+  }
+
+  void pack_q(int64_t panel, char* to) const {
+    if (product_.branch.rank == 0) return;
+    const int64_t column = panel * kTileColumns;
+    pack<Side::kB>(product_.branch.q, plan_.branch_element,
+                   {column, std::min<int64_t>(kTileColumns, product_.n - column), 0, product_.branch.rank}, to);
+  }
+
+  void run_chunk() {
+    const int64_t rows = std::min(plan_.chunk_rows, product_.m - chunk_);
+    const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
+    // A task packs several panels of one range of steps.
+    constexpr int64_t kPanels = 4;
+    const int64_t groups = (row_panels + kPanels - 1) / kPanels;
+    parallel_for(groups * plan_.k_blocks, [&](int64_t task, int) {
+      const int64_t block = task / groups;
+      const int64_t first = task % groups * kPanels;
+      for (int64_t panel = first; panel < std::min(first + kPanels, row_panels); ++panel) {
+        const int64_t row = chunk_ + panel * kTileRows;
+        const int64_t count = std::min<int64_t>(kTileRows, product_.m - row);
+        pack<Side::kA>(product_.a, plan_.element, {row, count, block * plan_.k_block, steps(block)}, packed_a(block, panel));
+        if (block == 0 && product_.branch.rank > 0) {
+          pack<Side::kA>(product_.branch.p, plan_.branch_element, {row, count, 0, product_.branch.rank}, packed_p(panel));
+        }
+      }
+    });
+    const int64_t column_tasks = (plan_.column_panels + plan_.task_panels - 1) / plan_.task_panels;
+    const int64_t row_tasks = (rows + plan_.task_rows - 1) / plan_.task_rows;
+    parallel_for(column_tasks * row_tasks, [&](int64_t task, int thread) {
+      const int64_t first_panel = task / row_tasks * plan_.task_panels;
+      const int64_t first_row = task % row_tasks * plan_.task_rows;
+      run_task(first_panel, std::min(plan_.task_panels, plan_.column_panels - first_panel), first_row,
+               std::min(plan_.task_rows, rows - first_row), threads_ + thread * plan_.threads_bytes());
+    });
+  }
+
+  // first_row counts within the chunk.
+  void run_task(int64_t first_panel, int64_t panels, int64_t first_row, int64_t rows, char* memory) {
+#if defined(Q4J_AMX)
+    const amx::Session session;
+#endif
+    auto* tiles = reinterpret_cast<float*>(memory);
+    char* own_b = memory + plan_.tile_bytes;
+    char* own_q = own_b + plan_.b_bytes;
+    const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
+    const int64_t q_bytes = plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element);
+    if (!plan_.shared_b) {
+      for (int64_t j = 0; j < panels; ++j) pack_q(first_panel + j, own_q + j * q_bytes);
+    }
+    for (int64_t block = 0; block < plan_.k_blocks; ++block) {
+      const int64_t b_bytes = padded_steps(block) * kTileColumns * bytes_of(plan_.element);
+      if (!plan_.shared_b) {
+        for (int64_t j = 0; j < panels; ++j) pack_b(block, first_panel + j, own_b + j * b_bytes);
+      }
+      constexpr int64_t kPanels = kBlockRows / kTileRows;
+      for (int64_t first = 0; first < row_panels; first += kPanels) {
+        for (int64_t j = 0; j < panels; ++j) {
+          const char* b = plan_.shared_b ? shared_b(block, first_panel + j) : own_b + j * b_bytes;
+          const char* q = plan_.shared_b ? q_ + (first_panel + j) * q_bytes : own_q + j * q_bytes;
+          for (int64_t i = first; i < std::min(first + kPanels, row_panels); ++i) {
+            float* tile = plan_.k_blocks == 1 ? tiles : tiles + (j * row_panels + i) * kTileElements;
+            run_tile(block, first_row / kTileRows + i, first_panel + j, b, q, tile);
+          }
+        }
+      }
+    }
+  }
+
+  void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* b, const char* q, float* tile) {
+    const int64_t row = chunk_ + row_panel * kTileRows;
+    const int64_t column = column_panel * kTileColumns;
+    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, product_.m - row));
+    const int64_t columns = std::min<int64_t>(kTileColumns, product_.n - column);
+    const Branch& branch = product_.branch;
+    Accumulate accumulate = block == 0 ? Accumulate::kNo : Accumulate::kYes;
+    if (block == 0 && branch.rank > 0) {
+      multiply_tile(plan_.branch_element, rows, branch.rank, packed_p(row_panel), q, tile, Accumulate::kNo, branch.s);
+      if (branch.dropout != nullptr) mask_tile(DropoutMask(*branch.dropout, product_.n), tile, row, column, rows, columns);
+      accumulate = Accumulate::kYes;
+    }
+    multiply_tile(plan_.element, rows, steps(block), packed_a(block, row_panel), b, tile, accumulate, 1.0f);
+    if (block + 1 < plan_.k_blocks) return;
+    if (product_.epilogue.dtype == Q4J_BF16) {
+      finish_tile<bf16>(product_.epilogue, tile, row, column, rows, columns);
+    } else {
+      finish_tile<float>(product_.epilogue, tile, row, column, rows, columns);
+    }
+  }
+
+  ThreadPool& pool_;
+  const Product& product_;
+  const Plan& plan_;
+  int64_t chunk_ = 0;
+  char* a_;
+  char* p_;
+  char* b_;
+  char* q_;
+  char* threads_;
+};
+
+}  // namespace
+
+Operand weight_operand(const q4j_weight& weight, bool contract_rows) {
+  Operand operand;
+  operand.contract_rows = contract_rows;
+  if (weight.format == Q4J_WEIGHT_DENSE) {
+    operand.data = weight.data;
+    operand.dtype = weight.dtype;
+    operand.ld = weight.ld;
+  } else {
+    operand.weight = &weight;
+  }
+  return operand;
+}
+
+int64_t multiply_workspace_size(const ThreadPool& pool, const Product& product) {
+  if (product.m == 0 || product.n == 0) return 0;
+  return make_plan(pool, product).total_bytes();
+}
+
+void multiply(ThreadPool& pool, const Product& product, void* workspace) {
+  if (product.m == 0 || product.n == 0) return;
+  const Plan plan = make_plan(pool, product);
+  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  Multiplication(pool, product, plan, aligned).run();
+}
+
+}  // namespace q4j::cpu

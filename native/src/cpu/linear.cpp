@@ -1,0 +1,151 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * Linear layers with a dense or 4-bit weight and a LoRA branch, forward and backward to the input. Both are a narrow product (xa or dyb)
+ * and a wide one that takes the branch in; see gemm.h. docs/lora.md has the formulas, docs/kernels/linear.md the measurements.
+ *
+ * Dropout's scale is applied where it costs nothing and rounds once: to xa in the narrow product's epilogue, to the branch with s.
+ */
+#include <algorithm>
+
+#include "cpu_operators.h"
+#include "gemm.h"
+#include "pack_context.h"
+#include "support/philox.h"
+
+namespace q4j::cpu {
+
+namespace {
+
+int64_t rank_of(const q4j_lora* lora) { return lora == nullptr ? 0 : lora->rank; }
+
+const q4j_dropout* dropout_of(const q4j_lora& lora) { return lora.dropout.probability > 0.0f ? &lora.dropout : nullptr; }
+
+float scale_of(const q4j_lora& lora) { return lora.dropout.probability > 0.0f ? dropout_scale(lora.dropout.probability) : 1.0f; }
+
+Operand dense(const void* data, int32_t dtype, int64_t ld, bool contract_rows) {
+  Operand operand;
+  operand.data = data;
+  operand.dtype = dtype;
+  operand.ld = ld;
+  operand.contract_rows = contract_rows;
+  return operand;
+}
+
+// The branch computes in bf16 where the call does and the user did not ask for more.
+bool branch_in_bf16(int32_t dtype, const q4j_lora& lora) { return dtype == Q4J_BF16 && lora.compute == Q4J_LORA_FAST; }
+
+// xa = dropout(x) * a^T
+Product forward_xa(const q4j_linear_forward_params& p) {
+  Product product;
+  product.m = p.m;
+  product.n = p.lora->rank;
+  product.k = p.weight->cols;
+  product.bf16 = branch_in_bf16(p.dtype, *p.lora);
+  product.a = dense(p.x, p.dtype, p.ldx, false);
+  product.a.dropout = dropout_of(*p.lora);
+  product.a.dropout_columns = p.weight->cols;
+  product.b = dense(p.lora->a, Q4J_F32, p.weight->cols, false);
+  product.epilogue.c = p.xa;
+  product.epilogue.ldc = p.lora->rank;
+  product.epilogue.alpha = scale_of(*p.lora);
+  product.epilogue.round_to_bf16 = product.bf16;
+  return product;
+}
+
+// y = x * w^T + s * xa * b^T + bias + residual
+Product forward_y(const q4j_linear_forward_params& p) {
+  Product product;
+  product.m = p.m;
+  product.n = p.weight->rows;
+  product.k = p.weight->cols;
+  product.bf16 = p.dtype == Q4J_BF16;
+  product.a = dense(p.x, p.dtype, p.ldx, false);
+  product.b = weight_operand(*p.weight, false);
+  if (rank_of(p.lora) > 0) {
+    product.branch.rank = p.lora->rank;
+    product.branch.full_precision = !branch_in_bf16(p.dtype, *p.lora);
+    product.branch.s = p.lora->s;
+    product.branch.p = dense(p.xa, Q4J_F32, p.lora->rank, false);
+    product.branch.q = dense(p.lora->b, Q4J_F32, p.lora->rank, false);
+  }
+  product.epilogue.c = p.y;
+  product.epilogue.dtype = p.dtype;
+  product.epilogue.ldc = p.ldy;
+  product.epilogue.bias = p.bias;
+  product.epilogue.bias_dtype = p.bias_dtype;
+  product.epilogue.residual = p.residual;
+  product.epilogue.ldr = p.ldr;
+  return product;
+}
+
+// dyb = dy * b
+Product backward_dyb(const q4j_linear_backward_input_params& p) {
+  Product product;
+  product.m = p.m;
+  product.n = p.lora->rank;
+  product.k = p.n;
+  product.bf16 = branch_in_bf16(p.dtype, *p.lora);
+  product.a = dense(p.dy, p.dtype, p.lddy, false);
+  product.b = dense(p.lora->b, Q4J_F32, p.lora->rank, true);
+  product.epilogue.c = p.dyb;
+  product.epilogue.ldc = p.lora->rank;
+  product.epilogue.round_to_bf16 = product.bf16;
+  return product;
+}
+
+// dx = dy * w + s * mask(dyb * a) (+ dx)
+Product backward_dx(const q4j_linear_backward_input_params& p) {
+  Product product;
+  product.m = p.m;
+  product.n = p.k;
+  product.k = p.n;
+  product.bf16 = p.dtype == Q4J_BF16;
+  product.a = dense(p.dy, p.dtype, p.lddy, false);
+  product.b = weight_operand(*p.weight, true);
+  if (rank_of(p.lora) > 0) {
+    product.branch.rank = p.lora->rank;
+    product.branch.full_precision = !branch_in_bf16(p.dtype, *p.lora);
+    product.branch.s = p.lora->s * scale_of(*p.lora);
+    product.branch.p = dense(p.dyb, Q4J_F32, p.lora->rank, false);
+    product.branch.q = dense(p.lora->a, Q4J_F32, p.k, true);
+    product.branch.dropout = dropout_of(*p.lora);
+  }
+  product.epilogue.c = p.dx;
+  product.epilogue.dtype = p.dtype;
+  product.epilogue.ldc = p.lddx;
+  if (p.accumulate != 0) {
+    product.epilogue.residual = p.dx;
+    product.epilogue.ldr = p.lddx;
+  }
+  return product;
+}
+
+}  // namespace
+
+q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
+  *bytes = multiply_workspace_size(context->pool, forward_y(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, forward_xa(*params)));
+  return Q4J_OK;
+}
+
+q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params) {
+  if (rank_of(params->lora) > 0) multiply(context->pool, forward_xa(*params), params->workspace);
+  if (params->y != nullptr) multiply(context->pool, forward_y(*params), params->workspace);
+  return Q4J_OK;
+}
+
+q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
+                                                int64_t* bytes) {
+  // dx may still be NULL here although it will be wanted; without a weight it cannot be.
+  *bytes = params->weight == nullptr ? 0 : multiply_workspace_size(context->pool, backward_dx(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, backward_dyb(*params)));
+  return Q4J_OK;
+}
+
+q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params* params) {
+  if (rank_of(params->lora) > 0) multiply(context->pool, backward_dyb(*params), params->workspace);
+  if (params->dx != nullptr) multiply(context->pool, backward_dx(*params), params->workspace);
+  return Q4J_OK;
+}
+
+}  // namespace q4j::cpu

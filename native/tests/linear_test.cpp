@@ -1,0 +1,552 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * linear_forward, linear_backward_input, lora_weight_gradient and linear_weight_gradient of one pack against loops in f64.
+ *
+ * usage: linear_test PACK.so [cases per operator] [seed]
+ *
+ * Shapes around every tile and block size are drawn at random from a fixed seed, with everything the operators offer switched on and off:
+ * types, formats, block sizes, double quantization, ranks, branch modes, dropout, bias, residual, strides. Each case runs with 1 to 4
+ * threads, which must agree bit for bit, with a workspace of exactly the promised size full of NaN, with NaN between the rows of
+ * strided inputs, and with guards between the rows of strided outputs.
+ *
+ * Tolerance, element by element: a sum of t products in f32 is off by at most (t + 8) * 2^-24 * (sum of magnitudes), whatever its
+ * order; 8 covers the factors, bias and residual. A bf16 result adds 2^-8 of itself (its rounding, and once more where the error
+ * above moves it over a boundary). Flushed denormals add 1e-36.
+ *
+ * The narrow outputs xa and dyb are checked first; the wide ones are then expected to follow from the xa or dyb the operator returned.
+ */
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "qlora4j/pack.h"
+#include "support/half.h"
+#include "support/philox.h"
+#include "support/quant.h"
+
+namespace {
+
+using q4j::bf16;
+using q4j::f16;
+
+constexpr int kThreads[] = {1, 2, 3, 4};
+
+int passed = 0;
+int failed = 0;
+double worst_share = 0;  // of the tolerance
+std::string worst_case;
+
+/** Memory of exactly the given size, so that a sanitizer sees any access beyond it. */
+class Buffer {
+ public:
+  explicit Buffer(int64_t bytes, int fill = 0xff) : bytes_(bytes), data_(bytes == 0 ? nullptr : std::malloc(static_cast<size_t>(bytes))) {
+    if (data_ != nullptr) std::memset(data_, fill, static_cast<size_t>(bytes));
+  }
+  Buffer(const Buffer& other) : Buffer(other.bytes_) {
+    if (data_ != nullptr) std::memcpy(data_, other.data_, static_cast<size_t>(bytes_));
+  }
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  void* get() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  bool equals(const Buffer& other) const {
+    return bytes_ == other.bytes_ && (bytes_ == 0 || std::memcmp(data_, other.data_, static_cast<size_t>(bytes_)) == 0);
+  }
+
+ private:
+  int64_t bytes_;
+  void* data_;
+};
+
+/** A matrix in one of the storage types, with its values in f64. */
+struct Matrix {
+  Matrix(int64_t rows_in, int64_t cols_in, int64_t ld_in, int32_t dtype_in)
+      : rows(rows_in), cols(cols_in), ld(ld_in), dtype(dtype_in), memory(rows_in * ld_in * q4j::dtype_bytes(dtype_in)) {}
+
+  double at(int64_t row, int64_t col) const {
+    const int64_t i = row * ld + col;
+    if (dtype == Q4J_F32) return static_cast<double>(memory.as<float>()[i]);
+    if (dtype == Q4J_BF16) return static_cast<double>(q4j::to_f32(memory.as<bf16>()[i]));
+    return static_cast<double>(q4j::to_f32(memory.as<f16>()[i]));
+  }
+  void set(int64_t row, int64_t col, float value) {
+    const int64_t i = row * ld + col;
+    if (dtype == Q4J_F32) memory.as<float>()[i] = value;
+    if (dtype == Q4J_BF16) memory.as<bf16>()[i] = q4j::bf16_from_f32(value);
+    if (dtype == Q4J_F16) memory.as<f16>()[i] = q4j::f16_from_f32(value);
+  }
+  // Bytes between the rows still hold what they were filled with.
+  bool guards_intact() const {
+    const int64_t bytes = q4j::dtype_bytes(dtype);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = (row * ld + cols) * bytes; i < (row + 1) * ld * bytes; ++i) {
+        if (memory.as<uint8_t>()[i] != 0xff) return false;
+      }
+    }
+    return true;
+  }
+
+  int64_t rows, cols, ld;
+  int32_t dtype;
+  Buffer memory;
+};
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  int64_t below(int64_t bound) { return static_cast<int64_t>(engine_() % static_cast<uint64_t>(bound)); }
+  bool chance(int percent) { return below(100) < percent; }
+  template <class T, size_t N>
+  T pick(const T (&values)[N]) {
+    return values[below(static_cast<int64_t>(N))];
+  }
+  float normal() { return normal_(engine_); }
+  Matrix matrix(int64_t rows, int64_t cols, int64_t ld, int32_t dtype) {
+    Matrix result(rows, cols, ld, dtype);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t col = 0; col < cols; ++col) result.set(row, col, normal());
+    }
+    return result;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+  std::normal_distribution<float> normal_;
+};
+
+/** A weight in any format. */
+struct TestWeight {
+  TestWeight(Random& random, int64_t rows, int64_t cols)
+      : ld(cols + (random.chance(30) ? 3 : 0)),
+        format(random.pick({Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4})),
+        dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
+        block_size(random.pick({32, 64, 64, 128, 4096})),
+        nested(random.chance(50) ? 256 : 0),
+        blocks((rows * cols + block_size - 1) / block_size),
+        packed((rows * cols + 1) / 2),
+        absmax(blocks * (nested != 0 ? 1 : 4)),
+        nested_absmax(nested == 0 ? 0 : (blocks + nested - 1) / nested * 4) {
+    for (int64_t i = 0; i < (rows * cols + 1) / 2; ++i) packed.as<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
+    for (int64_t i = 0; i < blocks; ++i) {
+      if (nested != 0) {
+        absmax.as<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
+      } else {
+        absmax.as<float>()[i] = std::fabs(random.normal());
+      }
+    }
+    for (int64_t i = 0; nested != 0 && i < (blocks + nested - 1) / nested; ++i) {
+      nested_absmax.as<float>()[i] = std::fabs(random.normal());
+    }
+    weight = {sizeof weight, format, dense.dtype, block_size, nested, nested != 0 ? 0.7f : 0.0f, rows, cols, ld, nullptr, nullptr, nullptr};
+    weight.data = format == Q4J_WEIGHT_DENSE ? dense.memory.get() : packed.get();
+    weight.absmax = absmax.get();
+    weight.nested_absmax = nested_absmax.get();
+  }
+
+  /** The element as the operators use it. */
+  double used(int64_t row, int64_t col, int32_t dtype) const {
+    const float value = format == Q4J_WEIGHT_DENSE ? static_cast<float>(dense.at(row, col))
+                                                   : q4j::dequantized_4bit(weight, row * weight.cols + col);
+    return static_cast<double>(dtype == Q4J_BF16 ? q4j::round_to_bf16(value) : value);
+  }
+
+  int64_t ld;
+  int32_t format;
+  Matrix dense;
+  int32_t block_size;
+  int32_t nested;
+  int64_t blocks;
+  Buffer packed, absmax, nested_absmax;
+  q4j_weight weight;
+};
+
+/** A LoRA branch. */
+struct TestLora {
+  TestLora(Random& random, int64_t n, int64_t k)
+      : rank(random.pick({0, 1, 4, 8, 9, 16, 33, 64})), a(random.matrix(rank, k, k, Q4J_F32)), b(random.matrix(n, rank, rank, Q4J_F32)) {
+    lora.size = sizeof lora;
+    lora.rank = static_cast<int32_t>(rank);
+    lora.s = random.pick({2.0f, 0.37f, 1.0f});
+    lora.compute = random.pick({Q4J_LORA_FAST, Q4J_LORA_F32});
+    lora.a = a.memory.get();
+    lora.b = b.memory.get();
+    lora.dropout = {sizeof lora.dropout, random.pick({0.0f, 0.0f, 0.1f, 0.5f}), 0x123456789abcdef0u, 7, 3, 11, 0, random.below(3) * 1000003};
+  }
+
+  bool rounds(int32_t dtype) const { return dtype == Q4J_BF16 && lora.compute == Q4J_LORA_FAST; }
+  double used(const Matrix& m, int64_t row, int64_t col, int32_t dtype) const {
+    return rounds(dtype) ? static_cast<double>(q4j::round_to_bf16(static_cast<float>(m.at(row, col)))) : m.at(row, col);
+  }
+  // 0 or the scale of a kept element.
+  double mask(int64_t row, int64_t k, int64_t col) const {
+    if (lora.dropout.probability <= 0) return 1;
+    const bool keeps = q4j::dropout_keeps(lora.dropout, q4j::dropout_threshold(lora.dropout.probability), row, k, col);
+    return keeps ? static_cast<double>(q4j::dropout_scale(lora.dropout.probability)) : 0;
+  }
+
+  int64_t rank;
+  Matrix a, b;
+  q4j_lora lora = {};
+};
+
+/** A sum with what its tolerance needs. */
+struct Sum {
+  double value = 0;
+  double magnitude = 0;
+  int64_t terms = 0;
+  void add(double term) {
+    value += term;
+    magnitude += std::fabs(term);
+    ++terms;
+  }
+};
+
+class Check {
+ public:
+  Check(std::string name, uint64_t seed) : name_(std::move(name)), seed_(seed) {}
+
+  void element(const char* what, int64_t row, int64_t col, double found, const Sum& expected, bool rounded_to_bf16) {
+    double tolerance = static_cast<double>(expected.terms + 8) * 0x1p-24 * expected.magnitude + 1e-36;
+    if (rounded_to_bf16) tolerance += std::fabs(expected.value) * 0x1p-8;
+    const double share = std::fabs(found - expected.value) / tolerance;
+    if (share > worst_share) {
+      worst_share = share;
+      worst_case = name_ + " " + what;
+    }
+    if (!(share <= 1)) fail(what, row, col, found, expected.value, tolerance);
+  }
+
+  void fail(const char* what, int64_t row = -1, int64_t col = -1, double found = 0, double expected = 0, double tolerance = 0) {
+    if (ok_) {
+      std::printf("FAILED %s seed=%llu: %s (%lld, %lld) found %.9g expected %.9g tolerance %.3g\n", name_.c_str(),
+                  static_cast<unsigned long long>(seed_), what, static_cast<long long>(row), static_cast<long long>(col), found,
+                  expected, tolerance);
+    }
+    ok_ = false;
+  }
+
+  ~Check() { ++(ok_ ? passed : failed); }
+  Check(const Check&) = delete;
+  Check& operator=(const Check&) = delete;
+
+ private:
+  std::string name_;
+  uint64_t seed_;
+  bool ok_ = true;
+};
+
+const q4j_pack* pack = nullptr;
+q4j_pack_context* contexts[4] = {};
+
+constexpr int64_t kSizes[] = {1,  2,  3,  5,  6,  7,  8,  11, 12, 13,  15,  16,  17,  23,  24,  25,  31, 32,
+                              33, 48, 63, 64, 65, 96, 97, 127, 128, 129, 192, 200, 257, 385, 800};
+
+int64_t size(Random& random) { return random.chance(2) ? 0 : random.pick(kSizes); }
+
+/**
+ * Runs an operator with every number of threads on copies of the outputs and leaves the first result in them. `bind` puts the
+ * outputs' addresses into the parameters.
+ */
+template <class Params, class Size, class Run, class Bind>
+void run_all(Check& check, Params& params, Size workspace_size, Run run, const std::vector<Matrix*>& outputs, Bind bind) {
+  std::vector<Matrix> originals;
+  for (const Matrix* output : outputs) originals.push_back(*output);
+  for (int i = 0; i < 4; ++i) {
+    std::vector<Matrix> copies(originals);
+    std::vector<Matrix*> targets;
+    for (size_t j = 0; j < outputs.size(); ++j) targets.push_back(i == 0 ? outputs[j] : &copies[j]);
+    bind(targets);
+    int64_t bytes = -1;
+    if (workspace_size(contexts[i], &params, &bytes) != Q4J_OK || bytes < 0) return check.fail("workspace size");
+    const Buffer workspace(bytes);
+    params.workspace = workspace.get();
+    params.workspace_bytes = bytes;
+    if (run(contexts[i], &params) != Q4J_OK) return check.fail("status");
+    for (size_t j = 0; i > 0 && j < outputs.size(); ++j) {
+      if (!outputs[j]->memory.equals(copies[j].memory)) check.fail("same bits with another number of threads", kThreads[i]);
+    }
+  }
+  for (const Matrix* output : outputs) {
+    if (!output->guards_intact()) check.fail("guards between rows");
+  }
+}
+
+std::string shape(const char* name, int64_t m, int64_t n, int64_t k, int32_t dtype) {
+  char text[160];
+  std::snprintf(text, sizeof text, "%s %s m=%lld n=%lld k=%lld", name, q4j::dtype_name(dtype), static_cast<long long>(m),
+                static_cast<long long>(n), static_cast<long long>(k));
+  return text;
+}
+
+std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
+  char text[160];
+  std::snprintf(text, sizeof text, " format=%d block=%d nested=%d rank=%d compute=%d dropout=%g", w.format, w.block_size, w.nested,
+                branch ? l.lora.rank : -1, l.lora.compute, static_cast<double>(l.lora.dropout.probability));
+  return text;
+}
+
+void test_forward(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
+  const TestWeight w(random, n, k);
+  const TestLora l(random, n, k);
+  const bool branch = random.chance(80);
+  const int64_t rank = branch ? l.rank : 0;
+  const Matrix x = random.matrix(m, k, k + (random.chance(40) ? 5 : 0), dtype);
+  const Matrix bias = random.matrix(1, n, n, random.pick({Q4J_F32, Q4J_BF16}));
+  const bool has_bias = random.chance(40);
+  const int64_t ldy = n + (random.chance(40) ? 7 : 0);
+  const Matrix residual = random.matrix(m, n, ldy, dtype);
+  const bool has_residual = random.chance(40);
+  const bool in_place = has_residual && random.chance(50);
+  Matrix y = in_place ? residual : Matrix(m, n, ldy, dtype);
+  Matrix xa(m, rank, rank, Q4J_F32);
+
+  Check check(shape("linear_forward", m, n, k, dtype) + describe(w, l, branch), seed);
+  q4j_linear_forward_params p = {};
+  p.size = sizeof p;
+  p.dtype = dtype;
+  p.m = m;
+  p.weight = &w.weight;
+  p.lora = branch ? &l.lora : nullptr;
+  p.x = x.memory.get();
+  p.ldx = x.ld;
+  p.bias = has_bias ? bias.memory.get() : nullptr;
+  p.bias_dtype = bias.dtype;
+  run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y, &xa},
+          [&](const std::vector<Matrix*>& to) {
+            p.y = to[0]->memory.get();
+            p.ldy = ldy;
+            p.residual = !has_residual ? nullptr : in_place ? p.y : residual.memory.get();
+            p.ldr = ldy;
+            p.xa = to[1]->memory.get();
+          });
+  std::vector<double> weights(static_cast<size_t>(n * k));
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i < k; ++i) weights[static_cast<size_t>(j * k + i)] = w.used(j, i, dtype);
+  }
+  for (int64_t row = 0; row < m; ++row) {
+    for (int64_t r = 0; r < rank; ++r) {
+      Sum sum;
+      for (int64_t i = 0; i < k; ++i) sum.add(x.at(row, i) * l.mask(row, k, i) * l.used(l.a, r, i, dtype));
+      check.element("xa", row, r, xa.at(row, r), sum, l.rounds(dtype));
+    }
+    for (int64_t col = 0; col < n; ++col) {
+      Sum sum;
+      for (int64_t i = 0; i < k; ++i) sum.add(x.at(row, i) * weights[static_cast<size_t>(col * k + i)]);
+      for (int64_t r = 0; r < rank; ++r) {
+        sum.add(static_cast<double>(l.lora.s) * xa.at(row, r) * l.used(l.b, col, r, dtype));
+      }
+      if (has_bias) sum.add(bias.at(0, col));
+      if (has_residual) sum.add(residual.at(row, col));
+      check.element("y", row, col, y.at(row, col), sum, dtype == Q4J_BF16);
+    }
+  }
+}
+
+void test_backward(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
+  const TestWeight w(random, n, k);
+  const TestLora l(random, n, k);
+  const bool branch = random.chance(80);
+  const int64_t rank = branch ? l.rank : 0;
+  const bool only_dyb = rank > 0 && random.chance(5);
+  const Matrix dy = random.matrix(m, n, n + (random.chance(40) ? 5 : 0), dtype);
+  const int64_t lddx = k + (random.chance(40) ? 7 : 0);
+  const Matrix before = random.matrix(m, k, lddx, dtype);
+  const bool accumulate = random.chance(40);
+  Matrix dx = accumulate ? before : Matrix(m, k, lddx, dtype);
+  Matrix dyb(m, rank, rank, Q4J_F32);
+
+  Check check(shape("linear_backward_input", m, n, k, dtype) + describe(w, l, branch), seed);
+  q4j_linear_backward_input_params p = {};
+  p.size = sizeof p;
+  p.dtype = dtype;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.weight = only_dyb ? nullptr : &w.weight;
+  p.lora = branch ? &l.lora : nullptr;
+  p.dy = dy.memory.get();
+  p.lddy = dy.ld;
+  p.accumulate = accumulate ? 1 : 0;
+  run_all(check, p, pack->workspaces->linear_backward_input_workspace_size, pack->operators->linear_backward_input, {&dx, &dyb},
+          [&](const std::vector<Matrix*>& to) {
+            p.dx = only_dyb ? nullptr : to[0]->memory.get();
+            p.lddx = lddx;
+            p.dyb = to[1]->memory.get();
+          });
+  std::vector<double> weights(static_cast<size_t>(n * k));
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i < k; ++i) weights[static_cast<size_t>(j * k + i)] = w.used(j, i, dtype);
+  }
+  for (int64_t row = 0; row < m; ++row) {
+    for (int64_t r = 0; r < rank; ++r) {
+      Sum sum;
+      for (int64_t j = 0; j < n; ++j) sum.add(dy.at(row, j) * l.used(l.b, j, r, dtype));
+      check.element("dyb", row, r, dyb.at(row, r), sum, l.rounds(dtype));
+    }
+    for (int64_t col = 0; col < k && !only_dyb; ++col) {
+      Sum sum;
+      for (int64_t j = 0; j < n; ++j) sum.add(dy.at(row, j) * weights[static_cast<size_t>(j * k + col)]);
+      const double factor = rank > 0 ? static_cast<double>(l.lora.s) * l.mask(row, k, col) : 0;
+      for (int64_t r = 0; r < rank; ++r) sum.add(factor * dyb.at(row, r) * l.used(l.a, r, col, dtype));
+      if (accumulate) sum.add(before.at(row, col));
+      check.element("dx", row, col, dx.at(row, col), sum, dtype == Q4J_BF16);
+    }
+  }
+}
+
+void test_lora_gradient(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
+  const TestLora l(random, n, k);
+  const int64_t rank = l.rank;
+  const Matrix x = random.matrix(m, k, k + (random.chance(40) ? 5 : 0), dtype);
+  const Matrix dy = random.matrix(m, n, n + (random.chance(40) ? 5 : 0), dtype);
+  Matrix xa = random.matrix(m, rank, rank, Q4J_F32);
+  Matrix dyb = random.matrix(m, rank, rank, Q4J_F32);
+  for (int64_t i = 0; l.rounds(dtype) && i < m * rank; ++i) {
+    xa.memory.as<float>()[i] = q4j::round_to_bf16(xa.memory.as<float>()[i]);
+    dyb.memory.as<float>()[i] = q4j::round_to_bf16(dyb.memory.as<float>()[i]);
+  }
+  const Matrix da_before = random.matrix(rank, k, k, Q4J_F32);
+  const Matrix db_before = random.matrix(n, rank, rank, Q4J_F32);
+  Matrix da(da_before);
+  Matrix db(db_before);
+
+  char text[80];
+  std::snprintf(text, sizeof text, " rank=%lld compute=%d dropout=%g", static_cast<long long>(rank), l.lora.compute,
+                static_cast<double>(l.lora.dropout.probability));
+  Check check(shape("lora_weight_gradient", m, n, k, dtype) + text, seed);
+  q4j_lora_weight_gradient_params p = {};
+  p.size = sizeof p;
+  p.dtype = dtype;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.lora = &l.lora;
+  p.x = x.memory.get();
+  p.ldx = x.ld;
+  p.dy = dy.memory.get();
+  p.lddy = dy.ld;
+  p.xa = xa.memory.get();
+  p.dyb = dyb.memory.get();
+  run_all(check, p, pack->workspaces->lora_weight_gradient_workspace_size, pack->operators->lora_weight_gradient, {&da, &db},
+          [&](const std::vector<Matrix*>& to) {
+            p.da = to[0]->memory.get();
+            p.db = to[1]->memory.get();
+          });
+  for (int64_t r = 0; r < rank; ++r) {
+    for (int64_t col = 0; col < k; ++col) {
+      Sum sum;
+      for (int64_t row = 0; row < m; ++row) {
+        sum.add(static_cast<double>(l.lora.s) * dyb.at(row, r) * x.at(row, col) * l.mask(row, k, col));
+      }
+      sum.add(da_before.at(r, col));
+      check.element("da", r, col, da.at(r, col), sum, false);
+    }
+    for (int64_t col = 0; col < n; ++col) {
+      Sum sum;
+      for (int64_t row = 0; row < m; ++row) sum.add(static_cast<double>(l.lora.s) * dy.at(row, col) * xa.at(row, r));
+      sum.add(db_before.at(col, r));
+      check.element("db", col, r, db.at(col, r), sum, false);
+    }
+  }
+}
+
+void test_weight_gradient(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
+  const Matrix x = random.matrix(m, k, k + (random.chance(40) ? 5 : 0), dtype);
+  const Matrix dy = random.matrix(m, n, n + (random.chance(40) ? 5 : 0), dtype);
+  const Matrix dw_before = random.matrix(n, k, k, Q4J_F32);
+  const Matrix dbias_before = random.matrix(1, n, n, Q4J_F32);
+  const bool wants_dw = random.chance(90);
+  const bool wants_dbias = !wants_dw || random.chance(50);
+  Matrix dw(dw_before);
+  Matrix dbias(dbias_before);
+
+  Check check(shape("linear_weight_gradient", m, n, k, dtype), seed);
+  q4j_linear_weight_gradient_params p = {};
+  p.size = sizeof p;
+  p.dtype = dtype;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.x = x.memory.get();
+  p.ldx = x.ld;
+  p.dy = dy.memory.get();
+  p.lddy = dy.ld;
+  run_all(check, p, pack->workspaces->linear_weight_gradient_workspace_size, pack->operators->linear_weight_gradient, {&dw, &dbias},
+          [&](const std::vector<Matrix*>& to) {
+            p.dw = wants_dw ? to[0]->memory.get() : nullptr;
+            p.dbias = wants_dbias ? to[1]->memory.get() : nullptr;
+          });
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t col = 0; col < k; ++col) {
+      Sum sum;
+      for (int64_t t = 0; wants_dw && t < m; ++t) sum.add(dy.at(t, row) * x.at(t, col));
+      sum.add(dw_before.at(row, col));
+      check.element("dw", row, col, dw.at(row, col), sum, false);
+    }
+    Sum sum;
+    for (int64_t t = 0; wants_dbias && t < m; ++t) sum.add(dy.at(t, row));
+    sum.add(dbias_before.at(0, row));
+    check.element("dbias", 0, row, dbias.at(0, row), sum, false);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: linear_test PACK.so [cases per operator] [seed]\n");
+    return 2;
+  }
+  const int64_t cases = argc > 2 ? std::atoll(argv[2]) : 250;
+  const uint64_t first_seed = argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 1;
+  void* library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    std::fprintf(stderr, "%s\n", dlerror());
+    return 2;
+  }
+  q4j_pack_open_function open = nullptr;
+  void* symbol = dlsym(library, "q4j_pack_open");
+  std::memcpy(&open, &symbol, sizeof open);
+  const q4j_host host = {sizeof host, [](const char* text) { std::fprintf(stderr, "%s\n", text); }};
+  pack = open == nullptr ? nullptr : open(&host);
+  if (pack == nullptr) return 2;
+  std::printf("%s %s, %lld cases per operator from seed %llu\n", pack->name, pack->build_info, static_cast<long long>(cases),
+              static_cast<unsigned long long>(first_seed));
+  for (int i = 0; i < 4; ++i) {
+    const q4j_context_options options = {sizeof options, 0, kThreads[i], 0, nullptr};
+    if (pack->create(&options, &contexts[i]) != Q4J_OK) return 2;
+  }
+  for (int64_t i = 0; i < cases; ++i) {
+    const uint64_t seed = first_seed + static_cast<uint64_t>(i);
+    test_forward(seed);
+    test_backward(seed);
+    test_lora_gradient(seed);
+    test_weight_gradient(seed);
+  }
+  for (q4j_pack_context* context : contexts) pack->destroy(context);
+  std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed, failed);
+  return failed == 0 ? 0 : 1;
+}
