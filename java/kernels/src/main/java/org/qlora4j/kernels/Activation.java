@@ -6,7 +6,9 @@ import org.qlora4j.kernels.abi.q4j_activation_backward_params;
 import org.qlora4j.kernels.abi.q4j_activation_forward_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
-/** SiLU and GELU, alone or gating another tensor (SwiGLU, GeGLU). F32 or BF16, one type per call. */
+/**
+ * SiLU and GELU, alone or gating another tensor (SwiGLU, GeGLU). F32 or BF16, one type per call.
+ */
 public final class Activation {
   private Activation() {}
 
@@ -38,7 +40,8 @@ public final class Activation {
    * @param up [m, n], may be strided, or null
    * @param y [m, n], contiguous; may be the same view as x when that is contiguous
    */
-  public static void forward(KernelPack pack, Kind kind, DeviceTensor x, @Nullable DeviceTensor up, DeviceTensor y) {
+  public static void forward(
+      KernelPack pack, Kind kind, DeviceTensor x, @Nullable DeviceTensor up, DeviceTensor y) {
     DType type = Checks.activation("x", x);
     long m = x.rows();
     long n = x.cols();
@@ -66,13 +69,15 @@ public final class Activation {
   }
 
   /**
-   * {@code dx = dy * up * act'(x)}, {@code dup = dy * act(x)}; without {@code up}: {@code dx = dy * act'(x)}.
+   * {@code dx = dy * up * act'(x)}, {@code dup = dy * act(x)}; without {@code up}: {@code dx = dy *
+   * act'(x)}.
    *
    * @param x [m, n], may be strided
    * @param up [m, n], may be strided, or null
    * @param dy [m, n], contiguous
    * @param dx [m, n], may be strided; may be the same view as x
-   * @param dup [m, n], may be strided; may be the same view as up or dy; required with up, else null
+   * @param dup [m, n], may be strided; may be the same view as up or dy; required with up, else
+   *     null
    */
   public static void backward(
       KernelPack pack,

@@ -45,13 +45,14 @@ public final class AdamW {
   }
 
   /**
-   * One step: {@code g = gradient * gradientScale; p *= 1 - lr * decay; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-   * p -= (lr / (1 - b1^t)) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)}.
+   * One step: {@code g = gradient * gradientScale; p *= 1 - lr * decay; m = b1 m + (1 - b1) g; v =
+   * b2 v + (1 - b2) g^2; p -= (lr / (1 - b1^t)) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)}.
    *
    * @param t number of this step, 1 for the first
    * @param gradientScale factor on every gradient, for example of clipping
    */
-  public static void step(KernelPack pack, Options options, long t, float gradientScale, List<Slot> slots) {
+  public static void step(
+      KernelPack pack, Options options, long t, float gradientScale, List<Slot> slots) {
     if (t < 1) {
       throw new IllegalArgumentException("steps count from 1, found " + t);
     }

@@ -8,9 +8,10 @@ import org.qlora4j.kernels.abi.q4j_attention_forward_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
 /**
- * Causal attention over several sequences with grouped heads. Sequence s has queries {@code cuQ[s]} to {@code cuQ[s + 1]} and
- * keys {@code cuK[s]} to {@code cuK[s + 1]} of the token axes; its query i sees keys {@code j <= i + (keys - queries)}. So a
- * decode step against a cache is one query and as many keys as the cache holds.
+ * Causal attention over several sequences with grouped heads. Sequence s has queries {@code cuQ[s]}
+ * to {@code cuQ[s + 1]} and keys {@code cuK[s]} to {@code cuK[s + 1]} of the token axes; its query
+ * i sees keys {@code j <= i + (keys - queries)}. So a decode step against a cache is one query and
+ * as many keys as the cache holds.
  */
 public final class Attention {
   private Attention() {}
@@ -29,10 +30,14 @@ public final class Attention {
     public Shape {
       if (heads <= 0 || kvHeads <= 0 || heads % kvHeads != 0) {
         throw new IllegalArgumentException(
-            "query heads must be a multiple of key/value heads, found " + heads + " and " + kvHeads);
+            "query heads must be a multiple of key/value heads, found "
+                + heads
+                + " and "
+                + kvHeads);
       }
       if (headDim <= 0 || headDim % 8 != 0 || headDim > 256) {
-        throw new IllegalArgumentException("head size must be a multiple of 8, at most 256, found " + headDim);
+        throw new IllegalArgumentException(
+            "head size must be a multiple of 8, at most 256, found " + headDim);
       }
       if (window < 0) {
         throw new IllegalArgumentException("window cannot be negative, found " + window);
@@ -54,7 +59,8 @@ public final class Attention {
    * @param k keys of q's type
    * @param v values of q's type
    * @param out receives the result, laid out like q or otherwise
-   * @param lse F32 [heads, queries], logarithm of each row's sum of exponentials, kept for the backward, or null
+   * @param lse F32 [heads, queries], logarithm of each row's sum of exponentials, kept for the
+   *     backward, or null
    */
   public static void forward(
       KernelPack pack,
@@ -70,7 +76,8 @@ public final class Attention {
     synchronized (pack.lock()) {
       Frame frame = pack.frame();
       q4j_attention_forward_params params = fill(pack, frame, shape, cuQ, cuK, q, k, v, out, lse);
-      Status.check(qlora4j.q4j_attention_forward_workspace_size(pack.context(), params, frame.bytes));
+      Status.check(
+          qlora4j.q4j_attention_forward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
       Status.check(qlora4j.q4j_attention_forward(pack.context(), params));
@@ -129,7 +136,8 @@ public final class Attention {
               .dv_head_stride(dv.headStride())
               .workspace(DeviceAddress.NULL)
               .workspace_bytes(0);
-      Status.check(qlora4j.q4j_attention_backward_workspace_size(pack.context(), params, frame.bytes));
+      Status.check(
+          qlora4j.q4j_attention_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
       Status.check(qlora4j.q4j_attention_backward(pack.context(), params));
@@ -170,7 +178,8 @@ public final class Attention {
   private static void ascending(String name, int[] cu) {
     for (int i = 0; i < cu.length; i++) {
       if (i == 0 ? cu[0] != 0 : cu[i] < cu[i - 1]) {
-        throw new IllegalArgumentException(name + " must ascend from 0, found " + Arrays.toString(cu));
+        throw new IllegalArgumentException(
+            name + " must ascend from 0, found " + Arrays.toString(cu));
       }
     }
   }

@@ -39,7 +39,13 @@ final class Checks {
   static void matrix(String name, DeviceTensor tensor, long rows, long cols) {
     if (tensor.rows() != rows || tensor.cols() != cols) {
       throw new IllegalArgumentException(
-          name + " must be [" + rows + ", " + cols + "], found " + Arrays.toString(tensor.shapeView()));
+          name
+              + " must be ["
+              + rows
+              + ", "
+              + cols
+              + "], found "
+              + Arrays.toString(tensor.shapeView()));
     }
   }
 
@@ -59,7 +65,11 @@ final class Checks {
   static void elements(String name, DeviceTensor tensor, long expected) {
     if (tensor.elements() != expected) {
       throw new IllegalArgumentException(
-          name + " must have " + expected + " elements, found " + Arrays.toString(tensor.shapeView()));
+          name
+              + " must have "
+              + expected
+              + " elements, found "
+              + Arrays.toString(tensor.shapeView()));
     }
   }
 
@@ -77,7 +87,8 @@ final class Checks {
 
   static void blockSize(int blockSize) {
     if (blockSize < 32 || blockSize > 4096 || Integer.bitCount(blockSize) != 1) {
-      throw new IllegalArgumentException("block size must be a power of two from 32 to 4096, found " + blockSize);
+      throw new IllegalArgumentException(
+          "block size must be a power of two from 32 to 4096, found " + blockSize);
     }
   }
 

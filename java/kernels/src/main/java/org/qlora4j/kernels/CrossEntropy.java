@@ -13,9 +13,9 @@ public final class CrossEntropy {
   private CrossEntropy() {}
 
   /**
-   * Row i with label l: {@code lse = log(sum(exp(logits)))},
-   * {@code loss = (1 - smoothing) * (lse - logits[l]) + smoothing * (lse - mean(logits)) + zLoss * lse^2},
-   * {@code dlogits = scale * d loss / d logits}. Rows labelled {@link #IGNORE} have loss 0 and zero gradients.
+   * Row i with label l: {@code lse = log(sum(exp(logits)))}, {@code loss = (1 - smoothing) * (lse -
+   * logits[l]) + smoothing * (lse - mean(logits)) + zLoss * lse^2}, {@code dlogits = scale * d loss
+   * / d logits}. Rows labelled {@link #IGNORE} have loss 0 and zero gradients.
    *
    * @param logits F32 or BF16 [m, n], may be strided
    * @param labels I32 [m], each in [0, n) or {@link #IGNORE}
@@ -23,8 +23,10 @@ public final class CrossEntropy {
    * @param zLoss weight of the squared log-sum-exp, 0 for none
    * @param scale factor of the gradient, for example 1 / number of label tokens of the whole step
    * @param loss F32 [m], unscaled
-   * @param dlogits [m, n] of the logits' type; may be the same view as logits; null when only the loss is wanted
-   * @throws IllegalArgumentException on the CPU for a label outside its range; a GPU pack gives that row a NaN loss
+   * @param dlogits [m, n] of the logits' type; may be the same view as logits; null when only the
+   *     loss is wanted
+   * @throws IllegalArgumentException on the CPU for a label outside its range; a GPU pack gives
+   *     that row a NaN loss
    */
   public static void apply(
       KernelPack pack,

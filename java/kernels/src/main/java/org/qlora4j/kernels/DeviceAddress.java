@@ -4,8 +4,8 @@ package org.qlora4j.kernels;
 import org.bytedeco.javacpp.Pointer;
 
 /**
- * A bare address for JavaCPP's calls. It owns nothing and has no deallocator, so neither a {@code PointerScope} nor the garbage
- * collector ever acts on what it points to.
+ * A bare address for JavaCPP's calls. It owns nothing and has no deallocator, so neither a {@code
+ * PointerScope} nor the garbage collector ever acts on what it points to.
  */
 final class DeviceAddress extends Pointer {
 

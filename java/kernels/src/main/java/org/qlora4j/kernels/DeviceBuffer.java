@@ -6,7 +6,8 @@ import org.bytedeco.javacpp.Pointer;
 import org.jspecify.annotations.Nullable;
 
 /**
- * A piece of memory of a pack's device. {@link #allocate} owns it, {@link #wrap} borrows it; {@link #close} frees what is owned.
+ * A piece of memory of a pack's device. {@link #allocate} owns it, {@link #wrap} borrows it; {@link
+ * #close} frees what is owned.
  *
  * <p>Copies are ordered with the pack's operators. Offsets and lengths are in bytes.
  */
@@ -15,19 +16,24 @@ public final class DeviceBuffer implements AutoCloseable {
   private final long address;
   private final long bytes;
   private final boolean owned;
+
   /** Keeps a wrapped pointer's memory alive. */
   private final @Nullable Pointer borrowed;
 
   private final LeakAlarm.@Nullable Watch alarm;
   private boolean closed;
 
-  private DeviceBuffer(KernelPack pack, long address, long bytes, boolean owned, @Nullable Pointer borrowed) {
+  private DeviceBuffer(
+      KernelPack pack, long address, long bytes, boolean owned, @Nullable Pointer borrowed) {
     this.pack = pack;
     this.address = address;
     this.bytes = bytes;
     this.owned = owned;
     this.borrowed = borrowed;
-    this.alarm = owned ? LeakAlarm.watch(this, "a DeviceBuffer of " + bytes + " bytes on " + pack.name()) : null;
+    this.alarm =
+        owned
+            ? LeakAlarm.watch(this, "a DeviceBuffer of " + bytes + " bytes on " + pack.name())
+            : null;
   }
 
   /**
@@ -44,8 +50,9 @@ public final class DeviceBuffer implements AutoCloseable {
   }
 
   /**
-   * Borrows memory of the pack's device that something else owns, for example a libtorch tensor. The owner must keep it alive
-   * as long as this buffer is used; the Java object {@code memory} is held.
+   * Borrows memory of the pack's device that something else owns, for example a libtorch tensor.
+   * The owner must keep it alive as long as this buffer is used; the Java object {@code memory} is
+   * held.
    *
    * @param memory start, its position included
    * @param bytes size
@@ -69,7 +76,10 @@ public final class DeviceBuffer implements AutoCloseable {
     return pack;
   }
 
-  /** Start of the memory, for handing it to another JavaCPP library. Borrowed: valid until {@link #close}. */
+  /**
+   * Start of the memory, for handing it to another JavaCPP library. Borrowed: valid until {@link
+   * #close}.
+   */
   public Pointer pointer() {
     return new DeviceAddress(address());
   }
@@ -88,26 +98,30 @@ public final class DeviceBuffer implements AutoCloseable {
   }
 
   /**
-   * Copies all remaining bytes of {@code source} to {@code offset}. The position of {@code source} stays as it is, and the
-   * buffer may be reused when the call returns. Direct buffers are copied in one go, heap buffers through a bounded bridge.
+   * Copies all remaining bytes of {@code source} to {@code offset}. The position of {@code source}
+   * stays as it is, and the buffer may be reused when the call returns. Direct buffers are copied
+   * in one go, heap buffers through a bounded bridge.
    */
   public void copyIn(long offset, ByteBuffer source) {
     checkRange(offset, source.remaining());
     pack.copyIn(address() + offset, source);
   }
 
-  /** Fills all remaining bytes of {@code target} from {@code offset} on. The position of {@code target} stays as it is. */
+  /**
+   * Fills all remaining bytes of {@code target} from {@code offset} on. The position of {@code
+   * target} stays as it is.
+   */
   public void copyOut(long offset, ByteBuffer target) {
     checkRange(offset, target.remaining());
     pack.copyOut(target, address() + offset);
   }
 
-  /** Sets every byte to {@code value}. */
+  /** Sets every byte to the low eight bits of {@code value}. */
   public void fill(int value) {
     fill(0, bytes, value);
   }
 
-  /** Sets {@code count} bytes from {@code offset} on to {@code value}. */
+  /** Sets {@code count} bytes from {@code offset} on to the low eight bits of {@code value}. */
   public void fill(long offset, long count, int value) {
     checkRange(offset, count);
     pack.fillMemory(address() + offset, value, count);
@@ -116,7 +130,12 @@ public final class DeviceBuffer implements AutoCloseable {
   private void checkRange(long offset, long count) {
     if (offset < 0 || count < 0 || offset > bytes - count) {
       throw new IndexOutOfBoundsException(
-          count + " bytes from offset " + offset + " do not lie in a buffer of " + bytes + " bytes");
+          count
+              + " bytes from offset "
+              + offset
+              + " do not lie in a buffer of "
+              + bytes
+              + " bytes");
     }
   }
 
@@ -137,6 +156,11 @@ public final class DeviceBuffer implements AutoCloseable {
 
   @Override
   public String toString() {
-    return "DeviceBuffer[" + bytes + " bytes on " + pack.name() + (borrowed == null ? "" : ", borrowed") + "]";
+    return "DeviceBuffer["
+        + bytes
+        + " bytes on "
+        + pack.name()
+        + (borrowed == null ? "" : ", borrowed")
+        + "]";
   }
 }

@@ -12,7 +12,10 @@ public class DeviceException extends RuntimeException {
     this.code = code;
   }
 
-  /** The device library's own error number (for CUDA a {@code cudaError_t}), or -1 when the pack named none. */
+  /**
+   * The device library's own error number (for CUDA a {@code cudaError_t}), or -1 when the pack
+   * named none.
+   */
   public int code() {
     return code;
   }

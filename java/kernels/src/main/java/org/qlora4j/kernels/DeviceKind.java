@@ -22,6 +22,7 @@ public enum DeviceKind {
         return kind;
       }
     }
-    throw new IllegalStateException("the pack reports device kind " + code + ", which this library does not know");
+    throw new IllegalStateException(
+        "the pack reports device kind " + code + ", which this library does not know");
   }
 }

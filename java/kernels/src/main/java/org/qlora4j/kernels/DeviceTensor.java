@@ -6,11 +6,12 @@ import java.util.Arrays;
 import org.bytedeco.javacpp.Pointer;
 
 /**
- * A typed, row-major view of a {@link DeviceBuffer}. It borrows the buffer, owns nothing and needs no close.
+ * A typed, row-major view of a {@link DeviceBuffer}. It borrows the buffer, owns nothing and needs
+ * no close.
  *
- * <p>The last dimension is contiguous. All dimensions before it together count rows that lie {@link #rowStride} elements apart;
- * a tensor of one dimension is a single row. Java-side conversions are for small tensors and tests: large data goes through
- * {@link DeviceBuffer#copyIn}.
+ * <p>The last dimension is contiguous. All dimensions before it together count rows that lie {@link
+ * #rowStride} elements apart; a tensor of one dimension is a single row. Java-side conversions are
+ * for small tensors and tests: large data goes through {@link DeviceBuffer#copyIn}.
  */
 public final class DeviceTensor {
   private final DeviceBuffer buffer;
@@ -21,7 +22,8 @@ public final class DeviceTensor {
   private final long cols;
   private final long rowStride;
 
-  private DeviceTensor(DeviceBuffer buffer, long byteOffset, DType dtype, long[] shape, long rowStride) {
+  private DeviceTensor(
+      DeviceBuffer buffer, long byteOffset, DType dtype, long[] shape, long rowStride) {
     this.buffer = buffer;
     this.byteOffset = byteOffset;
     this.dtype = dtype;
@@ -66,7 +68,8 @@ public final class DeviceTensor {
     }
     for (long size : shape) {
       if (size < 0) {
-        throw new IllegalArgumentException("a dimension cannot be negative, found " + Arrays.toString(shape));
+        throw new IllegalArgumentException(
+            "a dimension cannot be negative, found " + Arrays.toString(shape));
       }
     }
     return new DeviceTensor(buffer, byteOffset, dtype, shape.clone(), shape[shape.length - 1]);
@@ -140,7 +143,9 @@ public final class DeviceTensor {
     return byteOffset;
   }
 
-  /** The first element, for handing it to another JavaCPP library. Borrowed from {@link #buffer}. */
+  /**
+   * The first element, for handing it to another JavaCPP library. Borrowed from {@link #buffer}.
+   */
   public Pointer pointer() {
     return new DeviceAddress(address());
   }
@@ -178,13 +183,18 @@ public final class DeviceTensor {
     long[] part = shape.clone();
     part[part.length - 1] = count;
     return new DeviceTensor(
-        buffer, byteOffset + first * dtype.bytes(), dtype, part, shape.length == 1 ? count : rowStride);
+        buffer,
+        byteOffset + first * dtype.bytes(),
+        dtype,
+        part,
+        shape.length == 1 ? count : rowStride);
   }
 
   /**
    * The same elements under other dimensions.
    *
-   * @throws IllegalArgumentException when the element count differs, or the view has gaps and its last dimension would change
+   * @throws IllegalArgumentException when the element count differs, or the view has gaps and its
+   *     last dimension would change
    */
   public DeviceTensor reshape(long... newShape) {
     if (newShape.length == 0) {
@@ -199,16 +209,21 @@ public final class DeviceTensor {
       throw new IllegalArgumentException(this + " cannot be seen as " + Arrays.toString(newShape));
     }
     long[] copy = newShape.clone();
-    return new DeviceTensor(buffer, byteOffset, dtype, copy, isContiguous() ? copy[copy.length - 1] : rowStride);
+    return new DeviceTensor(
+        buffer, byteOffset, dtype, copy, isContiguous() ? copy[copy.length - 1] : rowStride);
   }
 
   private static void checkRange(long first, long count, long size) {
     if (first < 0 || count < 0 || first > size - count) {
-      throw new IndexOutOfBoundsException(count + " from " + first + " do not lie in a dimension of " + size);
+      throw new IndexOutOfBoundsException(
+          count + " from " + first + " do not lie in a dimension of " + size);
     }
   }
 
-  /** Converts and copies values into a tensor of F32, BF16 or F16, in row-major order, rounding to nearest even. */
+  /**
+   * Converts and copies values into a tensor of F32, BF16 or F16, in row-major order, rounding to
+   * nearest even.
+   */
   public void copyFrom(float[] values) {
     checkCount(values.length);
     switch (dtype) {
@@ -244,7 +259,8 @@ public final class DeviceTensor {
   /** Copies the raw bytes of all elements, little-endian, of whatever type. */
   public void copyFrom(byte[] values) {
     if (values.length != bytes()) {
-      throw new IllegalArgumentException(values.length + " bytes do not fit " + this + " of " + bytes() + " bytes");
+      throw new IllegalArgumentException(
+          values.length + " bytes do not fit " + this + " of " + bytes() + " bytes");
     }
     int width = dtype.bytes();
     transferIn((staging, from, count) -> staging.put(0, values, from * width, count * width));
@@ -255,7 +271,8 @@ public final class DeviceTensor {
     Checks.type("source", source, dtype);
     Checks.sameShape("source", source, "target", this);
     boolean host =
-        buffer.pack().deviceKind() == DeviceKind.CPU && source.buffer.pack().deviceKind() == DeviceKind.CPU;
+        buffer.pack().deviceKind() == DeviceKind.CPU
+            && source.buffer.pack().deviceKind() == DeviceKind.CPU;
     boolean whole = isContiguous() && source.isContiguous();
     long pieces = whole ? Math.min(1, rows) : rows;
     long pieceBytes = (whole ? elements() : cols) * dtype.bytes();
@@ -264,7 +281,9 @@ public final class DeviceTensor {
       long from = piece * source.rowStride * dtype.bytes();
       if (host) {
         Pointer.memmove(
-            new DeviceAddress(address() + to), new DeviceAddress(source.address() + from), pieceBytes);
+            new DeviceAddress(address() + to),
+            new DeviceAddress(source.address() + from),
+            pieceBytes);
       } else {
         bridge(source, from, to, pieceBytes);
       }
@@ -336,7 +355,10 @@ public final class DeviceTensor {
     }
   }
 
-  /** Moves {@code count} elements between a Java array, from index {@code from} on, and the start of the staging buffer. */
+  /**
+   * Moves {@code count} elements between a Java array, from index {@code from} on, and the start of
+   * the staging buffer.
+   */
   private interface Conversion {
     void apply(ByteBuffer staging, int from, int count);
   }
@@ -383,16 +405,21 @@ public final class DeviceTensor {
 
   private void checkCount(int length) {
     if (length != elements()) {
-      throw new IllegalArgumentException(length + " values do not fit " + this + " of " + elements() + " elements");
+      throw new IllegalArgumentException(
+          length + " values do not fit " + this + " of " + elements() + " elements");
     }
   }
 
   private IllegalArgumentException wrongType(String javaType) {
-    return new IllegalArgumentException("a tensor of " + dtype + " cannot be exchanged as " + javaType + "[]");
+    return new IllegalArgumentException(
+        "a tensor of " + dtype + " cannot be exchanged as " + javaType + "[]");
   }
 
   @Override
   public String toString() {
-    return dtype + " " + Arrays.toString(shape) + (isContiguous() ? "" : " with row stride " + rowStride);
+    return dtype
+        + " "
+        + Arrays.toString(shape)
+        + (isContiguous() ? "" : " with row stride " + rowStride);
   }
 }

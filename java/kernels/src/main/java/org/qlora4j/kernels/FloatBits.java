@@ -25,7 +25,10 @@ public final class FloatBits {
     return fromBf16(toBf16(value));
   }
 
-  /** The binary16 nearest to {@code value}, ties to even; too large values become infinite; NaN stays a NaN. */
+  /**
+   * The binary16 nearest to {@code value}, ties to even; too large values become infinite; NaN
+   * stays a NaN.
+   */
   public static short toF16(float value) {
     int bits = Float.floatToRawIntBits(value);
     int sign = (bits >>> 16) & 0x8000;
@@ -33,12 +36,14 @@ public final class FloatBits {
     if (magnitude > 0x7f800000) {
       return (short) (sign | 0x7e00 | ((magnitude >>> 13) & 0x3ff));
     }
-    // 65520 is halfway between the largest finite binary16 (65504) and the next step; it and everything above overflow.
+    // 65520 is halfway between the largest finite binary16 (65504) and the next step; it and
+    // everything above overflow.
     if (magnitude >= 0x477ff000) {
       return (short) (sign | 0x7c00);
     }
     if (magnitude < 0x38800000) {
-      // Below 2^-14 the result counts units of 2^-24; adding 0.5 aligns the unit with the last mantissa bit, so that the
+      // Below 2^-14 the result counts units of 2^-24; adding 0.5 aligns the unit with the last
+      // mantissa bit, so that the
       // float addition itself rounds to nearest even.
       float aligned = Float.intBitsToFloat(magnitude) + 0.5f;
       return (short) (sign | (Float.floatToRawIntBits(aligned) - Float.floatToRawIntBits(0.5f)));

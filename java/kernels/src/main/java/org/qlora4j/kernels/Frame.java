@@ -32,10 +32,12 @@ import org.qlora4j.kernels.abi.q4j_rotary_params;
 import org.qlora4j.kernels.abi.q4j_weight;
 
 /**
- * The parameter structs of one pack, in one block of native memory that is allocated once and written again by every call. So a
- * call allocates nothing native, and nothing waits for the garbage collector. Guarded by {@link KernelPack#lock}.
+ * The parameter structs of one pack, in one block of native memory that is allocated once and
+ * written again by every call. So a call allocates nothing native, and nothing waits for the
+ * garbage collector. Guarded by {@link KernelPack#lock}.
  *
- * <p>Every operator sets every field of its struct, because the values of the call before are still there.
+ * <p>Every operator sets every field of its struct, because the values of the call before are still
+ * there.
  */
 final class Frame {
   private static final int ALIGNMENT = 16;
@@ -45,7 +47,9 @@ final class Frame {
   private final HostArray secondIntegers = new HostArray();
   private final HostArray lengths = new HostArray();
   private final HostArray decays = new HostArray();
-  private final HostArray[] addresses = {new HostArray(), new HostArray(), new HostArray(), new HostArray()};
+  private final HostArray[] addresses = {
+    new HostArray(), new HostArray(), new HostArray(), new HostArray()
+  };
 
   final LongPointer bytes;
   final q4j_weight weight;
@@ -136,20 +140,26 @@ final class Frame {
     lora = new q4j_lora(new DeviceAddress(base + loraAt)).size(loraSize);
     dropout = lora.dropout().size(Pointer.sizeof(q4j_dropout.class));
     quantize4bit =
-        new q4j_quantize_4bit_params(new DeviceAddress(base + quantize4bitAt)).size(quantize4bitSize);
+        new q4j_quantize_4bit_params(new DeviceAddress(base + quantize4bitAt))
+            .size(quantize4bitSize);
     dequantize4bit =
-        new q4j_dequantize_4bit_params(new DeviceAddress(base + dequantize4bitAt)).size(dequantize4bitSize);
+        new q4j_dequantize_4bit_params(new DeviceAddress(base + dequantize4bitAt))
+            .size(dequantize4bitSize);
     quantize8bit =
-        new q4j_quantize_8bit_blockwise_params(new DeviceAddress(base + quantize8bitAt)).size(quantize8bitSize);
+        new q4j_quantize_8bit_blockwise_params(new DeviceAddress(base + quantize8bitAt))
+            .size(quantize8bitSize);
     dequantize8bit =
         new q4j_dequantize_8bit_blockwise_params(new DeviceAddress(base + dequantize8bitAt))
             .size(dequantize8bitSize);
     quantizeInt8 =
-        new q4j_quantize_int8_rowwise_params(new DeviceAddress(base + quantizeInt8At)).size(quantizeInt8Size);
+        new q4j_quantize_int8_rowwise_params(new DeviceAddress(base + quantizeInt8At))
+            .size(quantizeInt8Size);
     dequantizeInt8 =
-        new q4j_dequantize_int8_rowwise_params(new DeviceAddress(base + dequantizeInt8At)).size(dequantizeInt8Size);
+        new q4j_dequantize_int8_rowwise_params(new DeviceAddress(base + dequantizeInt8At))
+            .size(dequantizeInt8Size);
     linearForward =
-        new q4j_linear_forward_params(new DeviceAddress(base + linearForwardAt)).size(linearForwardSize);
+        new q4j_linear_forward_params(new DeviceAddress(base + linearForwardAt))
+            .size(linearForwardSize);
     linearBackwardInput =
         new q4j_linear_backward_input_params(new DeviceAddress(base + linearBackwardInputAt))
             .size(linearBackwardInputSize);
@@ -160,25 +170,36 @@ final class Frame {
         new q4j_linear_weight_gradient_params(new DeviceAddress(base + linearWeightGradientAt))
             .size(linearWeightGradientSize);
     rmsNormForward =
-        new q4j_rms_norm_forward_params(new DeviceAddress(base + rmsNormForwardAt)).size(rmsNormForwardSize);
+        new q4j_rms_norm_forward_params(new DeviceAddress(base + rmsNormForwardAt))
+            .size(rmsNormForwardSize);
     rmsNormBackward =
-        new q4j_rms_norm_backward_params(new DeviceAddress(base + rmsNormBackwardAt)).size(rmsNormBackwardSize);
+        new q4j_rms_norm_backward_params(new DeviceAddress(base + rmsNormBackwardAt))
+            .size(rmsNormBackwardSize);
     layerNormForward =
-        new q4j_layer_norm_forward_params(new DeviceAddress(base + layerNormForwardAt)).size(layerNormForwardSize);
+        new q4j_layer_norm_forward_params(new DeviceAddress(base + layerNormForwardAt))
+            .size(layerNormForwardSize);
     layerNormBackward =
-        new q4j_layer_norm_backward_params(new DeviceAddress(base + layerNormBackwardAt)).size(layerNormBackwardSize);
+        new q4j_layer_norm_backward_params(new DeviceAddress(base + layerNormBackwardAt))
+            .size(layerNormBackwardSize);
     rotary = new q4j_rotary_params(new DeviceAddress(base + rotaryAt)).size(rotarySize);
     activationForward =
-        new q4j_activation_forward_params(new DeviceAddress(base + activationForwardAt)).size(activationForwardSize);
+        new q4j_activation_forward_params(new DeviceAddress(base + activationForwardAt))
+            .size(activationForwardSize);
     activationBackward =
         new q4j_activation_backward_params(new DeviceAddress(base + activationBackwardAt))
             .size(activationBackwardSize);
-    crossEntropy = new q4j_cross_entropy_params(new DeviceAddress(base + crossEntropyAt)).size(crossEntropySize);
+    crossEntropy =
+        new q4j_cross_entropy_params(new DeviceAddress(base + crossEntropyAt))
+            .size(crossEntropySize);
     attentionForward =
-        new q4j_attention_forward_params(new DeviceAddress(base + attentionForwardAt)).size(attentionForwardSize);
+        new q4j_attention_forward_params(new DeviceAddress(base + attentionForwardAt))
+            .size(attentionForwardSize);
     attentionBackward =
-        new q4j_attention_backward_params(new DeviceAddress(base + attentionBackwardAt)).size(attentionBackwardSize);
-    gradientNorm = new q4j_gradient_norm_params(new DeviceAddress(base + gradientNormAt)).size(gradientNormSize);
+        new q4j_attention_backward_params(new DeviceAddress(base + attentionBackwardAt))
+            .size(attentionBackwardSize);
+    gradientNorm =
+        new q4j_gradient_norm_params(new DeviceAddress(base + gradientNormAt))
+            .size(gradientNormSize);
     adamW = new q4j_adamw_params(new DeviceAddress(base + adamWAt)).size(adamWSize);
   }
 
@@ -209,8 +230,7 @@ final class Frame {
         .linear(mask.linear())
         .reserved(0)
         .row_offset(mask.rowOffset());
-    return lora
-        .rank(value.rank())
+    return lora.rank(value.rank())
         .s(value.s())
         .compute(value.compute().code())
         .a(pack.address(value.a()))
@@ -278,7 +298,7 @@ final class Frame {
     private long capacity;
 
     DeviceAddress ensure(long needed) {
-      if (needed > capacity) {
+      if (needed > capacity || address == 0) {
         free();
         long size = Math.max(needed + needed / 2, 64);
         Pointer memory = Pointer.malloc(size);

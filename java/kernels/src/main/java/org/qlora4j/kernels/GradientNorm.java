@@ -11,8 +11,8 @@ public final class GradientNorm {
   private GradientNorm() {}
 
   /**
-   * {@code sqrt(sum of all squares)}, summed in f64 in an order that does not depend on the number of threads. Waits for the
-   * result.
+   * {@code sqrt(sum of all squares)}, summed in f64 in an order that does not depend on the number
+   * of threads. Waits for the result.
    *
    * @param gradients F32, contiguous
    */

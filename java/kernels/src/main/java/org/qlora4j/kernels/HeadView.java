@@ -2,9 +2,9 @@
 package org.qlora4j.kernels;
 
 /**
- * Where the heads of a tensor lie: element (token t, head h, i) is at element
- * {@code elementOffset + t * tokenStride + h * headStride + i} of {@code base}. So queries, keys and values can stay in the one
- * tensor a fused projection wrote, and a cache can keep heads outside of positions.
+ * Where the heads of a tensor lie: element (token t, head h, i) is at element {@code elementOffset
+ * + t * tokenStride + h * headStride + i} of {@code base}. So queries, keys and values can stay in
+ * the one tensor a fused projection wrote, and a cache can keep heads outside of positions.
  *
  * @param base memory and type, F32 or BF16
  * @param elementOffset of token 0, head 0, in elements
@@ -26,7 +26,10 @@ public record HeadView(DeviceTensor base, long elementOffset, long tokenStride, 
     }
   }
 
-  /** Heads of {@code headDim} side by side in the columns of {@code x} [tokens, heads * headDim], which may be strided. */
+  /**
+   * Heads of {@code headDim} side by side in the columns of {@code x} [tokens, heads * headDim],
+   * which may be strided.
+   */
   public static HeadView of(DeviceTensor x, int headDim) {
     return new HeadView(x, 0, x.rowStride(), headDim);
   }

@@ -18,17 +18,22 @@ import org.qlora4j.kernels.abi.qlora4j;
 /**
  * An opened kernel pack with one context: a device, its stream, its threads and its memory.
  *
- * <p>Calls from several threads are serialised; work is ordered as it was called. Close every {@link DeviceBuffer} before the
- * pack.
+ * <p>Calls from several threads are serialised; work is ordered as it was called. Close every
+ * {@link DeviceBuffer} before the pack.
  *
- * <p>Selection: {@link PackOptions#pack}, else the system property {@code qlora4j.pack}, names a shipped pack or the path of a
- * shared library. Such an explicit choice is honoured or {@link #open} fails. Without one, the packs are tried from the fastest
- * (cuda, then the CPU packs by instruction set) to the plain reference; the log says in one line which was taken and why faster
- * ones were not. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that serves operators the first
- * leaves out. {@code qlora4j.packDirectory} names a directory to take shipped packs from instead of the class path.
+ * <p>Selection: {@link PackOptions#pack}, else the system property {@code qlora4j.pack}, names a
+ * shipped pack or the path of a shared library. Such an explicit choice is honoured or {@link
+ * #open} fails. Without one, the packs are tried from the fastest (cuda, then the CPU packs by
+ * instruction set) to the plain reference; the log says in one line which was taken and why faster
+ * ones were not. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that
+ * serves operators the first leaves out. {@code qlora4j.packDirectory} names a directory to take
+ * shipped packs from instead of the class path.
  */
 public final class KernelPack implements AutoCloseable {
-  /** Size of the host buffer through which Java arrays travel: large enough that the copies' fixed cost vanishes. */
+  /**
+   * Size of the host buffer through which Java arrays travel: large enough that the copies' fixed
+   * cost vanishes.
+   */
   static final int STAGING_BYTES = 1 << 20;
 
   /** Growth step of the workspace; spares reallocations while batches of similar size come in. */
@@ -69,9 +74,10 @@ public final class KernelPack implements AutoCloseable {
   /**
    * Opens a pack.
    *
-   * @throws IllegalArgumentException when an explicit choice names no pack, or a library that is none or has another ABI version
-   * @throws UnsupportedOperationException when this machine lacks the device or the instructions of an explicit choice, or no
-   *     pack at all can be opened
+   * @throws IllegalArgumentException when an explicit choice names no pack, or a library that is
+   *     none or has another ABI version
+   * @throws UnsupportedOperationException when this machine lacks the device or the instructions of
+   *     an explicit choice, or no pack at all can be opened
    */
   public static KernelPack open(PackOptions options) {
     if (qlora4j.q4j_abi_version() != qlora4j.Q4J_ABI_VERSION) {
@@ -95,7 +101,10 @@ public final class KernelPack implements AutoCloseable {
     return text(qlora4j.q4j_loader_build_info());
   }
 
-  /** Names of the packs that were shipped with this build, whether or not this machine can run them, fastest first. */
+  /**
+   * Names of the packs that were shipped with this build, whether or not this machine can run them,
+   * fastest first.
+   */
   public static List<String> shipped() {
     List<String> names = new ArrayList<>();
     for (String candidate : PackLocator.AUTOMATIC) {
@@ -147,7 +156,8 @@ public final class KernelPack implements AutoCloseable {
         KernelPack pack = create(file, base, options);
         if (!reasons.isEmpty()) {
           LOG.log(
-              System.Logger.Level.INFO, "kernel pack " + pack.name() + " (" + String.join("; ", reasons) + ")");
+              System.Logger.Level.INFO,
+              "kernel pack " + pack.name() + " (" + String.join("; ", reasons) + ")");
         }
         return pack;
       } catch (UnsupportedOperationException | IllegalArgumentException | DeviceException e) {
@@ -155,7 +165,10 @@ public final class KernelPack implements AutoCloseable {
       }
     }
     throw new UnsupportedOperationException(
-        "no kernel pack can be opened from " + PackLocator.where() + ": " + String.join("; ", reasons));
+        "no kernel pack can be opened from "
+            + PackLocator.where()
+            + ": "
+            + String.join("; ", reasons));
   }
 
   private static KernelPack create(Path library, @Nullable Path base, PackOptions options) {
@@ -218,8 +231,9 @@ public final class KernelPack implements AutoCloseable {
   }
 
   /**
-   * The scratch memory of this pack, at least {@code bytes} large. Every operator call uses it, so what a caller puts there is
-   * gone with the next call, and a later, larger request closes the buffer returned here.
+   * The scratch memory of this pack, at least {@code bytes} large. Every operator call uses it, so
+   * what a caller puts there is gone with the next call, and a later, larger request closes the
+   * buffer returned here.
    */
   public DeviceBuffer workspace(long bytes) {
     synchronized (lock) {
@@ -247,7 +261,10 @@ public final class KernelPack implements AutoCloseable {
     }
   }
 
-  /** Largest value of {@link #allocatedBytes} since the pack was opened or {@link #resetPeak} was called. */
+  /**
+   * Largest value of {@link #allocatedBytes} since the pack was opened or {@link #resetPeak} was
+   * called.
+   */
   public long peakAllocatedBytes() {
     synchronized (lock) {
       return peakAllocatedBytes;
@@ -353,7 +370,8 @@ public final class KernelPack implements AutoCloseable {
         bridge.put(0, rest, rest.position(), count);
         rest.position(rest.position() + count);
         Status.check(
-            qlora4j.q4j_copy_in(context(), new DeviceAddress(address + done), new Pointer(bridge), count));
+            qlora4j.q4j_copy_in(
+                context(), new DeviceAddress(address + done), new Pointer(bridge), count));
         done += count;
       }
     }
@@ -375,7 +393,8 @@ public final class KernelPack implements AutoCloseable {
         ByteBuffer bridge = staging();
         int count = Math.min(bridge.capacity(), rest.remaining());
         Status.check(
-            qlora4j.q4j_copy_out(context(), new Pointer(bridge), new DeviceAddress(address + done), count));
+            qlora4j.q4j_copy_out(
+                context(), new Pointer(bridge), new DeviceAddress(address + done), count));
         rest.put(bridge.limit(count));
         done += count;
       }
@@ -384,11 +403,14 @@ public final class KernelPack implements AutoCloseable {
 
   void fillMemory(long address, int value, long bytes) {
     synchronized (lock) {
-      Status.check(qlora4j.q4j_fill(context(), new DeviceAddress(address), value, bytes));
+      Status.check(qlora4j.q4j_fill(context(), new DeviceAddress(address), value & 0xff, bytes));
     }
   }
 
-  /** Releases the workspace and the context. Buffers that are still open are reported in the log and become unusable. */
+  /**
+   * Releases the workspace and the context. Buffers that are still open are reported in the log and
+   * become unusable.
+   */
   @Override
   public void close() {
     synchronized (lock) {
@@ -403,7 +425,11 @@ public final class KernelPack implements AutoCloseable {
       if (allocatedBytes != 0) {
         LOG.log(
             System.Logger.Level.WARNING,
-            "kernel pack " + name + " is closed while " + allocatedBytes + " bytes of device memory are still allocated");
+            "kernel pack "
+                + name
+                + " is closed while "
+                + allocatedBytes
+                + " bytes of device memory are still allocated");
       }
       closed = true;
       alarm.disarm();

@@ -7,21 +7,23 @@ import org.qlora4j.kernels.abi.q4j_layer_norm_forward_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
 /**
- * Layer normalisation with an optional residual add in front. All matrices are contiguous [m, n], F32 or BF16, one type per
- * call.
+ * Layer normalisation with an optional residual add in front. All matrices are contiguous [m, n],
+ * F32 or BF16, one type per call.
  */
 public final class LayerNorm {
   private LayerNorm() {}
 
   /**
-   * {@code u = x + residual}, {@code y = (u - mean) * rstd * weight + bias}, {@code rstd = 1 / sqrt(var + eps)}, var biased.
+   * {@code u = x + residual}, {@code y = (u - mean) * rstd * weight + bias}, {@code rstd = 1 /
+   * sqrt(var + eps)}, var biased.
    *
    * @param x [m, n]
    * @param residual [m, n], or null: u = x
    * @param weight F32 or BF16 [n]
    * @param bias [n] of weight's type, or null
    * @param eps added to the variance
-   * @param sum [m, n], receives u; may be the same view as x or residual; null when it is not wanted
+   * @param sum [m, n], receives u; may be the same view as x or residual; null when it is not
+   *     wanted
    * @param y [m, n]
    * @param mean F32 [m], kept for the backward, or null
    * @param rstd F32 [m], kept for the backward, or null

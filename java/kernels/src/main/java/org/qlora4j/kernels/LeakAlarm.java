@@ -5,8 +5,8 @@ import java.lang.ref.Cleaner;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Says when a handle became unreachable without having been closed. It frees nothing: native memory is released by
- * {@code close()} alone, and a handle that is found here is a defect of the program.
+ * Says when a handle became unreachable without having been closed. It frees nothing: native memory
+ * is released by {@code close()} alone, and a handle that is found here is a defect of the program.
  *
  * <p>With {@code -Dqlora4j.debug.allocations=true} the alarm carries the stack of the allocation.
  */
@@ -25,7 +25,8 @@ final class LeakAlarm {
 
     private Watch(String what) {
       this.what = what;
-      this.allocation = Boolean.getBoolean("qlora4j.debug.allocations") ? new Throwable("allocated here") : null;
+      this.allocation =
+          Boolean.getBoolean("qlora4j.debug.allocations") ? new Throwable("allocated here") : null;
     }
 
     /** The handle was closed as it should be. */
@@ -40,8 +41,12 @@ final class LeakAlarm {
     @Override
     public void run() {
       if (!closed) {
-        String hint = allocation == null ? "; run with -Dqlora4j.debug.allocations=true to see where it came from" : "";
-        LOG.log(System.Logger.Level.WARNING, what + " was dropped without close()" + hint, allocation);
+        String hint =
+            allocation == null
+                ? "; run with -Dqlora4j.debug.allocations=true to see where it came from"
+                : "";
+        LOG.log(
+            System.Logger.Level.WARNING, what + " was dropped without close()" + hint, allocation);
       }
     }
   }

@@ -8,8 +8,8 @@ import org.qlora4j.kernels.abi.q4j_linear_weight_gradient_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
 /**
- * A linear with a dense or quantized weight W [n, k] and an optional LoRA branch. Activations are F32 or BF16, one type per
- * call, and may be strided (views of columns of a wider tensor).
+ * A linear with a dense or quantized weight W [n, k] and an optional LoRA branch. Activations are
+ * F32 or BF16, one type per call, and may be strided (views of columns of a wider tensor).
  */
 public final class Linear {
   private Linear() {}
@@ -40,7 +40,15 @@ public final class Linear {
     long k = weight.cols();
     if (x.cols() != k) {
       throw new IllegalArgumentException(
-          "x " + x + " does not fit the weight [" + n + ", " + k + "]: x must have " + k + " columns");
+          "x "
+              + x
+              + " does not fit the weight ["
+              + n
+              + ", "
+              + k
+              + "]: x must have "
+              + k
+              + " columns");
     }
     if (y != null) {
       Checks.type("y", y, type);
@@ -88,14 +96,16 @@ public final class Linear {
   }
 
   /**
-   * {@code dx = dy * W + s * mask(dyb * a)} with {@code dyb = dy * b}; the mask is the forward's dropout, drawn again.
+   * {@code dx = dy * W + s * mask(dyb * a)} with {@code dyb = dy * b}; the mask is the forward's
+   * dropout, drawn again.
    *
    * @param dy [m, n]
    * @param weight [n, k]; may be null when dx is null
    * @param lora the branch with the forward's dropout, or null
    * @param dx [m, k] of dy's type, or null when only dyb is wanted
    * @param accumulate whether to add to dx (in f32, rounded once) instead of overwriting it
-   * @param dyb F32 [m, rank], contiguous, kept for {@link Lora#weightGradient}; required with a branch, else null
+   * @param dyb F32 [m, rank], contiguous, kept for {@link Lora#weightGradient}; required with a
+   *     branch, else null
    */
   public static void backwardInput(
       KernelPack pack,
@@ -113,8 +123,15 @@ public final class Linear {
       k = weight.cols();
       if (weight.rows() != n) {
         throw new IllegalArgumentException(
-            "dy " + dy + " does not fit the weight [" + weight.rows() + ", " + k + "]: dy must have "
-                + weight.rows() + " columns");
+            "dy "
+                + dy
+                + " does not fit the weight ["
+                + weight.rows()
+                + ", "
+                + k
+                + "]: dy must have "
+                + weight.rows()
+                + " columns");
       }
     } else if (dx != null) {
       throw new IllegalArgumentException("dx needs the weight, found null");

@@ -4,7 +4,10 @@ package org.qlora4j.kernels;
 import org.qlora4j.kernels.abi.q4j_lora_weight_gradient_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
-/** Gradients of the LoRA matrices. The branch's forward and its gradient to the input are part of {@link Linear}. */
+/**
+ * Gradients of the LoRA matrices. The branch's forward and its gradient to the input are part of
+ * {@link Linear}.
+ */
 public final class Lora {
   private Lora() {}
 
@@ -69,14 +72,23 @@ public final class Lora {
 
   static void checkRows(DeviceTensor x, DeviceTensor dy) {
     if (x.rows() != dy.rows()) {
-      throw new IllegalArgumentException("x and dy must have equally many rows, found x " + x + " and dy " + dy);
+      throw new IllegalArgumentException(
+          "x and dy must have equally many rows, found x " + x + " and dy " + dy);
     }
   }
 
   static void checkFits(LoraTerm lora, long n, long k) {
     if (lora.in() != k || lora.out() != n) {
       throw new IllegalArgumentException(
-          "LoRA a " + lora.a() + " and b " + lora.b() + " do not fit a linear [" + n + ", " + k + "]");
+          "LoRA a "
+              + lora.a()
+              + " and b "
+              + lora.b()
+              + " do not fit a linear ["
+              + n
+              + ", "
+              + k
+              + "]");
     }
   }
 

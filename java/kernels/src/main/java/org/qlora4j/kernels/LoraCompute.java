@@ -5,7 +5,10 @@ import org.qlora4j.kernels.abi.qlora4j;
 
 /** How the LoRA branch computes. */
 public enum LoraCompute {
-  /** A, B and the two small intermediates are rounded to the compute type before they are multiplied. */
+  /**
+   * A, B and the two small intermediates are rounded to the compute type before they are
+   * multiplied.
+   */
   FAST(qlora4j.Q4J_LORA_FAST),
   /** Nothing of the branch is rounded below f32. */
   F32(qlora4j.Q4J_LORA_F32);

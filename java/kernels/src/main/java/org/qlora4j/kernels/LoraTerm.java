@@ -11,16 +11,19 @@ package org.qlora4j.kernels;
  * @param b f32 [out, rank], contiguous
  * @param dropout applied to x on the way into the branch
  */
-public record LoraTerm(int rank, float s, LoraCompute compute, DeviceTensor a, DeviceTensor b, Dropout dropout) {
+public record LoraTerm(
+    int rank, float s, LoraCompute compute, DeviceTensor a, DeviceTensor b, Dropout dropout) {
 
   /**
    * Checks the shapes.
    *
-   * @throws IllegalArgumentException when a is not [rank, in], b is not [out, rank], or they are not contiguous f32
+   * @throws IllegalArgumentException when a is not [rank, in], b is not [out, rank], or they are
+   *     not contiguous f32
    */
   public LoraTerm {
     if (rank <= 0) {
-      throw new IllegalArgumentException("LoRA rank must be positive, found " + rank + "; pass null for no branch");
+      throw new IllegalArgumentException(
+          "LoRA rank must be positive, found " + rank + "; pass null for no branch");
     }
     Checks.type("a", a, DType.F32);
     Checks.type("b", b, DType.F32);

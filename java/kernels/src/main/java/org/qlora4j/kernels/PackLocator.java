@@ -12,12 +12,13 @@ import org.bytedeco.javacpp.Loader;
 import org.jspecify.annotations.Nullable;
 
 /**
- * Finds the shared library of a pack: in the directory of the system property {@code qlora4j.packDirectory} when it is set,
- * otherwise among the resources that the platform jars ship, extracted to JavaCPP's cache.
+ * Finds the shared library of a pack: in the directory of the system property {@code
+ * qlora4j.packDirectory} when it is set, otherwise among the resources that the platform jars ship,
+ * extracted to JavaCPP's cache.
  */
 final class PackLocator {
   /** Folder of the resources; the platform's name and the file follow. */
-  static final String RESOURCES = "/org/qlora4j/kernels/packs/";
+  static final String RESOURCES = "/org/qlora4j/packs/";
 
   /** The packs the automatic choice tries, best first. */
   static final List<String> AUTOMATIC =
@@ -41,7 +42,8 @@ final class PackLocator {
       Path file = Path.of(directory, fileName(name));
       return Files.isRegularFile(file) ? file.toAbsolutePath() : null;
     }
-    URL resource = PackLocator.class.getResource(RESOURCES + Loader.getPlatform() + "/" + fileName(name));
+    URL resource =
+        PackLocator.class.getResource(RESOURCES + Loader.getPlatform() + "/" + fileName(name));
     if (resource == null) {
       return null;
     }
@@ -51,7 +53,8 @@ final class PackLocator {
           ? Path.of(resource.toURI())
           : Loader.cacheResource(resource).toPath();
     } catch (IOException e) {
-      throw new UncheckedIOException("cannot extract " + resource + " to the cache of native libraries", e);
+      throw new UncheckedIOException(
+          "cannot extract " + resource + " to the cache of native libraries", e);
     } catch (URISyntaxException e) {
       throw new IllegalStateException(resource + " is not a usable address", e);
     }

@@ -6,14 +6,16 @@ import org.jspecify.annotations.Nullable;
 /**
  * What to open.
  *
- * @param pack name of a shipped pack, for example {@code cpu-avx512}, or path of a pack's shared library; null: the system
- *     property {@code qlora4j.pack}, and without that the best pack this machine can run
- * @param basePack name or path of a second pack that serves the operators the first leaves out; null: the system property
- *     {@code qlora4j.basePack}, and without that none
+ * @param pack name of a shipped pack, for example {@code cpu-avx512}, or path of a pack's shared
+ *     library; null: the system property {@code qlora4j.pack}, and without that the best pack this
+ *     machine can run
+ * @param basePack name or path of a second pack that serves the operators the first leaves out;
+ *     null: the system property {@code qlora4j.basePack}, and without that none
  * @param device number of the device; 0 on the CPU
  * @param threads CPU threads; 0: as many as the process may use
  */
-public record PackOptions(@Nullable String pack, @Nullable String basePack, int device, int threads) {
+public record PackOptions(
+    @Nullable String pack, @Nullable String basePack, int device, int threads) {
 
   /** Checks the numbers. */
   public PackOptions {

@@ -6,7 +6,10 @@ import org.qlora4j.kernels.abi.q4j_dequantize_4bit_params;
 import org.qlora4j.kernels.abi.q4j_quantize_4bit_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
-/** NF4 and FP4 in blocks, bit-identical to bitsandbytes; see {@code q4j_quantize_4bit} for the rules. */
+/**
+ * NF4 and FP4 in blocks, bit-identical to bitsandbytes; see {@code q4j_quantize_4bit} for the
+ * rules.
+ */
 public final class Quantization4Bit {
   private Quantization4Bit() {}
 
@@ -50,7 +53,8 @@ public final class Quantization4Bit {
     Checks.contiguous("input", input);
     Checks.blockSize(blockSize);
     if (nestedBlockSize < 0) {
-      throw new IllegalArgumentException("nested block size cannot be negative, found " + nestedBlockSize);
+      throw new IllegalArgumentException(
+          "nested block size cannot be negative, found " + nestedBlockSize);
     }
     long blocks = blocks(n, blockSize);
     Checks.vector("packed", packed, DType.U8, packedBytes(n));

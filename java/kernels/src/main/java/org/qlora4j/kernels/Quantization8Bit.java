@@ -29,14 +29,20 @@ public final class Quantization8Bit {
   }
 
   /**
-   * Quantizes: code = exact nearest of {@code x / absmax(block)} in the map, ties to the lower index.
+   * Quantizes: code = exact nearest of {@code x / absmax(block)} in the map, ties to the lower
+   * index.
    *
    * @param input F32, n elements
    * @param codes U8, n elements
    * @param absmax F32, one per block of {@code blockSize} elements
    */
   public static void quantize(
-      KernelPack pack, Map map, int blockSize, DeviceTensor input, DeviceTensor codes, DeviceTensor absmax) {
+      KernelPack pack,
+      Map map,
+      int blockSize,
+      DeviceTensor input,
+      DeviceTensor codes,
+      DeviceTensor absmax) {
     long n = check(blockSize, input, codes, absmax, "input");
     synchronized (pack.lock()) {
       q4j_quantize_8bit_blockwise_params params =
@@ -61,7 +67,12 @@ public final class Quantization8Bit {
    * @param output F32, n elements
    */
   public static void dequantize(
-      KernelPack pack, Map map, int blockSize, DeviceTensor codes, DeviceTensor absmax, DeviceTensor output) {
+      KernelPack pack,
+      Map map,
+      int blockSize,
+      DeviceTensor codes,
+      DeviceTensor absmax,
+      DeviceTensor output) {
     long n = check(blockSize, output, codes, absmax, "output");
     synchronized (pack.lock()) {
       q4j_dequantize_8bit_blockwise_params params =
@@ -79,7 +90,11 @@ public final class Quantization8Bit {
   }
 
   private static long check(
-      int blockSize, DeviceTensor values, DeviceTensor codes, DeviceTensor absmax, String valuesName) {
+      int blockSize,
+      DeviceTensor values,
+      DeviceTensor codes,
+      DeviceTensor absmax,
+      String valuesName) {
     if (blockSize <= 0) {
       throw new IllegalArgumentException("block size must be positive, found " + blockSize);
     }

@@ -14,11 +14,12 @@ public final class QuantizationInt8 {
    * Quantizes: code = {@code x * (127 / absmax(row))}, rounded half to even.
    *
    * @param input F32, BF16 or F16 [rows, cols], contiguous
-   * @param outlierThreshold elements of at least this magnitude are left out of the row maximum, and columns that hold one get
-   *     code 0; 0 switches that off
+   * @param outlierThreshold elements of at least this magnitude are left out of the row maximum,
+   *     and columns that hold one get code 0; 0 switches that off
    * @param codes I8 [rows, cols]
    * @param rowAbsmax F32 [rows]
-   * @param outlierCols U8 [cols], 1 where the column holds an outlier; required with a threshold, else null
+   * @param outlierCols U8 [cols], 1 where the column holds an outlier; required with a threshold,
+   *     else null
    */
   public static void quantize(
       KernelPack pack,
@@ -30,10 +31,12 @@ public final class QuantizationInt8 {
     Checks.floating("input", input);
     check(input, "input", codes, rowAbsmax);
     if (!(outlierThreshold >= 0)) {
-      throw new IllegalArgumentException("outlier threshold cannot be negative, found " + outlierThreshold);
+      throw new IllegalArgumentException(
+          "outlier threshold cannot be negative, found " + outlierThreshold);
     }
     if (outlierThreshold > 0) {
-      Checks.vector("outlierCols", Checks.present("outlierCols", outlierCols), DType.U8, input.cols());
+      Checks.vector(
+          "outlierCols", Checks.present("outlierCols", outlierCols), DType.U8, input.cols());
     }
     synchronized (pack.lock()) {
       q4j_quantize_int8_rowwise_params params =
@@ -59,7 +62,8 @@ public final class QuantizationInt8 {
    * @param rowAbsmax F32 [rows]
    * @param output F32, BF16 or F16 [rows, cols], contiguous
    */
-  public static void dequantize(KernelPack pack, DeviceTensor codes, DeviceTensor rowAbsmax, DeviceTensor output) {
+  public static void dequantize(
+      KernelPack pack, DeviceTensor codes, DeviceTensor rowAbsmax, DeviceTensor output) {
     Checks.floating("output", output);
     check(output, "output", codes, rowAbsmax);
     synchronized (pack.lock()) {
@@ -76,7 +80,8 @@ public final class QuantizationInt8 {
     }
   }
 
-  private static void check(DeviceTensor values, String name, DeviceTensor codes, DeviceTensor rowAbsmax) {
+  private static void check(
+      DeviceTensor values, String name, DeviceTensor codes, DeviceTensor rowAbsmax) {
     Checks.contiguous(name, values);
     Checks.type("codes", codes, DType.I8);
     Checks.sameShape("codes", codes, name, values);

@@ -7,21 +7,23 @@ import org.qlora4j.kernels.abi.q4j_rms_norm_forward_params;
 import org.qlora4j.kernels.abi.qlora4j;
 
 /**
- * Root mean square normalisation with an optional residual add in front. All matrices are contiguous [m, n], F32 or BF16, one
- * type per call.
+ * Root mean square normalisation with an optional residual add in front. All matrices are
+ * contiguous [m, n], F32 or BF16, one type per call.
  */
 public final class RmsNorm {
   private RmsNorm() {}
 
   /**
-   * {@code u = x + residual}, {@code y = weight * (u * rstd)}, {@code rstd = 1 / sqrt(mean(u^2) + eps)}.
+   * {@code u = x + residual}, {@code y = weight * (u * rstd)}, {@code rstd = 1 / sqrt(mean(u^2) +
+   * eps)}.
    *
    * @param x [m, n]
    * @param residual [m, n], or null: u = x
    * @param weight F32 or BF16 [n]
    * @param eps added to the mean square
    * @param unitOffset whether the factor is {@code 1 + weight}, as Gemma has it
-   * @param sum [m, n], receives u; may be the same view as x or residual; null when it is not wanted
+   * @param sum [m, n], receives u; may be the same view as x or residual; null when it is not
+   *     wanted
    * @param y [m, n]
    * @param rstd F32 [m], kept for the backward, or null
    */
@@ -126,7 +128,8 @@ public final class RmsNorm {
               .dweight(pack.address(dweight))
               .workspace(DeviceAddress.NULL)
               .workspace_bytes(0);
-      Status.check(qlora4j.q4j_rms_norm_backward_workspace_size(pack.context(), params, frame.bytes));
+      Status.check(
+          qlora4j.q4j_rms_norm_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
       Status.check(qlora4j.q4j_rms_norm_backward(pack.context(), params));

@@ -33,7 +33,10 @@ public final class Rotary {
     long tokens = positions.elements();
     if (heads < 0 || rotaryDim < 0 || rotaryDim % 2 != 0) {
       throw new IllegalArgumentException(
-          "heads cannot be negative and the rotary dimension must be even, found " + heads + " heads, " + rotaryDim);
+          "heads cannot be negative and the rotary dimension must be even, found "
+              + heads
+              + " heads, "
+              + rotaryDim);
     }
     x.check("x", type, tokens, heads, rotaryDim);
     Checks.vector("positions", positions, DType.I32, tokens);

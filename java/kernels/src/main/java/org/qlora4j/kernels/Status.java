@@ -17,7 +17,8 @@ final class Status {
    * Returns quietly for {@code Q4J_OK}.
    *
    * @throws IllegalArgumentException for an invalid argument
-   * @throws UnsupportedOperationException when the pack has no such operator, type combination or device
+   * @throws UnsupportedOperationException when the pack has no such operator, type combination or
+   *     device
    * @throws OutOfDeviceMemoryException when the device has no room
    * @throws DeviceException for an error of the device
    * @throws FatalDeviceException when the device is lost to this process
@@ -32,18 +33,23 @@ final class Status {
   /** Text of the last error on this thread. */
   static String lastError() {
     BytePointer text = qlora4j.q4j_last_error();
-    return text == null || text.isNull() ? "" : text.getString(java.nio.charset.StandardCharsets.UTF_8);
+    return text == null || text.isNull()
+        ? ""
+        : text.getString(java.nio.charset.StandardCharsets.UTF_8);
   }
 
   static RuntimeException exception(int status, String text) {
-    String message = text.isEmpty() ? "the kernel pack gave status " + status + " without a text" : text;
+    String message =
+        text.isEmpty() ? "the kernel pack gave status " + status + " without a text" : text;
     return switch (status) {
       case qlora4j.Q4J_INVALID_ARGUMENT -> new IllegalArgumentException(message);
       case qlora4j.Q4J_UNSUPPORTED -> new UnsupportedOperationException(message);
       case qlora4j.Q4J_OUT_OF_DEVICE_MEMORY -> new OutOfDeviceMemoryException(message);
       case qlora4j.Q4J_DEVICE_ERROR -> new DeviceException(message, code(message));
       case qlora4j.Q4J_DEVICE_ERROR_FATAL -> new FatalDeviceException(message, code(message));
-      default -> new IllegalStateException("defect in the kernel pack (status " + status + "): " + message);
+      default ->
+          new IllegalStateException(
+              "defect in the kernel pack (status " + status + "): " + message);
     };
   }
 

@@ -6,10 +6,11 @@ import org.jspecify.annotations.Nullable;
 /**
  * A weight matrix W of shape [rows, cols] = [out features, in features] on a device.
  *
- * <p>Dense: {@code data} is [rows, cols] of {@code dtype} and may be strided. 4-bit: {@code data} holds
- * {@code (rows * cols + 1) / 2} bytes in the canonical layout, {@code absmax} one f32 per block of {@code blockSize} elements
- * of the row-major flattening or, with double quantization, one code per block; then {@code nestedAbsmax} holds one f32 per
- * {@code nestedBlockSize} blocks and {@code nestedOffset} the value subtracted before.
+ * <p>Dense: {@code data} is [rows, cols] of {@code dtype} and may be strided. 4-bit: {@code data}
+ * holds {@code (rows * cols + 1) / 2} bytes in the canonical layout, {@code absmax} one f32 per
+ * block of {@code blockSize} elements of the row-major flattening or, with double quantization, one
+ * code per block; then {@code nestedAbsmax} holds one f32 per {@code nestedBlockSize} blocks and
+ * {@code nestedOffset} the value subtracted before.
  *
  * @param format storage
  * @param dtype type of the elements, or the type they had before they were quantized
@@ -70,7 +71,8 @@ public record Weight(
 
   /** A dense weight over {@code data} [rows, cols]. */
   public static Weight dense(DeviceTensor data) {
-    return new Weight(WeightFormat.DENSE, data.dtype(), 0, 0, 0, data.rows(), data.cols(), data, null, null);
+    return new Weight(
+        WeightFormat.DENSE, data.dtype(), 0, 0, 0, data.rows(), data.cols(), data, null, null);
   }
 
   /** Bytes the weight occupies on the device, absmax included. */

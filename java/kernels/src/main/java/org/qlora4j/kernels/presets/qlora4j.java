@@ -8,7 +8,8 @@ import org.bytedeco.javacpp.tools.InfoMap;
 import org.bytedeco.javacpp.tools.InfoMapper;
 
 /**
- * Tells JavaCPP how to turn the kernel ABI headers into the package {@code org.qlora4j.kernels.abi}.
+ * Tells JavaCPP how to turn the kernel ABI headers into the package {@code
+ * org.qlora4j.kernels.abi}.
  *
  * <p>The class keeps the lower-case name of the library it maps, as all JavaCPP presets do.
  */
@@ -38,7 +39,8 @@ public class qlora4j implements InfoMapper {
                 "q4j_activation")
             .cast()
             .valueTypes("int"));
-    // Host arrays of device addresses are written as 64-bit integers, in one piece; JavaCPP would only offer getters.
+    // Host arrays of device addresses are written as 64-bit integers, in one piece; JavaCPP would
+    // only offer getters.
     addressArray(infoMap, "q4j_gradient_norm_params", "tensors", "const void*const*");
     addressArray(infoMap, "q4j_adamw_params", "parameters", "void*const*");
     addressArray(infoMap, "q4j_adamw_params", "gradients", "const void*const*");
@@ -51,7 +53,16 @@ public class qlora4j implements InfoMapper {
     infoMap.put(
         new Info(struct + "::" + field)
             .javaText(
-                "public native " + cast + " " + field + "();\n  public native " + struct + " " + field + "(" + cast
+                "public native "
+                    + cast
+                    + " "
+                    + field
+                    + "();\n  public native "
+                    + struct
+                    + " "
+                    + field
+                    + "("
+                    + cast
                     + " setter);"));
   }
 }
