@@ -8,7 +8,7 @@
 #include "cpu_operators.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "support/error.h"
+#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {

@@ -6,6 +6,7 @@
 
 #include "build_info.h"
 #include "cpu_operators.h"
+#include "error.h"
 #include "pack_context.h"
 #include "pack_table.h"
 
@@ -92,6 +93,9 @@ const q4j_pack kPack = {
 
 }  // namespace
 
-const q4j_pack* pack_table() { return &kPack; }
+const q4j_pack* pack_table() {
+  error_sink = &set_error;  // error.h: where the operators put their texts
+  return &kPack;
+}
 
 }  // namespace q4j::cpu

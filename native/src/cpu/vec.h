@@ -11,12 +11,11 @@
 #ifndef QLORA4J_SRC_CPU_VEC_H_
 #define QLORA4J_SRC_CPU_VEC_H_
 
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstring>
 
-#include "support/half.h"
+#include "half.h"
+#include "intrinsics.h"
 
 namespace q4j::cpu {
 
@@ -48,6 +47,10 @@ static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v,
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 static inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+/** The larger of two non-negative values; NaN where either is NaN, because the bits of a NaN exceed those of infinity. */
+static inline Vec max_magnitude(Vec a, Vec b) {
+  return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)))};
+}
 static inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 static inline Vec round_even(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
@@ -66,6 +69,9 @@ static inline Vec select(Mask mask, Vec yes, Vec no) { return {_mm512_mask_blend
 
 static inline float reduce_add(Vec a) { return _mm512_reduce_add_ps(a.v); }
 static inline float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
+static inline float reduce_max_magnitude(Vec a) {
+  return float_of(static_cast<uint32_t>(_mm512_reduce_max_epi32(_mm512_castps_si512(a.v))));
+}
 
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline Vec load(const float* p, Mask mask) { return {_mm512_maskz_loadu_ps(mask.m, p)}; }
@@ -139,6 +145,10 @@ static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v,
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 static inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+/** The larger of two non-negative values; NaN where either is NaN, because the bits of a NaN exceed those of infinity. */
+static inline Vec max_magnitude(Vec a, Vec b) {
+  return {_mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a.v), _mm256_castps_si256(b.v)))};
+}
 static inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 static inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
@@ -165,6 +175,13 @@ static inline float reduce_max(Vec a) {
   __m128 most = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   most = _mm_max_ps(most, _mm_movehl_ps(most, most));
   return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+static inline float reduce_max_magnitude(Vec a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  __m128i most = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0xb1));
+  return float_of(static_cast<uint32_t>(_mm_cvtsi128_si32(most)));
 }
 
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
