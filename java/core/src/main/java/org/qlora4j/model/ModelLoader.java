@@ -7,6 +7,7 @@ import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.common.InputException;
 import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.Activation;
 import org.qlora4j.kernels.DType;
@@ -26,7 +27,7 @@ public final class ModelLoader {
    * How the weights are held.
    *
    * @param compute element type of activations; 16-bit weights of another type are converted to it
-   * @param quantization of the blocks' linear weights, or null: as they are stored
+   * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored in 4 bits stay as they are
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
    */
   public record Options(DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
@@ -79,7 +80,13 @@ public final class ModelLoader {
       Options options,
       QuantizedSource quantized,
       Progress progress) {
-    WeightNames.of(config).check(checkpoint);
+    WeightNames names = WeightNames.of(config);
+    names.check(checkpoint);
+    if (options.trainWeights() && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
+      throw new InputException(
+          checkpoint.directory() + ": the weights are stored in 4 bits and cannot be trained in full; use method: qlora, or a base in"
+              + " 16 or 32 bits");
+    }
     try (WeightReader reader = new WeightReader(pack)) {
       ModelLoader loader = new ModelLoader(pack, config, options, reader);
       return loader.build(new CheckpointWeights(loader, checkpoint, quantized), progress);
@@ -245,14 +252,17 @@ public final class ModelLoader {
 
     @Override
     public Weight linear(Module module) {
-      QuantizationConfig quantization = loader.options.quantization();
-      if (quantization == null) {
-        return Weight.dense(dense(module, false));
-      }
       QuantizedWeight given = quantized.find(module);
-      return given == null
-          ? loader.reader.readQuantized(loader.names.weight(checkpoint, module), quantization).weight()
-          : loader.reader.own(given).weight();
+      if (given != null) {
+        return loader.reader.own(given).weight();
+      }
+      if (WeightNames.isQuantized(checkpoint, module)) {
+        return loader.reader.readQuantized(loader.names.quantized(checkpoint, module)).weight();
+      }
+      QuantizationConfig quantization = loader.options.quantization();
+      return quantization == null
+          ? Weight.dense(dense(module, false))
+          : loader.reader.readQuantized(loader.names.weight(checkpoint, module), quantization).weight();
     }
 
     @Override

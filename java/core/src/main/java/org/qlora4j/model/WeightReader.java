@@ -11,6 +11,7 @@ import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.quant.QuantizedWeight;
 import org.qlora4j.tensor.TorchBridge;
 
@@ -71,6 +72,20 @@ final class WeightReader implements AutoCloseable {
       upload(source, 0, raw);
       return own(QuantizedWeight.quantize(pack, raw, config));
     }
+  }
+
+  /** Reads a weight that is stored in 4 bits as it is. */
+  QuantizedWeight readQuantized(QuantizedTensors tensors) {
+    QuantizedWeight weight =
+        own(
+            QuantizedWeight.allocate(
+                pack, tensors.config(), tensors.originalType(), tensors.rows(), tensors.cols(), tensors.nestedOffset()));
+    upload(tensors.codes(), 0, weight.codes());
+    upload(tensors.absmax(), 0, weight.absmax());
+    if (tensors.nestedAbsmax() != null && weight.nestedAbsmax() != null) {
+      upload(tensors.nestedAbsmax(), 0, weight.nestedAbsmax());
+    }
+    return weight;
   }
 
   /** Registers memory that lives as long as the model. */

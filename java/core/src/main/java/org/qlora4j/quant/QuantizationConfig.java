@@ -40,12 +40,17 @@ public record QuantizationConfig(WeightFormat format, int blockSize, boolean dou
     return (elements + blockSize - 1) / blockSize;
   }
 
+  /** Number of nested absmax values of a weight of {@code elements}; 0 without double quantization. */
+  public long nestedBlocks(long elements) {
+    return doubleQuantization ? (blocks(elements) + NESTED_BLOCK_SIZE - 1) / NESTED_BLOCK_SIZE : 0;
+  }
+
   /** Bytes that a weight of {@code elements} takes: codes, absmax, nested absmax. */
   public long bytes(long elements) {
     long blocks = blocks(elements);
     long codes = (elements + 1) / 2;
     return doubleQuantization
-        ? codes + blocks + (blocks + NESTED_BLOCK_SIZE - 1) / NESTED_BLOCK_SIZE * Float.BYTES
+        ? codes + blocks + nestedBlocks(elements) * Float.BYTES
         : codes + blocks * Float.BYTES;
   }
 }

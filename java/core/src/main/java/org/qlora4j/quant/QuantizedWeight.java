@@ -34,7 +34,7 @@ public final class QuantizedWeight implements AutoCloseable {
     long blocks = config.blocks(elements);
     long codeBytes = align((elements + 1) / 2);
     long absmaxBytes = align(config.doubleQuantization() ? blocks : blocks * Float.BYTES);
-    long nestedBlocks = (blocks + QuantizationConfig.NESTED_BLOCK_SIZE - 1) / QuantizationConfig.NESTED_BLOCK_SIZE;
+    long nestedBlocks = config.nestedBlocks(elements);
     long nestedBytes = config.doubleQuantization() ? align(nestedBlocks * Float.BYTES) : 0;
     this.memory = DeviceBuffer.allocate(pack, codeBytes + absmaxBytes + nestedBytes);
     this.codes = DeviceTensor.of(memory, 0, DType.U8, (elements + 1) / 2);

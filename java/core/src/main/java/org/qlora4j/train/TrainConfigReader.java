@@ -202,7 +202,7 @@ public final class TrainConfigReader {
             blockSize()),
         new TrainConfig.Lora(
             rank,
-            number("lora_alpha", 2.0 * rank, 0, 1e6),
+            positive("lora_alpha", 2.0 * rank, 1e6),
             probability("lora_dropout", 0),
             targetModules(),
             bool("use_rslora", false),
@@ -228,7 +228,7 @@ public final class TrainConfigReader {
             integer("sample_max_new_tokens", 64, 1, 1 << 20),
             number("sample_temperature", 0, 0, 100),
             integer("sample_top_k", 0, 0, Integer.MAX_VALUE),
-            number("sample_top_p", 1, 0, 1),
+            positive("sample_top_p", 1, 1),
             number("sample_repetition_penalty", 1, 0.01, 100)),
         seed,
         integer("threads", 0, 0, 4096),
@@ -455,6 +455,14 @@ public final class TrainConfigReader {
     double number = toNumber(value);
     if (!(number >= least && number <= most)) {
       throw wrong(key, "a number of " + plain(least) + " to " + plain(most));
+    }
+    return number;
+  }
+
+  private double positive(String key, double otherwise, double most) {
+    double number = number(key, otherwise, 0, most);
+    if (number == 0) {
+      throw wrong(key, "a number above 0 and at most " + plain(most));
     }
     return number;
   }
