@@ -256,7 +256,7 @@ q4j_status q4j_rms_norm_forward(q4j_context* context, const q4j_rms_norm_forward
 
 /**
  * dx = d(rms_norm)/du applied to dy, plus dresidual where given (the gradient that reaches u along the residual path).
- * dweight f32 [n] is added to where given. `dx` may equal `dresidual`.
+ * dweight f32 [n] is added to where given; its factor u * rstd is rounded as in the forward. `dx` may equal `dresidual`.
  */
 typedef struct q4j_rms_norm_backward_params {
   uint32_t size;

@@ -52,7 +52,7 @@ q4j_status rms_norm_backward_workspace_size(q4j_pack_context*, const q4j_rms_nor
 
 /**
  * With h = u * rstd and g = dy * w (or dy * (1 + w)):  du = rstd * (g - h * mean(g * h)),  dw = sum over rows of dy * h.
- * The forward's rounding of h is not differentiated.
+ * dw takes h as the forward multiplied it by w: rounded to `dtype` unless unit_offset. The rounding itself has no gradient.
  */
 q4j_status rms_norm_backward(q4j_pack_context*, const q4j_rms_norm_backward_params* p) {
   Scratch scratch(p->workspace);
@@ -73,7 +73,8 @@ q4j_status rms_norm_backward(q4j_pack_context*, const q4j_rms_norm_backward_para
         const double h = static_cast<double>(to_f32(u[j])) * scale;
         const double d = static_cast<double>(to_f32(dy[j]));
         projection += d * (static_cast<double>(load(p->weight, p->weight_dtype, j)) + offset) * h;
-        dweight_sum[j] += d * h;
+        const double factor = p->unit_offset != 0 ? h : static_cast<double>(to_f32(from_f32<T>(to_f32(u[j]) * rstd[i])));
+        dweight_sum[j] += d * factor;
       }
       projection /= static_cast<double>(p->n);
       for (int64_t j = 0; j < p->n; ++j) {
