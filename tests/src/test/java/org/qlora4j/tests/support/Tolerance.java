@@ -48,7 +48,7 @@ public record Tolerance(double relative, double share, String reason) {
    * results by as much as two.
    */
   public static Tolerance sum(long terms) {
-    double share = 8 * Math.sqrt(Math.max(terms, 1)) * roundoff(DType.F32);
+    double share = 8 * Math.sqrt((double) Math.max(terms, 1)) * roundoff(DType.F32);
     return new Tolerance(0, share, "f32 sum of " + terms + " terms");
   }
 
