@@ -19,9 +19,9 @@ template <typename Struct>
 q4j_status adopt(const char* operation, const char* name, const Struct* caller, Struct* ours) {
   Q4J_REQUIRE(caller != nullptr, Q4J_INVALID_ARGUMENT, "%s: %s is NULL", operation, name);
   const std::size_t size = caller->size;
-  // 4096 bounds what is read when the size was never set.
-  Q4J_REQUIRE(size > sizeof caller->size && size <= 4096, Q4J_INVALID_ARGUMENT, "%s: the size of %s must be set to sizeof, %zu here, found %zu",
-              operation, name, sizeof(Struct), size);
+  // 4096 bounds what is read when the size was never set; a multiple of the alignment, as every sizeof is, cuts no field in two.
+  Q4J_REQUIRE(size > 0 && size <= 4096 && size % alignof(Struct) == 0, Q4J_INVALID_ARGUMENT,
+              "%s: the size of %s must be set to sizeof, %zu here, found %zu", operation, name, sizeof(Struct), size);
   std::memset(ours, 0, sizeof *ours);
   std::memcpy(ours, caller, std::min(size, sizeof *ours));
   ours->size = static_cast<uint32_t>(sizeof *ours);

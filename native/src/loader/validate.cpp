@@ -287,6 +287,7 @@ q4j_status validate(const q4j_linear_weight_gradient_params& p, Phase phase) {
       .size("n", p.n)
       .size("k", p.k)
       .elements("dw", p.n, p.k)
+      .elements("x", p.m, p.k)
       .leading_dimension("lddy", p.lddy, p.m, p.n)
       .pointer("dy", p.dy, some);
   // The dbias alone can be asked for; x is then not read.
