@@ -31,7 +31,8 @@ q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_
     arguments.nested_block_size = weight.nested_block_size;
     arguments.nested_shift = shift_of(weight.nested_block_size);
   }
-  switch (context->rungs.dequantize_4bit) {
+  const bool by_shift = arguments.nested_block_size == 0 || arguments.nested_shift >= 0;
+  switch (by_shift ? context->rungs.dequantize_4bit : 1) {
     case 1:
       return dequantize_4bit_1(*context, arguments);
     case 2:

@@ -16,7 +16,14 @@ Q4J_KERNEL(kThreads, 1) dequantize_4bit_1_bytes(const Dequantize4Bit d) {
   const int64_t byte = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   const int64_t even = byte * 2;
   if (even >= d.n) return;
-  const float absmax = absmax_of_block(d, signed_map.at, even >> d.block_shift);
+  const int64_t block = even >> d.block_shift;
+  float absmax;
+  if (d.nested_block_size == 0) {
+    absmax = static_cast<const float*>(d.absmax)[block];
+  } else {
+    const float value = signed_map.at[static_cast<const uint8_t*>(d.absmax)[block]];
+    absmax = add(multiply(value, d.nested_absmax[block / d.nested_block_size]), d.nested_offset);
+  }
   const uint32_t codes = d.packed[byte];
   T* output = static_cast<T*>(d.output);
   const float* value = Format == Q4J_WEIGHT_NF4 ? nf4_by_code.at : fp4_by_code.at;

@@ -18,7 +18,7 @@ constexpr int64_t kRow = kThreads * kEight;
 constexpr int64_t kTile = kInFlight * kRow;
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 4) dequantize_4bit_3_rows(const Dequantize4Bit d) {
+Q4J_KERNEL(kThreads, 6) dequantize_4bit_3_rows(const Dequantize4Bit d) {
   const DequantizeTables& tables = load_tables<Format>(d);
   const bool wide_packed = is_aligned(d.packed, sizeof(uint32_t));
   const bool wide_output = is_aligned(d.output, sizeof(Words4));

@@ -32,12 +32,11 @@ Q4J_DEVICE DequantizeTables& load_tables(const Dequantize4Bit& d) {
   return tables;
 }
 
-/** absmax of a block. */
+/** absmax of a block; the nested block size is a power of two. */
 Q4J_DEVICE float absmax_of_block(const Dequantize4Bit& d, const float* map, int64_t block) {
   if (d.nested_block_size == 0) return load_read_only(static_cast<const float*>(d.absmax) + block);
   const uint8_t code = load_read_only(static_cast<const uint8_t*>(d.absmax) + block);
-  const int64_t nested = d.nested_shift >= 0 ? block >> d.nested_shift : block / d.nested_block_size;
-  return add(multiply(map[code], load_read_only(d.nested_absmax + nested)), d.nested_offset);
+  return add(multiply(map[code], load_read_only(d.nested_absmax + (block >> d.nested_shift))), d.nested_offset);
 }
 
 /** Four bytes of codes from element `from` on, of which those beyond n read as 0. */

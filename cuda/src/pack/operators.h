@@ -10,6 +10,10 @@ namespace q4j::cuda {
 q4j_status quantize_4bit(q4j_pack_context* context, const q4j_quantize_4bit_params* params);
 q4j_status quantize_4bit_workspace_size(q4j_pack_context* context, const q4j_quantize_4bit_params* params, int64_t* bytes);
 q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_params* params);
+q4j_status quantize_8bit_blockwise(q4j_pack_context* context, const q4j_quantize_8bit_blockwise_params* params);
+q4j_status dequantize_8bit_blockwise(q4j_pack_context* context, const q4j_dequantize_8bit_blockwise_params* params);
+q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_int8_rowwise_params* params);
+q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequantize_int8_rowwise_params* params);
 
 }  // namespace q4j::cuda
 

@@ -48,6 +48,10 @@ constexpr q4j_pack_operators make_operators() {
   table.size = sizeof table;
   table.quantize_4bit = &on_device<q4j_quantize_4bit_params, &quantize_4bit>;
   table.dequantize_4bit = &on_device<q4j_dequantize_4bit_params, &dequantize_4bit>;
+  table.quantize_8bit_blockwise = &on_device<q4j_quantize_8bit_blockwise_params, &quantize_8bit_blockwise>;
+  table.dequantize_8bit_blockwise = &on_device<q4j_dequantize_8bit_blockwise_params, &dequantize_8bit_blockwise>;
+  table.quantize_int8_rowwise = &on_device<q4j_quantize_int8_rowwise_params, &quantize_int8_rowwise>;
+  table.dequantize_int8_rowwise = &on_device<q4j_dequantize_int8_rowwise_params, &dequantize_int8_rowwise>;
   return table;
 }
 

@@ -12,9 +12,13 @@
 namespace q4j::cuda {
 
 // X(operator, number of rungs, the rung that runs). None of the choices rests on a measurement yet (docs/cuda.md).
-#define Q4J_FOR_EACH_RUNG(X) \
-  X(quantize_4bit, 3, 3)     \
-  X(dequantize_4bit, 3, 3)
+#define Q4J_FOR_EACH_RUNG(X)         \
+  X(quantize_4bit, 3, 3)             \
+  X(dequantize_4bit, 3, 3)           \
+  X(quantize_8bit_blockwise, 2, 2)   \
+  X(dequantize_8bit_blockwise, 2, 2) \
+  X(quantize_int8_rowwise, 2, 2)     \
+  X(dequantize_int8_rowwise, 2, 2)
 
 #define Q4J_DECLARE_RUNG(name, rungs, chosen) int name = chosen;
 struct Rungs {

@@ -69,8 +69,7 @@ Q4J_KERNEL(kThreads, 1) quantize_4bit_1_absmax(const Quantize4Bit q) {
   float largest = 0.0f;
   for (int64_t b = first; b < last; ++b) largest = maximum(largest, absolute(subtract(q.absmax[b], offset)));
   for (int64_t b = first; b < last; ++b) {
-    const float scaled = largest == 0.0f ? 0.0f : divide(subtract(q.absmax[b], offset), largest);
-    q.absmax_codes[b] = static_cast<uint8_t>(encode_8bit(map_thresholds.at, scaled));
+    q.absmax_codes[b] = static_cast<uint8_t>(encode_8bit_of_block(map_thresholds.at, subtract(q.absmax[b], offset), largest));
   }
   q.nested_absmax[nested] = largest;
 }

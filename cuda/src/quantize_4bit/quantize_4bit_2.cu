@@ -61,6 +61,7 @@ Q4J_DEVICE void quantize_tiles(const Quantize4Bit& q) {
       Q4J_UNROLL
       for (int i = 1; i < kEight; ++i) absmax[c] = maximum(absmax[c], absolute(element(raw[c], i)));
     }
+    Q4J_NO_UNROLL
     for (int mask = lanes_per_block / 2; mask > 0; mask /= 2) {
       Q4J_UNROLL
       for (int c = 0; c < chunks; ++c) absmax[c] = maximum(absmax[c], shuffle_xor(absmax[c], mask));
@@ -75,6 +76,7 @@ Q4J_DEVICE void quantize_tiles(const Quantize4Bit& q) {
       const int first_warp = warp_index() / warps_per_block * warps_per_block;
       Q4J_UNROLL
       for (int c = 0; c < chunks; ++c) {
+        Q4J_NO_UNROLL
         for (int w = 0; w < warps_per_block; ++w) absmax[c] = maximum(absmax[c], set[c][first_warp + w]);
       }
     }
@@ -87,13 +89,18 @@ Q4J_DEVICE void quantize_tiles(const Quantize4Bit& q) {
       const bool full = (block + 1) * q.block_size <= q.n;
       const float divisor = absmax[c] < smallest_absmax ? smallest_absmax : absmax[c];
       if (thread_index() % threads_per_block == 0) q.absmax[block] = full ? absmax[c] : divisor;
-      const float reciprocal = divide(1.0f, divisor);
-      uint32_t codes = 0;
-      Q4J_UNROLL
-      for (int i = 0; i < kEight; ++i) {
-        const float x = element(raw[c], i);
-        // The even element of a byte takes the high nibble.
-        codes |= encode_4bit<Format>(buckets, full ? multiply(x, reciprocal) : divide(x, divisor)) << (4 * (i ^ 1));
+      uint32_t codes = 0;  // the even element of a byte takes the high nibble
+      if (full) {
+        const float reciprocal = divide(1.0f, divisor);
+        Q4J_UNROLL
+        for (int i = 0; i < kEight; ++i) codes |= encode_4bit<Format>(buckets, multiply(element(raw[c], i), reciprocal)) << (4 * (i ^ 1));
+      } else {
+        // One block of the whole tensor divides. Its elements are read again, so that this loop need not be unrolled.
+        Q4J_NO_UNROLL
+        for (int i = 0; i < kEight; ++i) {
+          const float x = from + i < q.n ? widen(input[from + i]) : 0.0f;
+          codes |= encode_4bit<Format>(buckets, divide(x, divisor)) << (4 * (i ^ 1));
+        }
       }
       uint8_t* packed = q.packed + from / 2;
       if (wide_packed && from + kEight <= q.n) {
@@ -159,8 +166,7 @@ Q4J_DEVICE void encode_absmax(const Quantize4Bit& q) {
     Q4J_UNROLL
     for (int mask = kWarp / 2; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
     for (int64_t b = first + lane_index(); b < last; b += kWarp) {
-      const float scaled = largest == 0.0f ? 0.0f : divide(subtract(q.absmax[b], offset), largest);
-      q.absmax_codes[b] = static_cast<uint8_t>(encode_8bit(thresholds.at, scaled));
+      q.absmax_codes[b] = static_cast<uint8_t>(encode_8bit_of_block(thresholds.at, subtract(q.absmax[b], offset), largest));
     }
     if (lane_index() == 0) q.nested_absmax[nested] = largest;
   }

@@ -57,7 +57,7 @@ struct Format4<Q4J_WEIGHT_FP4> {
  *
  * NaN, whose multiply-add has all mantissa bits set, lands in bucket 31, where both codes are the lowest value's, as the count gives it.
  */
-struct Bucket {
+struct alignas(8) Bucket {
   float threshold;
   uint32_t codes; /* at or below the threshold: bits 0 to 3; above: bits 8 to 11 */
 };
@@ -155,6 +155,11 @@ Q4J_DEVICE uint32_t encode_8bit(const float* thresholds, float x) {
     if (x > thresholds[code + step - 1]) code += step;
   }
   return code;
+}
+
+/** The code of x in a block with this absmax. An all-zero block holds the code of 0, not that of 0 / 0. */
+Q4J_DEVICE uint32_t encode_8bit_of_block(const float* thresholds, float x, float absmax) {
+  return encode_8bit(thresholds, absmax == 0.0f ? 0.0f : divide(x, absmax));
 }
 
 }  // namespace q4j::cuda

@@ -36,11 +36,14 @@
 /** A constant table that kernels read. */
 #define Q4J_TABLE static __device__ const
 #define Q4J_UNROLL _Pragma("unroll")
+/** For loops on paths that few threads take: keeps their code small. */
+#define Q4J_NO_UNROLL _Pragma("unroll 1")
 #else
 #define Q4J_KERNEL(threads, blocks) void
 #define Q4J_DEVICE inline
 #define Q4J_TABLE static constexpr
 #define Q4J_UNROLL
+#define Q4J_NO_UNROLL
 #endif
 
 namespace q4j::cuda {
@@ -110,6 +113,10 @@ Q4J_DEVICE uint32_t load_read_only(const uint32_t* from) { return __ldg(from); }
 Q4J_DEVICE Words4 load_read_only(const Words4* from) {
   const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(from));
   return {{loaded.x, loaded.y, loaded.z, loaded.w}};
+}
+Q4J_DEVICE Words2 load_read_only(const Words2* from) {
+  const uint2 loaded = __ldg(reinterpret_cast<const uint2*>(from));
+  return {{loaded.x, loaded.y}};
 }
 Q4J_DEVICE uint8_t load_read_only(const uint8_t* from) { return __ldg(from); }
 Q4J_DEVICE float load_read_only(const float* from) { return __ldg(from); }

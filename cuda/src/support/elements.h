@@ -134,6 +134,29 @@ Q4J_DEVICE void store_eight(T* output, int64_t from, int64_t n, bool vectors, co
   }
 }
 
+/** Writes eight bytes, the first in the lowest bits, to output[from ...] as far as n goes. `words`: aligned to 8 bytes. */
+Q4J_DEVICE void store_eight_bytes(uint8_t* output, int64_t from, int64_t n, bool words, const Words2& bytes) {
+  if (words && from + kEight <= n) {
+    store(reinterpret_cast<Words2*>(output + from), bytes);
+    return;
+  }
+  Q4J_UNROLL
+  for (int i = 0; i < kEight; ++i) {
+    if (from + i < n) output[from + i] = static_cast<uint8_t>(bytes.word[i / 4] >> (8 * (i % 4)));
+  }
+}
+
+/** The bytes from `from` on, 0 at n and beyond. `words`: `input` is aligned to 8 bytes. */
+Q4J_DEVICE Words2 load_eight_bytes(const uint8_t* input, int64_t from, int64_t n, bool words) {
+  if (words && from + kEight <= n) return load_read_only(reinterpret_cast<const Words2*>(input + from));
+  Words2 bytes = {{0u, 0u}};
+  Q4J_UNROLL
+  for (int i = 0; i < kEight; ++i) {
+    if (from + i < n) bytes.word[i / 4] |= static_cast<uint32_t>(input[from + i]) << (8 * (i % 4));
+  }
+  return bytes;
+}
+
 /** True when a pointer can be read or written `bytes` at a time. */
 Q4J_DEVICE bool is_aligned(const void* pointer, uintptr_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 

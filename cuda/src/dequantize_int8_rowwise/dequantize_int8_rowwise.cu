@@ -1,0 +1,89 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * dequantize_int8_rowwise: output = (code * row_absmax) * (1/127), each product rounded to f32, then to T: the reference's bits.
+ *
+ * Launch contract
+ *   codes      i8[rows, cols]; any alignment (8 bytes, also of every row, is fast)
+ *   row_absmax f32[rows]
+ *   output     T[rows, cols], T = f32, bf16 or f16; any alignment (16 bytes, also of every row, is fast)
+ *
+ * Rungs
+ *   1 one thread per element.
+ *   2 one block per row, eight elements per thread, 8-byte loads and 16-byte stores.
+ */
+#include "pack/operators.h"
+#include "support/dispatch.h"
+#include "support/elements.h"
+#include "support/launch.h"
+
+namespace q4j::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kStep = kThreads * kEight;
+
+struct DequantizeInt8 {
+  const uint8_t* codes;
+  const float* row_absmax;
+  void* output;
+  int64_t rows;
+  int64_t cols;
+};
+
+Q4J_DEVICE float decode_int8(uint32_t byte, float row_absmax) {
+  const float code = static_cast<float>(static_cast<int>(byte) - (byte >= 128u ? 256 : 0));
+  return multiply(multiply(code, row_absmax), 1.0f / 127.0f);
+}
+
+template <typename T>
+Q4J_KERNEL(kThreads, 1) dequantize_int8_rowwise_1_elements(const DequantizeInt8 d) {
+  const int64_t i = static_cast<int64_t>(block_index()) * kThreads + thread_index();
+  if (i < d.rows * d.cols) static_cast<T*>(d.output)[i] = narrow<T>(decode_int8(d.codes[i], d.row_absmax[i / d.cols]));
+}
+
+template <typename T>
+Q4J_KERNEL(kThreads, 4) dequantize_int8_rowwise_2_rows(const DequantizeInt8 d) {
+  const bool words = is_aligned(d.codes, sizeof(Words2)) && d.cols % static_cast<int64_t>(sizeof(Words2)) == 0;
+  const bool vectors =
+      is_aligned(d.output, sizeof(Words4)) && d.cols * static_cast<int64_t>(sizeof(T)) % static_cast<int64_t>(sizeof(Words4)) == 0;
+  for (int64_t row = block_index(); row < d.rows; row += grid_blocks()) {
+    const uint8_t* codes = d.codes + row * d.cols;
+    T* output = static_cast<T*>(d.output) + row * d.cols;
+    const float row_absmax = load_read_only(d.row_absmax + row);
+    for (int64_t from = thread_index() * kEight; from < d.cols; from += kStep) {
+      const Words2 bytes = load_eight_bytes(codes, from, d.cols, words);
+      float value[kEight];
+      Q4J_UNROLL
+      for (int i = 0; i < kEight; ++i) value[i] = decode_int8((bytes.word[i / 4] >> (8 * (i % 4))) & 255u, row_absmax);
+      store_eight(output, from, d.cols, vectors, value);
+    }
+  }
+}
+
+}  // namespace
+
+q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequantize_int8_rowwise_params* params) {
+  DequantizeInt8 arguments = {};
+  arguments.codes = static_cast<const uint8_t*>(params->codes);
+  arguments.row_absmax = static_cast<const float*>(params->row_absmax);
+  arguments.output = params->output;
+  arguments.rows = params->rows;
+  arguments.cols = params->cols;
+  const bool simple = context->rungs.dequantize_int8_rowwise == 1;
+  return with_dtype(params->dtype, [&](auto type) {
+    using T = decltype(type);
+    if (simple) {
+      const Grid grid = {blocks_for(arguments.rows * arguments.cols, kThreads), kThreads};
+      return launch(*context, grid, "dequantize_int8_rowwise_1_elements", dequantize_int8_rowwise_1_elements<T>, arguments);
+    }
+    const auto kernel = dequantize_int8_rowwise_2_rows<T>;
+    int resident = 0;
+    const q4j_status status = resident_blocks(*context, kThreads, "dequantize_int8_rowwise_2_rows", kernel, &resident);
+    if (status != Q4J_OK) return status;
+    const Grid grid = {blocks_for(arguments.rows, 1, resident), kThreads};
+    return launch(*context, grid, "dequantize_int8_rowwise_2_rows", kernel, arguments);
+  });
+}
+
+}  // namespace q4j::cuda
