@@ -12,10 +12,9 @@ file(
   RELATIVE ${ROOT}
   ${ROOT}/native/include/*
   ${ROOT}/native/src/*
-  ${ROOT}/native/CMakeLists.txt
   ${ROOT}/cuda/src/*
-  ${ROOT}/cuda/CMakeLists.txt
   ${ROOT}/cmake/*)
+list(APPEND files native/CMakeLists.txt cuda/CMakeLists.txt)
 list(SORT files COMPARE STRING)
 set(lines "")
 foreach(file IN LISTS files)

@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-package org.qlora4j.build;
+package org.qlora4j.tests.build;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -50,6 +50,11 @@ class NativeLibrariesTest {
         .toList();
   }
 
+  private static List<String> readelf(String what, Path file)
+      throws IOException, InterruptedException {
+    return ProjectTree.run(List.of("readelf", "-W", what, file.toString())).lines().toList();
+  }
+
   private static List<Path> packs() {
     List<Path> packs = new ArrayList<>(libraries(PACKS));
     packs.addAll(libraries(CUDA_PACKS));
@@ -68,7 +73,7 @@ class NativeLibrariesTest {
   @Test
   void noFolderOfTheBuildMachineIsSearched() throws Exception {
     for (Path library : shipped()) {
-      for (String line : ProjectTree.run(List.of("readelf", "-dW", library.toString())).split("\n")) {
+      for (String line : readelf("-d", library)) {
         if (line.contains("RUNPATH") || line.contains("RPATH")) {
           String path = line.substring(line.indexOf('[') + 1, line.lastIndexOf(']'));
           for (String entry : path.split(":", -1)) {
@@ -83,7 +88,7 @@ class NativeLibrariesTest {
   void packsNeedTheSystemLibrariesOnly() throws Exception {
     for (Path library : packs()) {
       Set<String> needed = new TreeSet<>();
-      for (String line : ProjectTree.run(List.of("readelf", "-dW", library.toString())).split("\n")) {
+      for (String line : readelf("-d", library)) {
         if (line.contains("(NEEDED)")) {
           needed.add(line.substring(line.indexOf('[') + 1, line.lastIndexOf(']')));
         }
@@ -110,9 +115,8 @@ class NativeLibrariesTest {
   private static List<String> exports(Path library, Predicate<String> wanted)
       throws IOException, InterruptedException {
     List<String> names = new ArrayList<>();
-    for (String line :
-        ProjectTree.run(List.of("readelf", "--dyn-syms", "-W", library.toString())).split("\n")) {
-      String[] fields = line.trim().split("\\s+");
+    for (String line : readelf("--dyn-syms", library)) {
+      String[] fields = line.trim().split("\\s+", -1);
       // Num: Value Size Type Bind Vis Ndx Name
       if (fields.length == 8
           && !fields[6].equals("UND")
@@ -134,9 +138,9 @@ class NativeLibrariesTest {
             .toList();
     assertFalse(objects.isEmpty(), "no object of a CPU pack was found");
     for (Path object : objects) {
-      String sections = ProjectTree.run(List.of("readelf", "-SW", object.toString()));
       assertFalse(
-          sections.contains(".init_array") || sections.contains(".ctors"),
+          readelf("-S", object).stream()
+              .anyMatch(line -> line.contains(".init_array") || line.contains(".ctors")),
           object + " has a constructor that runs when the pack is opened");
     }
   }

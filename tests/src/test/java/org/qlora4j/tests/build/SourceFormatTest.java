@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-package org.qlora4j.build;
+package org.qlora4j.tests.build;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -14,7 +14,8 @@ import org.junit.jupiter.api.Test;
 
 /** Native sources carry the licence line and are formatted; Spotless checks the same of Java sources. */
 class SourceFormatTest {
-  private static final String LICENCE = "Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0";
+  private static final String LICENCE =
+      "Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0";
 
   private static List<Path> sources() {
     List<Path> sources = new ArrayList<>();
