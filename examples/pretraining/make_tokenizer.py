@@ -6,9 +6,8 @@
 
 Reads the "text" of every line (written by extract-nsmc.sh) and writes tokenizer.json, tokenizer_config.json and
 special_tokens_map.json. BPE over characters: the commonest characters have a token each, anything else is spelled in
-UTF-8 bytes (byte fallback), so there is no unknown token. Over bytes, one token in fourteen of the reviews would be a
-piece of a syllable, at this size of vocabulary; over characters it is one in two hundred. The same input and library
-version give the same files, byte for byte (see requirements.txt).
+UTF-8 bytes (byte fallback), so there is no unknown token. The same input and library version give the same files, byte
+for byte (see requirements.txt).
 """
 
 import json
