@@ -158,6 +158,9 @@ constexpr int64_t kSharedBytes = int64_t{2} << 20;
 constexpr int64_t kTaskPanels = 4;
 // Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
 constexpr int64_t kTasksPerThread = 4;
+// Panels of A that one task packs together: 96 columns of a transposed bf16 operand are three cache lines of each row.
+constexpr int64_t kPackPanels = 96 / kTileRows;
+constexpr int64_t kLeastPackPanels = 48 / kTileRows;
 // Products of fewer operations run on the calling thread: waking another one costs as much.
 constexpr double kSerialOperations = 1e5;
 
@@ -172,17 +175,19 @@ struct Plan {
   int64_t chunk_rows;  // multiple of kTileRows
   int64_t column_panels;
   bool shared_b;
+  bool own_a;  // each task packs its rows of A
   int64_t task_panels;  // columns of a task
   int64_t task_rows;    // multiple of kTileRows
   // Offsets into the workspace, all multiples of 64.
-  int64_t a_bytes;
+  int64_t a_bytes;  // shared or per thread
   int64_t p_bytes;
   int64_t b_bytes;  // shared or per thread
   int64_t q_bytes;
   int64_t tile_bytes;  // per thread
 
-  int64_t threads_bytes() const { return tile_bytes + (shared_b ? 0 : b_bytes + q_bytes); }
-  int64_t total_bytes() const { return a_bytes + p_bytes + (shared_b ? b_bytes + q_bytes : 0) + threads * threads_bytes() + 64; }
+  int64_t shared_bytes() const { return (own_a ? 0 : a_bytes + p_bytes) + (shared_b ? b_bytes + q_bytes : 0); }
+  int64_t thread_bytes() const { return tile_bytes + (own_a ? a_bytes + p_bytes : 0) + (shared_b ? 0 : b_bytes + q_bytes); }
+  int64_t total_bytes() const { return shared_bytes() + threads * thread_bytes() + 64; }
 };
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
@@ -201,34 +206,44 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   plan.rank_padded = round_up(p.branch.rank, step_granule(plan.branch_element));
 
   const int64_t rows = round_up(p.m, kTileRows);
-  const int64_t fitting = kChunkBytes / std::max<int64_t>(1, plan.k_padded * bytes) / kTileRows * kTileRows;
-  plan.chunk_rows = std::min(rows, std::max(fitting, round_up(kChunkLeastRows, kTileRows)));
-  // Chunks of equal size.
-  const int64_t chunks = (rows + plan.chunk_rows - 1) / plan.chunk_rows;
-  plan.chunk_rows = round_up((rows + chunks - 1) / chunks, kTileRows);
-
   plan.column_panels = (p.n + kTileColumns - 1) / kTileColumns;
   const int64_t panel_elements = plan.k_padded * kTileColumns;
   plan.shared_b = plan.column_panels * panel_elements * bytes <= kSharedBytes;
+  plan.own_a = plan.shared_b && plan.column_panels <= kTaskPanels;
+
+  plan.chunk_rows = rows;
+  if (!plan.own_a) {
+    const int64_t fitting = kChunkBytes / std::max<int64_t>(1, plan.k_padded * bytes) / kTileRows * kTileRows;
+    plan.chunk_rows = std::min(rows, std::max(fitting, round_up(kChunkLeastRows, kTileRows)));
+    // Chunks of equal size.
+    const int64_t chunks = (rows + plan.chunk_rows - 1) / plan.chunk_rows;
+    plan.chunk_rows = round_up((rows + chunks - 1) / chunks, kTileRows);
+  }
 
   const int64_t tasks = plan.threads == 1 ? 1 : plan.threads * kTasksPerThread;
   const int64_t row_panels = plan.chunk_rows / kTileRows;
-  plan.task_panels = std::max<int64_t>(1, std::min(kTaskPanels, plan.column_panels / tasks));
-  const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
-  int64_t row_tasks = 1;
-  if (plan.shared_b) {
-    row_tasks = (tasks + column_tasks - 1) / column_tasks;
-  } else if (column_tasks < plan.threads) {
-    row_tasks = (plan.threads + column_tasks - 1) / column_tasks;
+  if (plan.own_a) {
+    plan.task_panels = plan.column_panels;
+    plan.task_rows = std::min(rows, std::clamp(row_panels / tasks, kLeastPackPanels, kPackPanels) * kTileRows);
+  } else {
+    plan.task_panels = std::max<int64_t>(1, std::min(kTaskPanels, plan.column_panels / tasks));
+    const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
+    int64_t row_tasks = 1;
+    if (plan.shared_b) {
+      row_tasks = (tasks + column_tasks - 1) / column_tasks;
+    } else if (column_tasks < plan.threads) {
+      row_tasks = (plan.threads + column_tasks - 1) / column_tasks;
+    }
+    // At least some tiles below each other: each reads the panel of B from the first-level cache.
+    row_tasks = std::max<int64_t>(1, std::min(row_tasks, row_panels / kLeastPackPanels));
+    plan.task_rows = (row_panels + row_tasks - 1) / row_tasks * kTileRows;
   }
-  // At least four tiles below each other: each reads the panel of B from the first-level cache.
-  row_tasks = std::max<int64_t>(1, std::min(row_tasks, row_panels / 4));
-  plan.task_rows = (row_panels + row_tasks - 1) / row_tasks * kTileRows;
 
   const int64_t q_elements = plan.rank_padded * kTileColumns;
   const int64_t branch_bytes = bytes_of(plan.branch_element);
-  plan.a_bytes = round_up(plan.chunk_rows * plan.k_padded * bytes, 64);
-  plan.p_bytes = round_up(plan.chunk_rows * plan.rank_padded * branch_bytes, 64);
+  plan.a_bytes = round_up((plan.own_a ? plan.task_rows * round_up(plan.k_block, step_granule(plan.element))
+                                      : plan.chunk_rows * plan.k_padded) * bytes, 64);
+  plan.p_bytes = round_up((plan.own_a ? plan.task_rows : plan.chunk_rows) * plan.rank_padded * branch_bytes, 64);
   plan.b_bytes = round_up((plan.shared_b ? plan.column_panels * panel_elements
                                          : plan.task_panels * kTileColumns * plan.k_block) * bytes, 64);
   plan.q_bytes = round_up((plan.shared_b ? plan.column_panels : plan.task_panels) * q_elements * branch_bytes, 64);
@@ -245,16 +260,16 @@ class Multiplication {
       : pool_(pool), product_(product), plan_(plan) {
     a_ = workspace;
     p_ = a_ + plan.a_bytes;
-    b_ = p_ + plan.p_bytes;
-    q_ = b_ + (plan.shared_b ? plan.b_bytes : 0);
-    threads_ = q_ + (plan.shared_b ? plan.q_bytes : 0);
+    b_ = plan.own_a ? workspace : p_ + plan.p_bytes;
+    q_ = b_ + plan.b_bytes;
+    threads_ = workspace + plan.shared_bytes();
   }
 
   void run() {
     if (plan_.shared_b) {
       parallel_for(plan_.column_panels, [&](int64_t panel, int) {
-        for (int64_t block = 0; block < plan_.k_blocks; ++block) pack_b(block, panel, shared_b(block, panel));
-        pack_q(panel, q_ + panel * plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element));
+        for (int64_t block = 0; block < plan_.k_blocks; ++block) pack_b(block, panel, 1, shared_b(block, panel));
+        pack_q(panel, 1, q_ + panel * plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element));
       });
     }
     for (chunk_ = 0; chunk_ < product_.m; chunk_ += plan_.chunk_rows) run_chunk();
@@ -273,89 +288,112 @@ class Multiplication {
   int64_t steps(int64_t block) const { return std::min(plan_.k_block, product_.k - block * plan_.k_block); }
   int64_t padded_steps(int64_t block) const { return round_up(steps(block), step_granule(plan_.element)); }
 
-  // Ranges of steps follow each other in the packed operands; within one, panels do.
-  char* packed_a(int64_t block, int64_t panel) const {
+  // Bytes of one panel.
+  int64_t a_panel_bytes(int64_t block) const { return padded_steps(block) * kTileRows * bytes_of(plan_.element); }
+  int64_t b_panel_bytes(int64_t block) const { return padded_steps(block) * kTileColumns * bytes_of(plan_.element); }
+  int64_t p_panel_bytes() const { return plan_.rank_padded * kTileRows * bytes_of(plan_.branch_element); }
+  int64_t q_panel_bytes() const { return plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element); }
+
+  // Ranges of steps follow each other in the shared packed operands; within one, panels do.
+  char* shared_a(int64_t block, int64_t panel) const {
     return a_ + (block * plan_.k_block * plan_.chunk_rows + panel * kTileRows * padded_steps(block)) * bytes_of(plan_.element);
   }
-  char* packed_p(int64_t panel) const { return p_ + panel * kTileRows * plan_.rank_padded * bytes_of(plan_.branch_element); }
+  char* shared_p(int64_t panel) const { return p_ + panel * p_panel_bytes(); }
   char* shared_b(int64_t block, int64_t panel) const {
     return b_ + (block * plan_.k_block * plan_.column_panels + panel * padded_steps(block)) * kTileColumns * bytes_of(plan_.element);
   }
 
-  void pack_b(int64_t block, int64_t panel, char* to) const {
+  // Packed panels follow each other; their stride is counted in 32 bits.
+  void pack_b(int64_t block, int64_t panel, int64_t panels, char* to) const {
     const int64_t column = panel * kTileColumns;
     pack<Side::kB>(product_.b, plan_.element,
-                   {column, std::min<int64_t>(kTileColumns, product_.n - column), block * plan_.k_block, steps(block)}, to);
+                   {column, std::min(panels * kTileColumns, product_.n - column), block * plan_.k_block, steps(block),
+                    b_panel_bytes(block) / 4},
+                   to);
   }
 
-  void pack_q(int64_t panel, char* to) const {
+  void pack_q(int64_t panel, int64_t panels, char* to) const {
     if (product_.branch.rank == 0) return;
     const int64_t column = panel * kTileColumns;
     pack<Side::kB>(product_.branch.q, plan_.branch_element,
-                   {column, std::min<int64_t>(kTileColumns, product_.n - column), 0, product_.branch.rank}, to);
+                   {column, std::min(panels * kTileColumns, product_.n - column), 0, product_.branch.rank, q_panel_bytes() / 4}, to);
+  }
+
+  void pack_a(int64_t block, int64_t panel, int64_t panels, char* to) const {
+    const int64_t row = chunk_ + panel * kTileRows;
+    pack<Side::kA>(product_.a, plan_.element,
+                   {row, std::min(panels * kTileRows, product_.m - row), block * plan_.k_block, steps(block),
+                    a_panel_bytes(block) / 4},
+                   to);
+  }
+
+  void pack_p(int64_t panel, int64_t panels, char* to) const {
+    if (product_.branch.rank == 0) return;
+    const int64_t row = chunk_ + panel * kTileRows;
+    pack<Side::kA>(product_.branch.p, plan_.branch_element,
+                   {row, std::min(panels * kTileRows, product_.m - row), 0, product_.branch.rank, p_panel_bytes() / 4}, to);
   }
 
   void run_chunk() {
     const int64_t rows = std::min(plan_.chunk_rows, product_.m - chunk_);
     const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
-    // A task packs several panels of one range of steps.
-    constexpr int64_t kPanels = 4;
-    const int64_t groups = (row_panels + kPanels - 1) / kPanels;
-    parallel_for(groups * plan_.k_blocks, [&](int64_t task, int) {
-      const int64_t block = task / groups;
-      const int64_t first = task % groups * kPanels;
-      for (int64_t panel = first; panel < std::min(first + kPanels, row_panels); ++panel) {
-        const int64_t row = chunk_ + panel * kTileRows;
-        const int64_t count = std::min<int64_t>(kTileRows, product_.m - row);
-        pack<Side::kA>(product_.a, plan_.element, {row, count, block * plan_.k_block, steps(block)}, packed_a(block, panel));
-        if (block == 0 && product_.branch.rank > 0) {
-          pack<Side::kA>(product_.branch.p, plan_.branch_element, {row, count, 0, product_.branch.rank}, packed_p(panel));
-        }
-      }
-    });
+    if (!plan_.own_a) {
+      // A task packs several panels of one range of steps.
+      const int64_t groups = (row_panels + kPackPanels - 1) / kPackPanels;
+      parallel_for(groups * plan_.k_blocks, [&](int64_t task, int) {
+        const int64_t block = task / groups;
+        const int64_t first = task % groups * kPackPanels;
+        const int64_t panels = std::min(kPackPanels, row_panels - first);
+        pack_a(block, first, panels, shared_a(block, first));
+        if (block == 0) pack_p(first, panels, shared_p(first));
+      });
+    }
     const int64_t column_tasks = (plan_.column_panels + plan_.task_panels - 1) / plan_.task_panels;
     const int64_t row_tasks = (rows + plan_.task_rows - 1) / plan_.task_rows;
     parallel_for(column_tasks * row_tasks, [&](int64_t task, int thread) {
-      const int64_t first_panel = task / row_tasks * plan_.task_panels;
+      const int64_t first_column_panel = task / row_tasks * plan_.task_panels;
       const int64_t first_row = task % row_tasks * plan_.task_rows;
-      run_task(first_panel, std::min(plan_.task_panels, plan_.column_panels - first_panel), first_row,
-               std::min(plan_.task_rows, rows - first_row), threads_ + thread * plan_.threads_bytes());
+      run_task(first_column_panel, std::min(plan_.task_panels, plan_.column_panels - first_column_panel), first_row / kTileRows,
+               (std::min(plan_.task_rows, rows - first_row) + kTileRows - 1) / kTileRows, threads_ + thread * plan_.thread_bytes());
     });
   }
 
-  // first_row counts within the chunk.
-  void run_task(int64_t first_panel, int64_t panels, int64_t first_row, int64_t rows, char* memory) {
+  // first_row_panel counts within the chunk.
+  void run_task(int64_t first_column_panel, int64_t column_panels, int64_t first_row_panel, int64_t row_panels, char* memory) {
 #if defined(Q4J_AMX)
     const amx::Session session;
 #endif
     auto* tiles = reinterpret_cast<float*>(memory);
-    char* own_b = memory + plan_.tile_bytes;
-    char* own_q = own_b + plan_.b_bytes;
-    const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
-    const int64_t q_bytes = plan_.rank_padded * kTileColumns * bytes_of(plan_.branch_element);
-    if (!plan_.shared_b) {
-      for (int64_t j = 0; j < panels; ++j) pack_q(first_panel + j, own_q + j * q_bytes);
-    }
+    char* own = memory + plan_.tile_bytes;
+    char* own_a = own;
+    char* own_p = own + plan_.a_bytes;
+    if (plan_.own_a) own = own_p + plan_.p_bytes;
+    char* own_b = own;
+    char* own_q = own + plan_.b_bytes;
+    if (!plan_.shared_b) pack_q(first_column_panel, column_panels, own_q);
+    if (plan_.own_a) pack_p(first_row_panel, row_panels, own_p);
+    const char* p = plan_.own_a ? own_p : shared_p(first_row_panel);
+    const char* q = plan_.shared_b ? q_ + first_column_panel * q_panel_bytes() : own_q;
     for (int64_t block = 0; block < plan_.k_blocks; ++block) {
-      const int64_t b_bytes = padded_steps(block) * kTileColumns * bytes_of(plan_.element);
-      if (!plan_.shared_b) {
-        for (int64_t j = 0; j < panels; ++j) pack_b(block, first_panel + j, own_b + j * b_bytes);
-      }
+      if (!plan_.shared_b) pack_b(block, first_column_panel, column_panels, own_b);
+      if (plan_.own_a) pack_a(block, first_row_panel, row_panels, own_a);
+      const char* a = plan_.own_a ? own_a : shared_a(block, first_row_panel);
+      const char* b = plan_.shared_b ? shared_b(block, first_column_panel) : own_b;
       constexpr int64_t kPanels = kBlockRows / kTileRows;
       for (int64_t first = 0; first < row_panels; first += kPanels) {
-        for (int64_t j = 0; j < panels; ++j) {
-          const char* b = plan_.shared_b ? shared_b(block, first_panel + j) : own_b + j * b_bytes;
-          const char* q = plan_.shared_b ? q_ + (first_panel + j) * q_bytes : own_q + j * q_bytes;
+        for (int64_t j = 0; j < column_panels; ++j) {
           for (int64_t i = first; i < std::min(first + kPanels, row_panels); ++i) {
             float* tile = plan_.k_blocks == 1 ? tiles : tiles + (j * row_panels + i) * kTileElements;
-            run_tile(block, first_row / kTileRows + i, first_panel + j, b, q, tile);
+            run_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block), b + j * b_panel_bytes(block),
+                     p + i * p_panel_bytes(), q + j * q_panel_bytes(), tile);
           }
         }
       }
     }
   }
 
-  void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* b, const char* q, float* tile) {
+  void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* a, const char* b, const char* p, const char* q,
+                float* tile) {
     const int64_t row = chunk_ + row_panel * kTileRows;
     const int64_t column = column_panel * kTileColumns;
     const int rows = static_cast<int>(std::min<int64_t>(kTileRows, product_.m - row));
@@ -363,11 +401,11 @@ class Multiplication {
     const Branch& branch = product_.branch;
     Accumulate accumulate = block == 0 ? Accumulate::kNo : Accumulate::kYes;
     if (block == 0 && branch.rank > 0) {
-      multiply_tile(plan_.branch_element, rows, branch.rank, packed_p(row_panel), q, tile, Accumulate::kNo, branch.s);
+      multiply_tile(plan_.branch_element, rows, branch.rank, p, q, tile, Accumulate::kNo, branch.s);
       if (branch.dropout != nullptr) mask_tile(DropoutMask(*branch.dropout, product_.n), tile, row, column, rows, columns);
       accumulate = Accumulate::kYes;
     }
-    multiply_tile(plan_.element, rows, steps(block), packed_a(block, row_panel), b, tile, accumulate, 1.0f);
+    multiply_tile(plan_.element, rows, steps(block), a, b, tile, accumulate, 1.0f);
     if (block + 1 < plan_.k_blocks) return;
     if (product_.epilogue.dtype == Q4J_BF16) {
       finish_tile<bf16>(product_.epilogue, tile, row, column, rows, columns);

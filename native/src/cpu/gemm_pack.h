@@ -1,28 +1,31 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Packs a panel of an operand: `outer` rows (of A) or columns (of B) by a range of the contraction, in the orders that gemm_kernel.h
+ * Packs panels of an operand: rows (of A) or columns (of B) by a range of the contraction, in the orders that gemm_kernel.h
  * lists. The stored matrix is read along its rows, where elements are contiguous. Where the contraction runs along them too, a square of
  * vectors is transposed in registers; otherwise rows are copied or interleaved.
  *
- * Width is the panel's number of rows or columns; those from `outer_count` on become zeros.
+ * Width is a panel's number of rows or columns; those of the last panel from `outer_count` on become zeros.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_PACK_H_
 #define QLORA4J_SRC_CPU_GEMM_PACK_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "gemm_kernel.h"
+#include "gemm_source.h"
 #include "intrinsics.h"
 #include "vec.h"
 
 namespace q4j::cpu {
 
-/** The part of a stored matrix that goes into a panel. */
+/** The part of a stored matrix that goes into panels that follow each other `stride` elements (of 32 or, bf16 pairs, 2 x 16 bits) apart. */
 struct PanelRange {
   int64_t outer;        // first row of A or column of B
-  int64_t outer_count;  // 1 to Width
-  int64_t k;            // first step of the contraction
+  int64_t outer_count;  // at least 1; panels = outer_count / Width, rounded up
+  int64_t k;            // first step of the contraction, a multiple of 32
   int64_t k_count;
+  int64_t stride;
 };
 
 #if defined(__AVX512F__)
@@ -86,29 +89,106 @@ static inline void transpose(Vec (&t)[8]) {
 }
 #endif
 
-/** f32 panels: [k][Width]. Round: the values a bf16 computation uses. */
-template <int Width, bool Round, class Source>
-void pack_f32(const Source& source, bool contract_rows, const PanelRange& range, float* panel) {
-  const auto rounded = [](Vec v) { return Round ? rounded_to<bf16>(v) : v; };
-  if (contract_rows) {
-    for (int64_t k = 0; k < range.k_count; ++k) {
-      for (int part = 0; part < Width; part += kLanes) {
-        const Vec v = rounded(source.load(range.k + k, range.outer + part, range.outer_count - part));
-        store(panel + k * Width + part, v, first_lanes(Width - part));
+// Weights are read by their chunks where rows consist of whole ones.
+template <class Source>
+constexpr bool kIsQuantized = false;
+template <>
+constexpr bool kIsQuantized<QuantizedSource> = true;
+
+template <class Source>
+static inline bool reads_chunks(const Source& source) {
+  if constexpr (kIsQuantized<Source>) return source.regular();
+  return false;
+}
+
+/** The absmax of the block that holds (row + i, k) for several rows, fetched again only where k enters a new block. */
+template <int Rows>
+struct RowScales {
+  float absmax[Rows];
+
+  void fetch(const QuantizedSource& source, int64_t row, int64_t rows, int64_t k, bool first) {
+    // Blocks start at the same columns in all rows only where rows consist of whole blocks.
+    if (!first && source.index(1, 0) % source.block_size() == 0 && k % source.block_size() != 0) return;
+    for (int i = 0; i < Rows && i < rows; ++i) absmax[i] = source.absmax_at(source.index(row + i, k));
+  }
+};
+
+/**
+ * Calls f(column, k) for the pieces that a panel takes from a row, where the contraction runs across rows: k counts from the range's
+ * first step on, column from its first column.
+ *
+ * Panels as wide as a cache line of the source are made one by one. Narrower ones share its lines, so all of them take their part
+ * of a few rows before the next rows; a few, so that whole lines of the panels are written. One row at a time took three times as
+ * long where the panels did not fit into the second-level cache.
+ */
+template <int Width, int Step, class F>
+static inline void for_each_piece(const PanelRange& range, int64_t steps, F&& f) {
+  constexpr bool kWide = Width % 16 == 0;
+  const int64_t together = kWide ? Width : range.outer_count;
+  const int64_t rows = kWide ? steps : 8;
+  for (int64_t first = 0; first < range.outer_count; first += together) {
+    for (int64_t k0 = 0; k0 < steps; k0 += rows) {
+      for (int64_t column = first; column < std::min(first + together, range.outer_count); column += Width) {
+        for (int64_t k = k0; k < std::min(k0 + rows, steps); k += Step) f(column, k);
       }
     }
+  }
+}
+
+/** f32 panels: [k][Width]. Round: the values a bf16 computation uses. */
+template <int Width, bool Round, class Source>
+void pack_f32(const Source source, bool contract_rows, const PanelRange range, float* panels) {
+  const auto rounded = [](Vec v) { return Round ? rounded_to<bf16>(v) : v; };
+  const bool chunks = reads_chunks(source);
+  if (contract_rows) {
+    for_each_piece<Width, 1>(range, range.k_count, [&](int64_t column, int64_t k) {
+      float* panel = panels + column / Width * range.stride + k * Width;
+      if constexpr (kIsQuantized<Source> && Width % kLanes == 0) {
+        if (chunks) {
+          const int64_t index = source.index(range.k + k, range.outer + column);
+          for (int part = 0; part < Width; part += kLanes) {
+            const bool inside = column + part < range.outer_count;
+            store(panel + part, inside ? rounded(source.chunk(index + part, source.absmax_at(index + part))) : zero());
+          }
+          return;
+        }
+      }
+      for (int part = 0; part < Width; part += kLanes) {
+        const Vec v = rounded(source.load(range.k + k, range.outer + column + part, range.outer_count - column - part));
+        store(panel + part, v, first_lanes(Width - part));
+      }
+    });
     return;
   }
-  for (int part = 0; part < Width; part += kLanes) {
-    const Mask lanes = first_lanes(Width - part);
-    for (int64_t k = 0; k < range.k_count; k += kLanes) {
-      const int64_t count = range.k_count - k;
-      Vec t[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        t[i] = part + i < range.outer_count ? rounded(source.load(range.outer + part + i, range.k + k, count)) : zero();
+  float* panel = panels;
+  for (int64_t outer = 0; outer < range.outer_count; outer += Width, panel += range.stride) {
+    for (int part = 0; part < Width; part += kLanes) {
+      const Mask lanes = first_lanes(Width - part);
+      const int64_t row = range.outer + outer + part;
+      const int64_t rows = range.outer_count - outer - part;
+      [[maybe_unused]] RowScales<kLanes> scales;
+      for (int64_t k = 0; k < range.k_count; k += kLanes) {
+        const int64_t count = range.k_count - k;
+        Vec t[kLanes];
+        if constexpr (kIsQuantized<Source>) {
+          if (chunks) scales.fetch(source, row, rows, range.k + k, k == 0);
+        }
+        for (int i = 0; i < kLanes; ++i) {
+          if (i >= rows) {
+            t[i] = zero();
+            continue;
+          }
+          if constexpr (kIsQuantized<Source>) {
+            if (chunks) {
+              t[i] = rounded(source.chunk(source.index(row + i, range.k + k), scales.absmax[i]));
+              continue;
+            }
+          }
+          t[i] = rounded(source.load(row + i, range.k + k, count));
+        }
+        transpose(t);
+        for (int i = 0; i < kLanes && i < count; ++i) store(panel + (k + i) * Width + part, t[i], lanes);
       }
-      transpose(t);
-      for (int i = 0; i < kLanes && i < count; ++i) store(panel + (k + i) * Width + part, t[i], lanes);
     }
   }
 }
@@ -125,39 +205,76 @@ static inline __m512i interleave(__m512i row_0, __m512i row_1, int first) {
   return _mm512_permutex2var_epi16(row_0, _mm512_load_si512(kOrder[first / 16]), row_1);
 }
 
-/** bf16 panels of pairs: [k/2][Width][2]. The range's steps are padded with zeros to `padded_k`. */
-template <int Width, class Source>
-void pack_bf16_pairs(const Source& source, bool contract_rows, const PanelRange& range, int64_t padded_k, uint32_t* panel) {
-  if (contract_rows) {
-    for (int64_t k = 0; k < padded_k; k += 2) {
-      uint32_t* to = panel + k / 2 * Width;
-      for (int part = 0; part < Width; part += 32) {
-        const int64_t count = range.outer_count - part;
-        __m512i rows[2];
-        for (int i = 0; i < 2; ++i) {
-          rows[i] = k + i < range.k_count && count > 0 ? source.load_bf16(range.k + k + i, range.outer + part, count)
-                                                       : _mm512_setzero_si512();
-        }
-        _mm512_mask_storeu_epi32(to + part, first_lanes(Width - part).m, interleave(rows[0], rows[1], 0));
-        if (Width - part > 16) {
-          _mm512_mask_storeu_epi32(to + part + 16, first_lanes(Width - part - 16).m, interleave(rows[0], rows[1], 16));
-        }
+/** 16 rows of 32 elements from step `k` of the range on, zeros for rows and steps that the matrix lacks. */
+template <class Source>
+static inline void load_rows_bf16(const Source& source, const PanelRange& range, int64_t row, int64_t rows, int64_t k,
+                                  [[maybe_unused]] RowScales<16>& scales, __m512i (&t)[16]) {
+  if constexpr (kIsQuantized<Source>) {
+    if (source.regular() && k < range.k_count) {
+      scales.fetch(source, row, rows, range.k + k, k == 0);
+      if (rows >= 16) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) t[i] = source.chunk_bf16(source.index(row + i, range.k + k), scales.absmax[i]);
+        return;
       }
     }
+  }
+  for (int i = 0; i < 16; ++i) {
+    t[i] = i < rows && k < range.k_count ? source.load_bf16(row + i, range.k + k, range.k_count - k) : _mm512_setzero_si512();
+  }
+}
+
+/** bf16 panels of pairs: [k/2][Width][2]. The range's steps are padded with zeros to `padded_k`. */
+template <int Width, class Source>
+void pack_bf16_pairs(const Source source, bool contract_rows, const PanelRange range, int64_t padded_k, uint32_t* panels) {
+  if (contract_rows) {
+    const bool chunks = reads_chunks(source);
+    for_each_piece<Width, 2>(range, padded_k, [&](int64_t column, int64_t k) {
+      uint32_t* panel = panels + column / Width * range.stride + k / 2 * Width;
+      for (int part = 0; part < Width; part += 32) {
+        const int64_t count = range.outer_count - column - part;
+        __m512i rows[2];
+        for (int i = 0; i < 2; ++i) {
+          if (k + i >= range.k_count || count <= 0) {
+            rows[i] = _mm512_setzero_si512();
+            continue;
+          }
+          if constexpr (kIsQuantized<Source>) {
+            if (chunks) {
+              const int64_t index = source.index(range.k + k + i, range.outer + column + part);
+              rows[i] = source.chunk_bf16(index, source.absmax_at(index));
+              continue;
+            }
+          }
+          rows[i] = source.load_bf16(range.k + k + i, range.outer + column + part, Width < 32 && count > Width ? Width : count);
+        }
+        _mm512_mask_storeu_epi32(panel + part, first_lanes(Width - part).m, interleave(rows[0], rows[1], 0));
+        if (Width - part > 16) {
+          _mm512_mask_storeu_epi32(panel + part + 16, first_lanes(Width - part - 16).m, interleave(rows[0], rows[1], 16));
+        }
+      }
+    });
     return;
   }
-  for (int part = 0; part < Width; part += 16) {
-    const __mmask16 lanes = first_lanes(Width - part).m;
-    for (int64_t k = 0; k < padded_k; k += 32) {
-      __m512i t[16];
-      for (int i = 0; i < 16; ++i) {
-        t[i] = part + i < range.outer_count && k < range.k_count
-                   ? source.load_bf16(range.outer + part + i, range.k + k, range.k_count - k)
-                   : _mm512_setzero_si512();
+  uint32_t* panel = panels;
+  for (int64_t outer = 0; outer < range.outer_count; outer += Width, panel += range.stride) {
+    for (int part = 0; part < Width; part += 16) {
+      const __mmask16 lanes = first_lanes(Width - part).m;
+      const int64_t rows = std::min<int64_t>(range.outer_count - outer, Width) - part;
+      RowScales<16> scales;
+      for (int64_t k = 0; k < padded_k; k += 32) {
+        __m512i t[16];
+        load_rows_bf16(source, range, range.outer + outer + part, rows, k, scales, t);
+        transpose(t);
+        uint32_t* to = panel + k / 2 * Width + part;
+        if (padded_k - k >= 32 && Width - part >= 16) {
+#pragma GCC unroll 16
+          for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * Width, t[i]);
+          continue;
+        }
+        const int64_t pairs = (padded_k - k) / 2;
+        for (int i = 0; i < 16 && i < pairs; ++i) _mm512_mask_storeu_epi32(to + i * Width, lanes, t[i]);
       }
-      transpose(t);
-      const int64_t pairs = (padded_k - k) / 2;
-      for (int i = 0; i < 16 && i < pairs; ++i) _mm512_mask_storeu_epi32(panel + (k / 2 + i) * Width + part, lanes, t[i]);
     }
   }
 }
@@ -165,31 +282,31 @@ void pack_bf16_pairs(const Source& source, bool contract_rows, const PanelRange&
 #if defined(Q4J_AMX)
 /** bf16 panels of A for tiles: [k/32][Width][32]. padded_k is a multiple of 32. */
 template <int Width, class Source>
-void pack_bf16_tiles(const Source& source, bool contract_rows, const PanelRange& range, int64_t padded_k, uint32_t* panel) {
-  for (int64_t k = 0; k < padded_k; k += 32) {
+void pack_bf16_tiles(const Source source, bool contract_rows, const PanelRange range, int64_t padded_k, uint32_t* panels) {
+  uint32_t* panel = panels;
+  for (int64_t outer = 0; outer < range.outer_count; outer += Width, panel += range.stride) {
     for (int part = 0; part < Width; part += 16) {
-      __m512i t[16];
-      if (contract_rows) {
-        const int64_t count = range.outer_count - part;
-        for (int pair = 0; pair < 16; ++pair) {
-          __m512i rows[2];
-          for (int i = 0; i < 2; ++i) {
-            const int64_t step = k + 2 * pair + i;
-            rows[i] = step < range.k_count && count > 0
-                          ? source.load_bf16(range.k + step, range.outer + part, count < 16 ? count : 16)
-                          : _mm512_setzero_si512();
+      const int64_t first = range.outer + outer + part;
+      const int64_t count = std::min<int64_t>(range.outer_count - outer, Width) - part;
+      RowScales<16> scales;
+      for (int64_t k = 0; k < padded_k; k += 32) {
+        __m512i t[16];
+        if (contract_rows) {
+          for (int pair = 0; pair < 16; ++pair) {
+            __m512i rows[2];
+            for (int i = 0; i < 2; ++i) {
+              const int64_t step = k + 2 * pair + i;
+              rows[i] = step < range.k_count && count > 0 ? source.load_bf16(range.k + step, first, count < 16 ? count : 16)
+                                                          : _mm512_setzero_si512();
+            }
+            t[pair] = interleave(rows[0], rows[1], 0);
           }
-          t[pair] = interleave(rows[0], rows[1], 0);
+          transpose(t);
+        } else {
+          load_rows_bf16(source, range, first, count, k, scales, t);
         }
-        transpose(t);
-      } else {
-        for (int i = 0; i < 16; ++i) {
-          t[i] = part + i < range.outer_count && k < range.k_count
-                     ? source.load_bf16(range.outer + part + i, range.k + k, range.k_count - k)
-                     : _mm512_setzero_si512();
-        }
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + k / 2 * Width + (part + i) * 16, t[i]);
       }
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + k / 2 * Width + (part + i) * 16, t[i]);
     }
   }
 }
