@@ -1,0 +1,583 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.model;
+
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import org.bytedeco.javacpp.PointerScope;
+import org.bytedeco.pytorch.Scalar;
+import org.bytedeco.pytorch.ScalarTypeOptional;
+import org.bytedeco.pytorch.Tensor;
+import org.bytedeco.pytorch.TensorVector;
+import org.bytedeco.pytorch.global.torch;
+import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.common.Json;
+import org.qlora4j.kernels.Activation;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.LoraCompute;
+import org.qlora4j.kernels.Quantization4Bit;
+import org.qlora4j.kernels.Weight;
+import org.qlora4j.lora.LoraLayer;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedWeight;
+import org.qlora4j.tensor.TensorArena;
+import org.qlora4j.tensor.TorchBridge;
+import org.qlora4j.tests.support.Philox;
+
+/**
+ * Every layer's forward and explicit backward against the same formula under libtorch autograd, in fp32: output, gradient of the
+ * input, gradients of everything trained.
+ *
+ * <p>Error model: both sides accumulate in fp32 in different orders. With sums of up to 300 terms and up to six products in a
+ * row, 2^-24 * sqrt(300) * 6 * 4 (the tail of thousands of elements) is 2.5e-5 of the largest magnitude.
+ */
+class LayerGradientTest {
+  private static final double TOLERANCE = 2.5e-5;
+  private static final long SEED = 20260101;
+
+  private KernelPack pack;
+  private TensorArena arena;
+  private ParameterSet parameters;
+  private Pass pass;
+  private Random random;
+  private PointerScope scope;
+  private final Map<Parameter, Tensor> leaves = new LinkedHashMap<>();
+  private final List<AutoCloseable> owned = new ArrayList<>();
+
+  @BeforeEach
+  void open() {
+    pack = KernelPack.openAutomatic();
+    arena = new TensorArena(pack);
+    parameters = new ParameterSet(pack);
+    pass = new Pass(pack, arena, DType.F32, LoraCompute.FAST, SEED, 3, 1, true);
+    random = new Random(SEED);
+    scope = new PointerScope();
+  }
+
+  @AfterEach
+  void close() throws Exception {
+    scope.close();
+    leaves.clear();
+    for (AutoCloseable part : owned) {
+      part.close();
+    }
+    owned.clear();
+    parameters.close();
+    arena.close();
+    pack.close();
+  }
+
+  // ---------------------------------------------------------------- the layers
+
+  @ParameterizedTest
+  @ValueSource(ints = {0, 1, 37})
+  void denseLinearWithBiasAndAdapter(int tokens) {
+    Dense linear = dense("linear", 96, 80, true, 8, 0f);
+    check(
+        tokens,
+        80,
+        (x, y) -> linear.layer.forward(pass, x, null, y),
+        (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
+        linear::torch,
+        96);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"128, 0", "128, 0.25", "200, 0", "200, 0.25"}) // 200: blocks of 64 straddle rows
+  void quantizedLinearWithAdapterAndDropout(int in, float dropout) {
+    Dense linear = quantized("linear", 96, in, 8, dropout);
+    check(
+        21,
+        in,
+        (x, y) -> linear.layer.forward(pass, x, null, y),
+        (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
+        linear::torch,
+        96);
+  }
+
+  @ParameterizedTest
+  @EnumSource(ModelConfig.Norm.class)
+  void norm(ModelConfig.Norm kind) {
+    Norm norm = norm("norm", kind, 72);
+    check(
+        19,
+        72,
+        (x, y) -> norm.layer.forward(pass, x, y),
+        (saved, dy, dx) -> norm.layer.backward(pass, (NormLayer.Saved) saved, dy, null, dx),
+        norm::torch,
+        72);
+  }
+
+  @ParameterizedTest
+  @EnumSource(Activation.Kind.class)
+  void gatedFeedForward(Activation.Kind kind) {
+    feedForward(kind, true);
+  }
+
+  @ParameterizedTest
+  @EnumSource(Activation.Kind.class)
+  void plainFeedForwardWithBiases(Activation.Kind kind) {
+    feedForward(kind, false);
+  }
+
+  private void feedForward(Activation.Kind kind, boolean gated) {
+    Ffn ffn = ffn("ffn", kind, gated, 64, 160);
+    check(
+        23,
+        64,
+        (x, y) -> {
+          DeviceTensor residual = arena.allocate(DType.F32, x.rows(), x.cols());
+          residual.copyFrom(x);
+          return ffn.layer.forward(pass, x, residual, y);
+        },
+        (saved, dy, dx) -> {
+          ffn.layer.backward(pass, (FeedForward.Saved) saved, dy, dx);
+          TorchBridge.add(dx, dy); // the residual's gradient, which the block adds
+        },
+        x -> ffn.torch(x).add(x),
+        64);
+  }
+
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void attention(boolean fused) {
+    ModelConfig config = fused ? neox(true) : llama();
+    int[] cu = {0, 9, 10, 31};
+    Attend attend = attend("attention", config);
+    SequenceBatch batch = batch(cu);
+    check(
+        31,
+        config.hiddenSize(),
+        (x, y) -> {
+          DeviceTensor residual = arena.allocate(DType.F32, x.rows(), x.cols());
+          residual.zero();
+          return attend.layer.forward(pass, batch, x, residual, y, null);
+        },
+        (saved, dy, dx) -> attend.layer.backward(pass, batch, (SelfAttention.Saved) saved, dy, dx),
+        x -> attend.torch(x, cu),
+        config.hiddenSize());
+  }
+
+  @Test
+  void sequentialBlock() {
+    block(llama());
+  }
+
+  @Test
+  void parallelBlock() {
+    block(neox(true));
+  }
+
+  @Test
+  void sequentialBlockWithBiases() {
+    block(neox(false));
+  }
+
+  private void block(ModelConfig config) {
+    int[] cu = {0, 17, 29};
+    Norm norm1 = norm("norm1", config.norm(), config.hiddenSize());
+    Attend attend = attend("attention", config);
+    Norm norm2 = norm("norm2", config.norm(), config.hiddenSize());
+    Ffn ffn = ffn("ffn", kind(config), config.gatedMlp(), config.hiddenSize(), config.ffnSize());
+    DecoderBlock block =
+        new DecoderBlock(
+            config.parallelResidual(), norm1.layer, attend.layer, norm2.layer, ffn.layer, List.of());
+    SequenceBatch batch = batch(cu);
+    check(
+        29,
+        config.hiddenSize(),
+        (x, y) -> block.forward(pass, batch, x, y, null),
+        (saved, dy, dx) -> block.backward(pass, batch, (DecoderBlock.Saved) saved, dy, dx),
+        x -> {
+          Tensor middle = attend.torch(norm1.torch(x), cu).add(x);
+          return ffn.torch(norm2.torch(config.parallelResidual() ? x : middle)).add(middle);
+        },
+        config.hiddenSize());
+  }
+
+  @Test
+  void lossHead() {
+    Norm norm = norm("norm", ModelConfig.Norm.RMS_NORM, 64);
+    Dense head = dense("head", 150, 64, false, 0, 0f);
+    LossHead lossHead = new LossHead(norm.layer, head.layer);
+    int tokens = 26;
+    int[] labels = new int[tokens];
+    for (int i = 0; i < tokens; i++) {
+      labels[i] = i % 3 == 0 ? -100 : random.nextInt(150);
+    }
+    parameters.allocateGradients();
+    DeviceTensor x = randomTensor(tokens, 64);
+    DeviceTensor dx = arena.allocate(DType.F32, tokens, 64);
+    double loss = lossHead.loss(pass, x, labels, 0.125f, 5, dx);
+
+    Tensor leaf = leaf(x);
+    Tensor logits = head.torch(norm.torch(leaf));
+    DeviceTensor deviceLabels = arena.allocate(DType.I32, tokens);
+    deviceLabels.copyFrom(labels);
+    Tensor sum =
+        torch.cross_entropy_loss(
+            logits,
+            TorchBridge.view(deviceLabels).to(ScalarType.Long),
+            new org.bytedeco.pytorch.TensorOptional(),
+            2, // sum
+            -100,
+            0.0);
+    sum.mul(new Scalar(0.125)).backward();
+    close("loss", floats(sum), new float[] {(float) loss});
+    close("dx", floats(leaf.grad()), dx.toFloats());
+    parameterGradients();
+  }
+
+  // ---------------------------------------------------------------- layers with their formula in libtorch
+
+  private final class Dense {
+    final LinearLayer layer;
+    final Tensor w;
+    final @Nullable Tensor bias;
+    final @Nullable LoraLayer lora;
+    final int number;
+
+    Dense(LinearLayer layer, int number, Tensor w, @Nullable Tensor bias, @Nullable LoraLayer lora) {
+      this.layer = layer;
+      this.number = number;
+      this.w = w;
+      this.bias = bias;
+      this.lora = lora;
+      layer.setLora(lora);
+    }
+
+    Tensor torch(Tensor x) {
+      Tensor y = torch.matmul(x, w.transpose(0, 1));
+      if (bias != null) {
+        y = y.add(bias);
+      }
+      if (lora != null) {
+        Tensor dropped = lora.dropout() > 0 ? x.mul(mask(x, lora.dropout(), number)) : x;
+        Tensor xa = torch.matmul(dropped, leaf(lora.a()).transpose(0, 1));
+        y = y.add(torch.matmul(xa, leaf(lora.b()).transpose(0, 1)).mul(new Scalar((double) lora.scaling())));
+      }
+      return y;
+    }
+  }
+
+  private Dense dense(String name, int out, int in, boolean bias, int rank, float dropout) {
+    Parameter weight = parameter(name + ".weight", 0.2, out, in);
+    Parameter biasParameter = bias ? parameter(name + ".bias", 0.2, out) : null;
+    LinearLayer layer =
+        new LinearLayer(
+            name, 5, Weight.dense(weight.value()), biasParameter == null ? null : biasParameter.value());
+    layer.train(weight, biasParameter);
+    return new Dense(
+        layer, 5, leaf(weight), biasParameter == null ? null : leaf(biasParameter), lora(name, out, in, rank, dropout));
+  }
+
+  private Dense quantized(String name, int out, int in, int rank, float dropout) {
+    QuantizedWeight weight = QuantizedWeight.quantize(pack, randomTensor(out, in), QuantizationConfig.nf4());
+    owned.add(weight);
+    DeviceTensor dequantized = arena.allocate(DType.F32, out, in);
+    Quantization4Bit.dequantize(pack, weight.weight(), dequantized);
+    LinearLayer layer = new LinearLayer(name, 7, weight.weight(), null);
+    return new Dense(layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));
+  }
+
+  private @Nullable LoraLayer lora(String name, int out, int in, int rank, float dropout) {
+    return rank == 0
+        ? null
+        : new LoraLayer(
+            parameter(name + ".a", 0.3, rank, in), parameter(name + ".b", 0.3, out, rank), 2f, dropout);
+  }
+
+  private record Norm(NormLayer layer, Tensor weight, @Nullable Tensor bias, ModelConfig.Norm kind) {
+    Tensor torch(Tensor x) {
+      if (bias != null) {
+        return torch.layer_norm(
+            x,
+            new long[] {x.size(1)},
+            new org.bytedeco.pytorch.TensorOptional(weight),
+            new org.bytedeco.pytorch.TensorOptional(bias),
+            1e-5,
+            false);
+      }
+      Tensor meanSquare = x.mul(x).mean(new long[] {1}, true, new ScalarTypeOptional());
+      return x.mul(meanSquare.add(new Scalar(1e-5)).rsqrt()).mul(weight);
+    }
+  }
+
+  private Norm norm(String name, ModelConfig.Norm kind, int n) {
+    Parameter weight = parameter(name + ".weight", 1, n);
+    Parameter bias = kind == ModelConfig.Norm.LAYER_NORM ? parameter(name + ".bias", 1, n) : null;
+    NormLayer layer = new NormLayer(kind, 1e-5f, weight.value(), bias == null ? null : bias.value());
+    layer.train(weight, bias);
+    return new Norm(layer, leaf(weight), bias == null ? null : leaf(bias), kind);
+  }
+
+  private record Ffn(
+      FeedForward layer, Activation.Kind kind, @Nullable Dense gate, Dense up, Dense down) {
+    Tensor torch(Tensor x) {
+      Tensor u = up.torch(x);
+      Tensor active = gate == null ? act(u) : act(gate.torch(x)).mul(u);
+      return down.torch(active);
+    }
+
+    private Tensor act(Tensor x) {
+      return switch (kind) {
+        case SILU -> torch.silu(x);
+        case GELU_ERF -> torch.gelu(x, "none");
+        case GELU_TANH -> torch.gelu(x, "tanh");
+      };
+    }
+  }
+
+  private Ffn ffn(String name, Activation.Kind kind, boolean gated, int hidden, int ffn) {
+    Dense gate = gated ? dense(name + ".gate", ffn, hidden, false, 4, 0f) : null;
+    Dense up = dense(name + ".up", ffn, hidden, !gated, 4, 0f);
+    Dense down = dense(name + ".down", hidden, ffn, !gated, 4, 0f);
+    return new Ffn(
+        new FeedForward(kind, gate == null ? null : gate.layer, up.layer, down.layer), kind, gate, up, down);
+  }
+
+  private record Attend(ModelConfig config, SelfAttention layer, List<Dense> projections, Dense output) {
+
+    Tensor torch(Tensor x, int[] cu) {
+      TensorVector parts = new TensorVector();
+      for (int s = 0; s + 1 < cu.length; s++) {
+        parts.push_back(sequence(x.narrow(0, cu[s], (long) cu[s + 1] - cu[s])));
+      }
+      return output.torch(torch.cat(parts, 0));
+    }
+
+    private Tensor sequence(Tensor x) {
+      long t = x.size(0);
+      long h = config.heads();
+      long kv = config.kvHeads();
+      long d = config.headDim();
+      Tensor q;
+      Tensor k;
+      Tensor v;
+      if (projections.size() == 1) {
+        Tensor qkv = projections.get(0).torch(x).reshape(t, h, 3 * d);
+        q = qkv.narrow(2, 0, d);
+        k = qkv.narrow(2, d, d);
+        v = qkv.narrow(2, 2 * d, d);
+      } else {
+        q = projections.get(0).torch(x).reshape(t, h, d);
+        k = projections.get(1).torch(x).reshape(t, kv, d);
+        v = projections.get(2).torch(x).reshape(t, kv, d);
+      }
+      q = rotate(q).transpose(0, 1);
+      k = share(rotate(k).transpose(0, 1), h / kv);
+      v = share(v.transpose(0, 1), h / kv);
+      Tensor future = torch.ones(t, t).triu(1).to(ScalarType.Bool);
+      Tensor scores =
+          torch.matmul(q, k.transpose(1, 2))
+              .mul(new Scalar(1 / Math.sqrt(d)))
+              .masked_fill(future, new Scalar(Double.NEGATIVE_INFINITY));
+      return torch.matmul(torch.softmax(scores, 2), v).transpose(0, 1).reshape(t, h * d);
+    }
+
+    /** [kv heads, t, d] for each of the query heads that share it. */
+    private static Tensor share(Tensor x, long times) {
+      return x.unsqueeze(1)
+          .expand(x.size(0), times, x.size(1), x.size(2))
+          .reshape(x.size(0) * times, x.size(1), x.size(2));
+    }
+
+    private Tensor rotate(Tensor x) {
+      long t = x.size(0);
+      long half = config.rotaryDim() / 2;
+      float[] frequencies = config.inverseFrequencies();
+      float[] cos = new float[(int) (t * half)];
+      float[] sin = new float[(int) (t * half)];
+      for (int i = 0; i < cos.length; i++) {
+        float angle = (float) (i / (int) half) * frequencies[i % (int) half];
+        cos[i] = (float) Math.cos(angle);
+        sin[i] = (float) Math.sin(angle);
+      }
+      Tensor c = torch.tensor(cos).reshape(t, 1, half);
+      Tensor s = torch.tensor(sin).reshape(t, 1, half);
+      Tensor x1 = x.narrow(2, 0, half);
+      Tensor x2 = x.narrow(2, half, half);
+      Tensor rest = x.narrow(2, 2 * half, x.size(2) - 2 * half);
+      TensorVector parts = new TensorVector();
+      parts.push_back(x1.mul(c).add(x2.mul(s).neg()));
+      parts.push_back(x2.mul(c).add(x1.mul(s)));
+      parts.push_back(rest);
+      return torch.cat(parts, 2);
+    }
+  }
+
+  private Attend attend(String name, ModelConfig config) {
+    int hidden = config.hiddenSize();
+    boolean bias = config.attentionBias();
+    DeviceTensor frequencies = arena.allocate(DType.F32, config.rotaryDim() / 2);
+    frequencies.copyFrom(config.inverseFrequencies());
+    List<Dense> projections = new ArrayList<>();
+    SelfAttention.Projection projection;
+    if (config.fusedQkv()) {
+      projections.add(dense(name + ".qkv", 3 * config.queryWidth(), hidden, bias, 4, 0f));
+      projection = new SelfAttention.Fused(projections.get(0).layer);
+    } else {
+      projections.add(dense(name + ".q", config.queryWidth(), hidden, bias, 4, 0f));
+      projections.add(dense(name + ".k", config.kvWidth(), hidden, bias, 4, 0f));
+      projections.add(dense(name + ".v", config.kvWidth(), hidden, bias, 4, 0f));
+      projection =
+          new SelfAttention.Separate(
+              projections.get(0).layer, projections.get(1).layer, projections.get(2).layer);
+    }
+    Dense output = dense(name + ".o", hidden, config.queryWidth(), bias, 4, 0f);
+    return new Attend(
+        config, new SelfAttention(config, frequencies, projection, output.layer), projections, output);
+  }
+
+  // ---------------------------------------------------------------- comparison
+
+  private interface Forward {
+    Object run(DeviceTensor x, DeviceTensor y);
+  }
+
+  private interface Backward {
+    void run(Object saved, DeviceTensor dy, DeviceTensor dx);
+  }
+
+  private interface Formula {
+    Tensor of(Tensor x);
+  }
+
+  private void check(int tokens, int in, Forward forward, Backward backward, Formula formula, int out) {
+    parameters.allocateGradients();
+    DeviceTensor x = randomTensor(tokens, in);
+    DeviceTensor dy = randomTensor(tokens, out);
+    DeviceTensor y = arena.allocate(DType.F32, tokens, out);
+    DeviceTensor dx = arena.allocate(DType.F32, tokens, in);
+    Object saved = forward.run(x, y);
+    backward.run(saved, dy, dx);
+
+    Tensor leaf = leaf(x);
+    Tensor expected = formula.of(leaf);
+    if (tokens > 0) {
+      expected.mul(TorchBridge.view(dy)).sum().backward();
+      close("y", floats(expected), y.toFloats());
+      close("dx", floats(leaf.grad()), dx.toFloats());
+      parameterGradients();
+    }
+  }
+
+  private void parameterGradients() {
+    int compared = 0;
+    for (Map.Entry<Parameter, Tensor> entry : leaves.entrySet()) {
+      Tensor gradient = entry.getValue().grad();
+      if (gradient.defined()) {
+        compared++;
+        close(entry.getKey().name(), floats(gradient), entry.getKey().gradient().toFloats());
+      }
+    }
+    assertTrue(compared > 0, "nothing was trained");
+  }
+
+  private static void close(String name, float[] expected, float[] actual) {
+    double largest = 0;
+    for (float value : expected) {
+      largest = Math.max(largest, Math.abs(value));
+    }
+    for (int i = 0; i < expected.length; i++) {
+      double error = Math.abs((double) expected[i] - actual[i]);
+      if (!(error <= TOLERANCE * largest)) {
+        throw new AssertionError(
+            name + " at " + i + ": autograd has " + expected[i] + ", found " + actual[i] + ", largest " + largest);
+      }
+    }
+  }
+
+  private static float[] floats(Tensor tensor) {
+    Tensor flat = tensor.contiguous();
+    float[] values = new float[Math.toIntExact(flat.numel())];
+    flat.data_ptr_float().get(values);
+    return values;
+  }
+
+  // ---------------------------------------------------------------- inputs
+
+  private Parameter parameter(String name, double scale, long... shape) {
+    Parameter parameter = parameters.add(name, shape);
+    parameter.value().copyFrom(gaussians(parameter.value().elements(), scale));
+    return parameter;
+  }
+
+  private Tensor leaf(Parameter parameter) {
+    return leaves.computeIfAbsent(parameter, p -> leaf(p.value()));
+  }
+
+  private static Tensor leaf(DeviceTensor values) {
+    return TorchBridge.view(values).clone().requires_grad_(true);
+  }
+
+  private DeviceTensor randomTensor(long rows, long cols) {
+    DeviceTensor tensor = arena.allocate(DType.F32, rows, cols);
+    tensor.copyFrom(gaussians(rows * cols, 1));
+    return tensor;
+  }
+
+  private float[] gaussians(long count, double scale) {
+    float[] values = new float[Math.toIntExact(count)];
+    for (int i = 0; i < values.length; i++) {
+      values[i] = (float) (random.nextGaussian() * scale);
+    }
+    return values;
+  }
+
+  /** The mask of docs/lora.md by its definition, one Philox call an element. */
+  private Tensor mask(Tensor x, float probability, int number) {
+    float[] mask = new float[Math.toIntExact(x.numel())];
+    for (int i = 0; i < mask.length; i++) {
+      boolean kept =
+          Philox.keeps(probability, pass.dropoutSeed(), pass.step(), pass.microBatch(), number, i);
+      mask[i] = kept ? 1 / (1 - probability) : 0;
+    }
+    return torch.tensor(mask).reshape(x.size(0), x.size(1));
+  }
+
+  private SequenceBatch batch(int[] cu) {
+    int tokens = cu[cu.length - 1];
+    int[] positions = new int[tokens];
+    for (int s = 0; s + 1 < cu.length; s++) {
+      for (int i = cu[s]; i < cu[s + 1]; i++) {
+        positions[i] = i - cu[s];
+      }
+    }
+    return SequenceBatch.of(arena, new int[tokens], positions, cu);
+  }
+
+  private static Activation.Kind kind(ModelConfig config) {
+    return config.activation() == ModelConfig.Activation.SILU ? Activation.Kind.SILU : Activation.Kind.GELU_ERF;
+  }
+
+  private static ModelConfig llama() {
+    return config(
+        "{\"model_type\":\"llama\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":1,"
+            + "\"num_attention_heads\":6,\"num_key_value_heads\":2,\"head_dim\":16,\"intermediate_size\":112}");
+  }
+
+  private static ModelConfig neox(boolean parallel) {
+    return config(
+        "{\"model_type\":\"gpt_neox\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":1,"
+            + "\"num_attention_heads\":4,\"intermediate_size\":112,\"rotary_pct\":0.5,\"use_parallel_residual\":" + parallel + "}");
+  }
+
+  private static ModelConfig config(String json) {
+    return ModelConfig.parse(Json.object(json, "test"), "test");
+  }
+}
