@@ -184,10 +184,12 @@ public record PeftAdapterConfig(
     }
     json.put("lora_bias", false);
     json.put("lora_dropout", dropout);
+    json.putNull("lora_ga_config");
     json.putNull("megatron_config");
     json.put("megatron_core", "megatron.core");
     json.putNull("modules_to_save");
     json.put("peft_type", "LORA");
+    json.put("qalora_group_size", 16);
     json.put("r", rank);
     json.putObject("rank_pattern");
     json.putNull("revision");

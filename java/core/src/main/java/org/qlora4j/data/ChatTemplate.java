@@ -3,6 +3,7 @@ package org.qlora4j.data;
 
 import com.hubspot.jinjava.Jinjava;
 import com.hubspot.jinjava.JinjavaConfig;
+import com.hubspot.jinjava.LegacyOverrides;
 import com.hubspot.jinjava.interpret.RenderResult;
 import com.hubspot.jinjava.interpret.TemplateError;
 import com.hubspot.jinjava.lib.fn.ELFunctionDefinition;
@@ -36,7 +37,7 @@ public final class ChatTemplate {
           + "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}";
 
   private static final long MAX_TEMPLATE_BYTES = 1 << 20;
-  private static final long MAX_OUTPUT_BYTES = 64 << 20;
+  private static final long MAX_OUTPUT_BYTES = 16 << 20;
 
   private final String source;
   private final String template;
@@ -57,6 +58,18 @@ public final class ChatTemplate {
                 .withLstripBlocks(true)
                 .withMaxOutputSize(MAX_OUTPUT_BYTES)
                 .withMaxRenderDepth(20)
+                // What a message says is text, whatever braces it has.
+                .withNestedInterpretationEnabled(false)
+                // Python's Jinja, which the templates are written for, and not Jinjava's older self.
+                .withLegacyOverrides(
+                    LegacyOverrides.newBuilder()
+                        .withUseTrimmingForNotesAndExpressions(true)
+                        .withUseNaturalOperatorPrecedence(true)
+                        .withUsePyishObjectMapper(true)
+                        .withEvaluateMapKeys(true)
+                        .withIterateOverMapKeys(true)
+                        .withKeepNullableLoopValues(true)
+                        .build())
                 .build());
     jinjava
         .getGlobalContext()

@@ -1,0 +1,244 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.formats;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.Inputs.assertRefused;
+
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.train.TrainConfig;
+import org.qlora4j.train.TrainConfig.Compute;
+import org.qlora4j.train.TrainConfig.LoraPrecision;
+import org.qlora4j.train.TrainConfig.Method;
+import org.qlora4j.train.TrainConfig.QuantType;
+import org.qlora4j.train.TrainConfig.Scheduler;
+import org.qlora4j.train.TrainConfigKeys;
+import org.qlora4j.train.TrainConfigReader;
+
+/** Training configurations: names, defaults, mistakes. */
+class TrainConfigTest {
+  private static final String SMALLEST = "model: base\ntrain_file: a.jsonl\noutput_dir: out\n";
+
+  private static TrainConfig parse(String yaml, String... overrides) {
+    return TrainConfigReader.parse(yaml, "c.yaml", List.of(overrides));
+  }
+
+  @Test
+  void defaultsAreThoseOfTheDocumentation() {
+    TrainConfig c = parse(SMALLEST);
+    assertEquals(Path.of("base"), c.model());
+    assertEquals(Method.QLORA, c.method());
+    assertEquals(Compute.BFLOAT16, c.compute());
+    assertEquals(QuantType.NF4, c.quantization().type());
+    assertTrue(c.quantization().doubleQuant());
+    assertEquals(64, c.quantization().blockSize());
+    assertEquals(16, c.lora().rank());
+    assertEquals(32.0, c.lora().alpha());
+    assertEquals(2.0, c.lora().scaling());
+    assertEquals(List.of(), c.lora().targetModules());
+    assertEquals(LoraPrecision.FAST, c.lora().precision());
+    assertEquals(2e-4, c.optimizer().learningRate());
+    assertEquals(Scheduler.LINEAR, c.schedule().scheduler());
+    assertTrue(c.gradientCheckpointing() && c.data().addEos() && c.data().shuffle());
+    assertFalse(c.data().trainOnInputs());
+    assertNull(c.data().evalFile());
+    assertEquals(c.seed(), c.data().dataSeed());
+    // Every documented default can be written out and gives the same configuration.
+    StringBuilder written = new StringBuilder(SMALLEST);
+    for (TrainConfigKeys.Key key : TrainConfigKeys.ALL) {
+      if (!key.defaultText().isEmpty()) {
+        written.append(key.name()).append(": ").append(key.defaultText()).append('\n');
+      }
+    }
+    assertEquals(c, parse(written.toString()));
+  }
+
+  @Test
+  void namesOfOtherToolsAreUnderstood() {
+    TrainConfig axolotl =
+        parse(
+            """
+            base_model: base
+            adapter: qlora
+            load_in_4bit: true
+            train_file: [a.jsonl, b.txt]
+            val_set_size: 0.05
+            output_dir: out
+            sequence_len: 2048
+            lora_r: 32
+            lora_alpha: 16
+            lora_dropout: 0.05
+            lora_target_linear: true
+            gradient_accumulation_steps: 4
+            micro_batch_size: 2
+            num_epochs: 4
+            optimizer: adamw_torch
+            lr_scheduler: cosine
+            learning_rate: 2e-4
+            train_on_inputs: false
+            bf16: auto
+            warmup_steps: 10
+            weight_decay: 0.0
+            sample_packing: false
+            """);
+    assertEquals(List.of(Path.of("a.jsonl"), Path.of("b.txt")), axolotl.data().trainFiles());
+    assertEquals(2048, axolotl.data().sequenceLength());
+    assertEquals(0.5, axolotl.lora().scaling());
+    assertEquals(2, axolotl.schedule().microBatchSize());
+    assertEquals(4.0, axolotl.schedule().epochs());
+    assertEquals(2e-4, axolotl.optimizer().learningRate());
+    TrainConfig peft =
+        parse(
+            """
+            model_name_or_path: base
+            data_files: a.jsonl
+            output_dir: out
+            r: 8
+            use_rslora: true
+            target_modules: [q_proj, v_proj]
+            max_length: 1024
+            bnb_4bit_compute_dtype: float32
+            completion_only_loss: false
+            bf16: false
+            """);
+    assertEquals(List.of("q_proj", "v_proj"), peft.lora().targetModules());
+    assertEquals(16 / Math.sqrt(8), peft.lora().scaling());
+    assertEquals(Compute.FLOAT32, peft.compute());
+    assertTrue(peft.data().trainOnInputs());
+  }
+
+  @Test
+  void overridesWinInOrder() {
+    TrainConfig c =
+        parse(SMALLEST + "lora_r: 4\n", "r=8", "lora_r=16", "target_modules=[q_proj, v_proj]", "learning_rate=1E-3", "eval_file=", "sample_prompts=[\"a: b\"]");
+    assertEquals(16, c.lora().rank());
+    assertEquals(List.of("q_proj", "v_proj"), c.lora().targetModules());
+    assertEquals(1e-3, c.optimizer().learningRate());
+    assertEquals(List.of("a: b"), c.samples().prompts());
+    assertRefused(() -> parse(SMALLEST, "lora_r"), "--set", "key=value");
+    assertRefused(() -> parse(SMALLEST, "lorar=4"), "--set", "'lorar'", "did you mean lora_r");
+    assertRefused(() -> parse(SMALLEST, "lora_r=four"), "--set lora_r", "'four'", "integer");
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "learning_rat,learning_rate",
+    "lora_rank_,lora_rank",
+    "targetmodules,target_modules",
+    "ouput_dir,output_dir",
+    "sequence_lenght,sequence_length",
+    "gradient_accumulation_step,gradient_accumulation_steps"
+  })
+  void slipsOfThePenAreAnsweredWithTheNearestKey(String written, String meant) {
+    assertRefused(() -> parse(SMALLEST + written + ": 1\n"), "c.yaml", "'" + written + "'", "did you mean " + meant + "?");
+  }
+
+  @Test
+  void keysWithoutCounterpartSayWhatToDo() {
+    assertRefused(() -> parse(SMALLEST + "datasets: []\n"), "'datasets'", "train_file");
+    assertRefused(() -> parse(SMALLEST + "zzzzzzzzzzzz: 1\n"), "unknown key 'zzzzzzzzzzzz'");
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      value = {
+        "lora_r: 0|lora_r: expected an integer of 1 to 4096, found '0'",
+        "lora_r: 1.5|lora_r: expected an integer",
+        "r: eight|r: expected an integer of 1 to 4096, found 'eight'",
+        "lora_r: [8]|found a list",
+        "lora_alpha: 0|above 0",
+        "lora_dropout: 1|below 1",
+        "lora_dropout: -0.1|lora_dropout: expected a number of 0",
+        "learning_rate: fast|learning_rate: expected a number",
+        "learning_rate: nan|learning_rate: expected a number",
+        "method: dora|method: expected one of full, lora, qlora, found 'dora'",
+        "bnb_4bit_quant_type: int4|fp4, nf4",
+        "blocksize: 48|power of two",
+        "bnb_4bit_use_double_quant: 2|true or false",
+        "optim: paged_adamw_8bit|optim: expected adamw_torch, found 'paged_adamw_8bit'",
+        "lr_scheduler_type: polynomial|constant, constant_with_warmup, cosine, linear",
+        "fp16: true|bf16",
+        "packing: true|packing",
+        "load_in_4bit: false|load_in_4bit",
+        "bf16: true\\ncompute: float32|bf16",
+        "completion_only_loss: true\\ntrain_on_inputs: true|completion_only_loss",
+        "val_set_size: 1.5|whole number",
+        "val_set_size: 0.1\\neval_file: e.jsonl|val_set_size",
+        "lora_target_modules: [all-linear, q_proj]|all-linear alone",
+        "prompt_template: hello|{instruction}",
+        "init: random|method: full",
+        "sequence_length: 1|an integer of 2",
+        "seed: 1.5|an integer",
+        "lora_r: 8\\nr: 16|mean the same",
+      })
+  void wrongValuesSayKeyFoundAndExpected(String line, String part) {
+    assertRefused(() -> parse(SMALLEST + line.replace("\\n", "\n") + "\n"), "c.yaml: ", part);
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"model", "train_file", "output_dir"})
+  void requiredKeys(String key) {
+    String without = SMALLEST.replaceAll("(?m)^" + key + ":.*\n", "");
+    assertRefused(() -> parse(without), "c.yaml: " + key + ": expected", "found no such key");
+  }
+
+  @Test
+  void refusesWhatIsNoYaml() {
+    assertRefused(() -> parse("a: [1\nb: 2\n"), "c.yaml", "line", "not valid YAML");
+    assertRefused(() -> parse("just a text"), "`key: value` lines");
+    assertRefused(() -> parse("lora_r: 1\nlora_r: 2\n"), "not valid YAML", "lora_r");
+    assertRefused(() -> parse(""), "model: expected");
+    assertRefused(() -> TrainConfigReader.read(Path.of("absent.yaml"), List.of()), "no such file: absent.yaml");
+  }
+
+  @Test
+  void theHashIsOfWhatDecidesTheWeights() {
+    TrainConfig c = parse(SMALLEST);
+    for (String same :
+        new String[] {"output_dir=elsewhere", "threads=1", "logging_steps=1", "save_steps=7", "sample_prompts=[x]", "gradient_checkpointing=false", "learning_rate=0.0002"}) {
+      assertEquals(c.settingsHash(), parse(SMALLEST, same).settingsHash(), same);
+    }
+    for (String other :
+        new String[] {"seed=1", "lora_r=8", "learning_rate=1e-4", "max_steps=3", "sequence_length=64", "data_seed=1", "compute=float32", "bnb_4bit_quant_type=fp4", "lora_dropout=0.1", "val_set_size=2"}) {
+      TrainConfig changed = parse(SMALLEST, other);
+      assertNotEquals(c.settingsHash(), changed.settingsHash(), other);
+      assertFalse(changed.differencesFrom(c.trainingSettings()).isEmpty());
+    }
+    assertEquals(
+        List.of("lora_alpha: saved 32.0, now 64.0", "lora_r: saved 16, now 32"),
+        parse(SMALLEST, "lora_r=32").differencesFrom(c.trainingSettings()));
+  }
+
+  /** The values of transformers' get_scheduler with 4 warm-up steps of 20. */
+  @Test
+  void learningRatesAreThoseOfTransformers() {
+    TrainConfig.Schedule linear = parse(SMALLEST + "warmup_steps: 4\n").schedule();
+    assertEquals(0.0, linear.factor(0, 20));
+    assertEquals(0.25, linear.factor(1, 20));
+    assertEquals(1.0, linear.factor(4, 20));
+    assertEquals(0.5, linear.factor(12, 20));
+    assertEquals(1.0 / 16, linear.factor(19, 20));
+    TrainConfig.Schedule cosine = parse(SMALLEST + "warmup_ratio: 0.2\nlr_scheduler: cosine\n").schedule();
+    assertEquals(4, cosine.warmup(20));
+    assertEquals(0.75, cosine.factor(3, 20));
+    assertEquals(0.5 * (1 + Math.cos(Math.PI / 4)), cosine.factor(8, 20), 1e-15);
+    assertEquals(0.5, cosine.factor(12, 20), 1e-15);
+    TrainConfig.Schedule constant = parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant\n").schedule();
+    assertEquals(1.0, constant.factor(0, 20), "as in transformers, constant has no warm-up");
+    TrainConfig.Schedule warm = parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant_with_warmup\n").schedule();
+    assertEquals(0.5, warm.factor(2, 20));
+    assertEquals(1.0, warm.factor(19, 20));
+    assertEquals(30, parse(SMALLEST + "num_epochs: 2.5\n").schedule().totalSteps(12));
+    assertEquals(7, parse(SMALLEST + "num_epochs: 2.5\nmax_steps: 7\n").schedule().totalSteps(12));
+  }
+}
