@@ -316,7 +316,11 @@ public record TrainConfig(
    * run may resume from it.
    */
   public List<String> differencesFrom(Map<String, String> saved) {
-    SortedMap<String, String> now = trainingSettings();
+    return differences(saved, trainingSettings());
+  }
+
+  /** "key: saved X, now Y" for each setting that differs. */
+  static List<String> differences(Map<String, String> saved, Map<String, String> now) {
     TreeSet<String> keys = new TreeSet<>(now.keySet());
     keys.addAll(saved.keySet());
     List<String> differences = new ArrayList<>();

@@ -4,13 +4,13 @@ package org.qlora4j.train;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
@@ -18,9 +18,7 @@ import org.qlora4j.common.MemoryUse;
 import org.qlora4j.common.Progress;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.Dataset;
-import org.qlora4j.data.Example;
 import org.qlora4j.data.Tokenizer;
-import org.qlora4j.generate.SamplingConfig;
 import org.qlora4j.generate.TextGenerator;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
@@ -32,7 +30,6 @@ import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
-import org.qlora4j.model.Parameter;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
@@ -46,7 +43,7 @@ import org.qlora4j.tensor.TensorArena;
  * <p>Below {@code output_dir}: {@code metrics.jsonl}, {@code checkpoints/checkpoint-N} and, when the run is done, {@code adapter}
  * (PEFT's format) or {@code model} (method full). Checkpoints and result appear whole or not at all.
  */
-public final class TrainingRun implements AutoCloseable {
+public final class TrainingRun {
 
   /** Directory of the result below output_dir, when an adapter is trained. */
   public static final String ADAPTER = "adapter";
@@ -54,15 +51,10 @@ public final class TrainingRun implements AutoCloseable {
   /** Directory of the result below output_dir, for method full. */
   public static final String MODEL = "model";
 
-  private static final String CHECKPOINTS = "checkpoints";
   private static final String METRICS = "metrics.jsonl";
-  private static final String OPTIMIZER = "optimizer.safetensors";
-  private static final String FIRST_MOMENT = "exp_avg.";
-  private static final String SECOND_MOMENT = "exp_avg_sq.";
 
   private final TrainConfig config;
   private final Progress progress;
-  private final List<AutoCloseable> resources = new ArrayList<>();
   private final KernelPack pack;
   private final Tokenizer tokenizer;
   private final TrainingData data;
@@ -75,17 +67,19 @@ public final class TrainingRun implements AutoCloseable {
   private final Trainer trainer;
   private final Dataset.Plan plan;
   private final int totalSteps;
+  private final TrainingCheckpoints checkpoints;
 
   private int step = 0;
   private double initialEvalLoss = Double.NaN;
+  private List<String> samplesBefore = List.of();
   private double trainedSeconds = 0;
   private long trainedTokens = 0;
 
-  private TrainingRun(TrainConfig config, Progress progress) {
+  private TrainingRun(TrainConfig config, Progress progress, Resources resources) {
     this.config = config;
     this.progress = progress;
     ModelConfig modelConfig = ModelConfig.read(config.model());
-    this.tokenizer = own(Tokenizer.load(config.model()));
+    this.tokenizer = resources.own(Tokenizer.load(config.model()));
     this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
     this.plan =
         data.train()
@@ -96,17 +90,17 @@ public final class TrainingRun implements AutoCloseable {
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
-    this.pack = own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
+    this.pack = resources.own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
     progress.message("kernel pack " + pack.name() + ", " + pack.threads() + " threads");
     DType compute = config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";
-      this.model = own(ModelLoader.random(pack, modelConfig, compute, config.seed()));
+      this.model = resources.own(ModelLoader.random(pack, modelConfig, compute, config.seed()));
     } else {
       try (ModelCheckpoint checkpoint = ModelCheckpoint.open(config.model())) {
         this.modelFingerprint = checkpoint.fingerprint();
         ModelLoader.Options options = new ModelLoader.Options(compute, quantization(config), !config.method().adapter());
-        this.model = own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
+        this.model = resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
       }
     }
     ParameterSet weights = model.weights();
@@ -114,15 +108,15 @@ public final class TrainingRun implements AutoCloseable {
       this.adapter = null;
       this.trained = weights;
     } else {
-      LoraAdapter made = own(LoraAdapter.allocate(pack, loraConfig(config.lora()), model.linears()));
+      LoraAdapter made = resources.own(LoraAdapter.allocate(pack, loraConfig(config.lora()), model.linears()));
       made.initialise(config.seed());
       made.attach(model.linears());
       this.adapter = made;
       this.trained = made.parameters();
     }
     trained.allocateGradients();
-    this.optimizer = own(new AdamWOptimizer(pack, trained, optimizerSettings(config.optimizer())));
-    TensorArena arena = own(new TensorArena(pack));
+    this.optimizer = resources.own(new AdamWOptimizer(pack, trained, optimizerSettings(config.optimizer())));
+    TensorArena arena = resources.own(new TensorArena(pack));
     LoraCompute loraCompute =
         config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32 ? LoraCompute.F32 : LoraCompute.FAST;
     this.pass = new Pass(pack, arena, compute, loraCompute, config.seed(), 0, 0, true);
@@ -134,6 +128,14 @@ public final class TrainingRun implements AutoCloseable {
             s -> config.optimizer().learningRate() * config.schedule().factor(s, totalSteps),
             pass,
             new DecoderModel.StepOptions(config.gradientCheckpointing(), config.lossChunk()));
+    this.checkpoints =
+        new TrainingCheckpoints(
+            config.outputDir(),
+            config.output().saveTotalLimit(),
+            trained,
+            optimizer,
+            adapter == null ? ModelCheckpoint.SINGLE_FILE : PeftAdapterFile.WEIGHTS_FILE,
+            directory -> writeWeights(directory, DType.F32));
   }
 
   /**
@@ -143,14 +145,8 @@ public final class TrainingRun implements AutoCloseable {
    * @throws InputException for whatever the user can fix
    */
   public static TrainingSummary run(TrainConfig config, boolean resume, Progress progress) {
-    TrainingRun run = null;
-    try {
-      run = new TrainingRun(config, progress);
-      return run.run(resume);
-    } finally {
-      if (run != null) {
-        run.close();
-      }
+    try (Resources resources = new Resources()) {
+      return new TrainingRun(config, progress, resources).run(resume);
     }
   }
 
@@ -162,19 +158,17 @@ public final class TrainingRun implements AutoCloseable {
             trained.elements(),
             WeightNames.of(model.config()).parameters(),
             totalSteps));
-    long metricsBytes = resume ? restore() : startAnew();
-    List<String> before;
-    Trainer.@Nullable StepResult last = null;
+    long metricsBytes = start(resume);
     try (Metrics metrics = new Metrics(config.outputDir().resolve(METRICS), metricsBytes)) {
-      before = step == 0 ? samples("before training") : List.of();
       if (step == 0) {
+        samplesBefore = samples("before training");
         initialEvalLoss = evaluate(metrics);
       }
-      last = steps(metrics);
+      Trainer.StepResult last = steps(metrics);
       double finalEvalLoss = evaluate(metrics);
       List<String> after = samples("after training");
       Path output = writeResult();
-      return summary(output, last, finalEvalLoss, before, after);
+      return summary(output, last, finalEvalLoss, after);
     }
   }
 
@@ -252,106 +246,42 @@ public final class TrainingRun implements AutoCloseable {
     return line;
   }
 
-  // ---------------------------------------------------------------- checkpoints and result
+  // ---------------------------------------------------------------- start, checkpoints, result
 
-  private Path checkpoints() {
-    return config.outputDir().resolve(CHECKPOINTS);
-  }
-
-  /** Keeps what an earlier run left, out of the way. Gives the metrics' length, 0. */
-  private long startAnew() {
-    try {
-      Files.createDirectories(config.outputDir());
-      if (!TrainingState.list(checkpoints()).isEmpty()) {
-        Path kept = unused("earlier");
-        Files.createDirectory(kept);
-        Files.move(checkpoints(), kept.resolve(CHECKPOINTS));
-        Path metrics = config.outputDir().resolve(METRICS);
-        if (Files.exists(metrics)) {
-          Files.move(metrics, kept.resolve(METRICS));
-        }
-        progress.message("checkpoints of an earlier run were moved to " + kept + "; --resume would have gone on from them");
+  /** Restores the newest checkpoint. Gives the length the metrics had then; 0 for a run that starts anew. */
+  private long start(boolean resume) {
+    TrainingState state = resume ? checkpoints.restoreNewest(identity()) : null;
+    if (state == null) {
+      if (resume) {
+        progress.message("no checkpoint below " + config.outputDir() + " yet; starting from the beginning");
       }
-    } catch (IOException e) {
-      throw new InputException("cannot write to output_dir " + config.outputDir() + ": " + e, e);
+      checkpoints.startAnew(config.outputDir().resolve(METRICS), progress);
+      return 0;
     }
-    return 0;
-  }
-
-  private Path unused(String name) {
-    Path path = config.outputDir().resolve(name + "-1");
-    for (int i = 2; Files.exists(path); i++) {
-      path = config.outputDir().resolve(name + "-" + i);
-    }
-    return path;
-  }
-
-  /** Restores the newest checkpoint, if there is one. Gives the length the metrics had then. */
-  private long restore() {
-    List<Path> found = TrainingState.list(checkpoints());
-    if (found.isEmpty()) {
-      progress.message("no checkpoint below " + config.outputDir() + " yet; starting from the beginning");
-      return startAnew();
-    }
-    Path directory = found.get(found.size() - 1);
-    TrainingState state = TrainingState.read(directory);
-    List<String> differences = new ArrayList<>(config.differencesFrom(state.settings()));
-    if (!state.modelFingerprint().equals(modelFingerprint)) {
-      differences.add("model: its weights are not those of the checkpoint's run");
-    }
-    if (!state.dataFingerprint().equals(data.train().fingerprint())) {
-      differences.add("training examples: they are not those of the checkpoint's run");
-    }
-    if (!differences.isEmpty()) {
-      throw new InputException(
-          "cannot resume from " + directory + ", the run has changed: " + String.join("; ", differences)
-              + "; undo the changes, or train anew without --resume");
-    }
-    List<String> names = trained.parameters().stream().map(Parameter::name).toList();
-    WeightFiles.read(
-        directory.resolve(weightsFile()), names, trained.parameters().stream().map(Parameter::value).toList());
-    WeightFiles.read(
-        directory.resolve(OPTIMIZER), names.stream().map(n -> FIRST_MOMENT + n).toList(), optimizer.firstMoments());
-    WeightFiles.read(
-        directory.resolve(OPTIMIZER), names.stream().map(n -> SECOND_MOMENT + n).toList(), optimizer.secondMoments());
-    optimizer.setSteps(state.step());
     step = state.step();
     initialEvalLoss = state.initialEvalLoss();
+    samplesBefore = state.samplesBefore();
     trainedSeconds = state.trainedSeconds();
     trainedTokens = state.trainedTokens();
-    progress.message("resumed after step " + step + " from " + directory);
+    progress.message("resumed after step " + step + " of " + totalSteps);
     return state.metricsBytes();
   }
 
-  private String weightsFile() {
-    return adapter == null ? ModelCheckpoint.SINGLE_FILE : org.qlora4j.checkpoint.PeftAdapterFile.WEIGHTS_FILE;
+  private TrainingState.Identity identity() {
+    return new TrainingState.Identity(config.trainingSettings(), modelFingerprint, data.train().fingerprint());
   }
 
   private void saveCheckpoint(long metricsBytes) {
-    try (AtomicOutput out = AtomicOutput.directory(TrainingState.directory(checkpoints(), step))) {
-      writeWeights(out.path(), DType.F32);
-      List<String> names = new ArrayList<>();
-      trained.parameters().forEach(p -> names.add(FIRST_MOMENT + p.name()));
-      trained.parameters().forEach(p -> names.add(SECOND_MOMENT + p.name()));
-      var moments = new ArrayList<>(optimizer.firstMoments());
-      moments.addAll(optimizer.secondMoments());
-      WeightFiles.write(out.path().resolve(OPTIMIZER), names, moments);
-      new TrainingState(
-              step,
-              totalSteps,
-              config.trainingSettings(),
-              modelFingerprint,
-              data.train().fingerprint(),
-              metricsBytes,
-              initialEvalLoss,
-              trainedSeconds,
-              trainedTokens)
-          .write(out.path());
-      out.commit();
-    } catch (IOException e) {
-      throw new UncheckedIOException("cannot write a checkpoint below " + checkpoints(), e);
-    }
-    TrainingState.prune(checkpoints(), config.output().saveTotalLimit());
+    checkpoints.save(
+        new TrainingState(
+            step,
+            totalSteps,
+            identity(),
+            metricsBytes,
+            initialEvalLoss,
+            samplesBefore,
+            trainedSeconds,
+            trainedTokens));
   }
 
   private Path writeResult() {
@@ -366,7 +296,7 @@ public final class TrainingRun implements AutoCloseable {
     return target;
   }
 
-  /** The adapter in PEFT's format, or the whole model as a Hugging Face directory. */
+  /** The adapter in PEFT's format, or the whole model as a Hugging Face directory with its weights as {@code type}. */
   private void writeWeights(Path directory, DType type) throws IOException {
     if (adapter != null) {
       adapter.save(directory, config.model().toString());
@@ -380,40 +310,19 @@ public final class TrainingRun implements AutoCloseable {
   // ---------------------------------------------------------------- samples and summary
 
   private List<String> samples(String when) {
-    List<String> texts = new ArrayList<>();
-    TrainConfig.Samples samples = config.samples();
     Pass inference = Pass.inference(pack, pass.arena(), pass.compute(), pass.loraCompute());
     TextGenerator generator = new TextGenerator(model, inference, tokenizer.stopIds());
-    SamplingConfig sampling =
-        new SamplingConfig(
-            samples.maxNewTokens(),
-            samples.temperature(),
-            samples.topK(),
-            samples.topP(),
-            samples.repetitionPenalty(),
-            config.seed());
-    progress.start("generating samples", samples.prompts().size());
-    for (String prompt : samples.prompts()) {
-      int[] ids =
-          data.chat()
-              ? data.encoder().encodeChatPrompt(List.of(new Example.Message("user", prompt)))
-              : data.encoder().encodePrompt(prompt);
-      String text = tokenizer.decode(generator.generate(ids, sampling));
-      texts.add(text);
-      progress.update(texts.size(), when);
-      progress.message("sample " + when + ": " + Text.oneLine(prompt) + " → " + Text.oneLine(text));
-    }
-    progress.finish();
-    return texts;
+    SampleTexts samples = new SampleTexts(config.samples(), config.seed(), tokenizer, data);
+    return samples.generate(generator, when, progress);
   }
 
   private TrainingSummary summary(
-      Path output, Trainer.@Nullable StepResult last, double finalEvalLoss, List<String> before, List<String> after) {
+      Path output, Trainer.@Nullable StepResult last, double finalEvalLoss, List<String> after) {
     List<TrainingSummary.Sample> samples = new ArrayList<>();
     for (int i = 0; i < after.size(); i++) {
       samples.add(
           new TrainingSummary.Sample(
-              config.samples().prompts().get(i), i < before.size() ? before.get(i) : "", after.get(i)));
+              config.samples().prompts().get(i), samplesBefore.get(i), after.get(i)));
     }
     long trainedBytes = trained.elements() * Float.BYTES;
     return new TrainingSummary(
@@ -455,23 +364,26 @@ public final class TrainingRun implements AutoCloseable {
     return new AdamWOptimizer.Settings(o.beta1(), o.beta2(), o.epsilon(), o.weightDecay(), o.maxGradNorm());
   }
 
-  private <T extends AutoCloseable> T own(T resource) {
-    resources.add(resource);
-    return resource;
-  }
+  /** What a run opened, closed in the opposite order, also when opening failed half-way. */
+  private static final class Resources implements AutoCloseable {
+    private final List<AutoCloseable> opened = new ArrayList<>();
 
-  /** Releases everything, the newest first. */
-  @Override
-  public void close() {
-    for (int i = resources.size() - 1; i >= 0; i--) {
-      try {
-        resources.get(i).close();
-      } catch (RuntimeException e) {
-        throw e;
-      } catch (Exception e) {
-        throw new IllegalStateException("releasing a resource failed", e);
+    <T extends AutoCloseable> T own(T resource) {
+      opened.add(resource);
+      return resource;
+    }
+
+    @Override
+    public void close() {
+      for (int i = opened.size() - 1; i >= 0; i--) {
+        try {
+          opened.get(i).close();
+        } catch (RuntimeException e) {
+          throw e;
+        } catch (Exception e) {
+          throw new IllegalStateException("releasing a resource failed", e);
+        }
       }
     }
-    resources.clear();
   }
 }

@@ -8,15 +8,9 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
-import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
-import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 
@@ -26,69 +20,52 @@ import org.qlora4j.common.Json;
  *
  * @param step optimizer steps done
  * @param totalSteps of the whole run
- * @param settings what decides the trained weights ({@link TrainConfig#trainingSettings})
- * @param modelFingerprint of the base's tensors; empty for random initial weights
- * @param dataFingerprint of the tokenized training examples
+ * @param identity what must be the same for the run to go on
  * @param metricsBytes length of metrics.jsonl at this step
  * @param initialEvalLoss loss on the held-out examples before training, or NaN
+ * @param samplesBefore texts generated before training
  * @param trainedSeconds time spent in optimizer steps so far
  * @param trainedTokens tokens that went through the model so far
  */
 record TrainingState(
     int step,
     int totalSteps,
-    Map<String, String> settings,
-    String modelFingerprint,
-    String dataFingerprint,
+    Identity identity,
     long metricsBytes,
     double initialEvalLoss,
+    List<String> samplesBefore,
     double trainedSeconds,
     long trainedTokens) {
 
-  private static final String FILE = "trainer_state.json";
-  private static final Pattern NAME = Pattern.compile("checkpoint-(\\d{1,9})");
+  static final String FILE = "trainer_state.json";
   private static final long MAX_BYTES = 1 << 20;
 
   TrainingState {
-    settings = new TreeMap<>(settings);
+    samplesBefore = List.copyOf(samplesBefore);
   }
 
-  /** Directory of the checkpoint after {@code step} steps. */
-  static Path directory(Path checkpoints, int step) {
-    return checkpoints.resolve("checkpoint-" + step);
-  }
-
-  /** The complete checkpoints in a directory, oldest first; leftovers of killed runs are cleaned up. */
-  static List<Path> list(Path checkpoints) {
-    if (!Files.isDirectory(checkpoints)) {
-      return List.of();
+  /**
+   * What decides a run's result.
+   *
+   * @param settings as {@link TrainConfig#trainingSettings} gives them
+   * @param modelFingerprint of the base's tensors; empty for random initial weights
+   * @param dataFingerprint of the tokenized training examples
+   */
+  record Identity(Map<String, String> settings, String modelFingerprint, String dataFingerprint) {
+    Identity {
+      settings = new TreeMap<>(settings);
     }
-    List<Path> found = new ArrayList<>();
-    try {
-      for (Path name : hidden(checkpoints)) {
-        AtomicOutput.recover(name);
-      }
-      try (Stream<Path> entries = Files.list(checkpoints)) {
-        entries.filter(p -> number(p) >= 0 && Files.isRegularFile(p.resolve(FILE))).forEach(found::add);
-      }
-    } catch (IOException e) {
-      throw new InputException("cannot read the checkpoints in " + checkpoints + ": " + e, e);
-    }
-    found.sort(Comparator.comparingInt(TrainingState::number));
-    return found;
-  }
 
-  /** Deletes all but the newest {@code limit} checkpoints; 0 keeps all. */
-  static void prune(Path checkpoints, int limit) {
-    List<Path> found = list(checkpoints);
-    for (int i = 0; limit > 0 && i < found.size() - limit; i++) {
-      try {
-        // Without its state file a checkpoint is no longer one, so a deletion cut short leaves nothing that could be resumed from.
-        Files.delete(found.get(i).resolve(FILE));
-        AtomicOutput.deleteTree(found.get(i));
-      } catch (IOException e) {
-        throw new UncheckedIOException("cannot delete the checkpoint " + found.get(i), e);
+    /** "key: saved X, now Y" for everything in which {@code now} is another run. */
+    List<String> differences(Identity now) {
+      List<String> differences = new ArrayList<>(TrainConfig.differences(settings, now.settings));
+      if (!modelFingerprint.equals(now.modelFingerprint)) {
+        differences.add("model: its weights are not those of the checkpoint's run");
       }
+      if (!dataFingerprint.equals(now.dataFingerprint)) {
+        differences.add("training examples: they are not those of the checkpoint's run");
+      }
+      return differences;
     }
   }
 
@@ -96,14 +73,16 @@ record TrainingState(
     ObjectNode json = Json.newObject();
     json.put("step", step);
     json.put("total_steps", totalSteps);
-    json.put("model_fingerprint", modelFingerprint);
-    json.put("data_fingerprint", dataFingerprint);
+    json.put("model_fingerprint", identity.modelFingerprint());
+    json.put("data_fingerprint", identity.dataFingerprint());
     json.put("metrics_bytes", metricsBytes);
     json.put("initial_eval_loss", initialEvalLoss);
     json.put("trained_seconds", trainedSeconds);
     json.put("trained_tokens", trainedTokens);
+    var samples = json.putArray("samples_before");
+    samplesBefore.forEach(samples::add);
     ObjectNode saved = json.putObject("settings");
-    settings.forEach(saved::put);
+    identity.settings().forEach(saved::put);
     try {
       Files.writeString(directory.resolve(FILE), Json.pretty(json));
     } catch (IOException e) {
@@ -116,14 +95,18 @@ record TrainingState(
     ObjectNode json = Json.readObject(file, MAX_BYTES);
     Map<String, String> settings = new TreeMap<>();
     field(json, file, "settings").properties().forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
+    List<String> samplesBefore = new ArrayList<>();
+    field(json, file, "samples_before").forEach(sample -> samplesBefore.add(sample.asText()));
     return new TrainingState(
         field(json, file, "step").asInt(),
         field(json, file, "total_steps").asInt(),
-        settings,
-        field(json, file, "model_fingerprint").asText(),
-        field(json, file, "data_fingerprint").asText(),
+        new Identity(
+            settings,
+            field(json, file, "model_fingerprint").asText(),
+            field(json, file, "data_fingerprint").asText()),
         field(json, file, "metrics_bytes").asLong(),
         field(json, file, "initial_eval_loss").asDouble(Double.NaN),
+        samplesBefore,
         field(json, file, "trained_seconds").asDouble(),
         field(json, file, "trained_tokens").asLong());
   }
@@ -136,22 +119,4 @@ record TrainingState(
     return value;
   }
 
-  private static int number(Path checkpoint) {
-    @Nullable Path name = checkpoint.getFileName();
-    Matcher matcher = NAME.matcher(name == null ? "" : name.toString());
-    return matcher.matches() ? Integer.parseInt(matcher.group(1)) : -1;
-  }
-
-  /** The checkpoints that hidden leftovers in the directory belong to. */
-  private static List<Path> hidden(Path checkpoints) throws IOException {
-    try (Stream<Path> entries = Files.list(checkpoints)) {
-      return entries
-          .map(p -> p.getFileName().toString())
-          .filter(n -> n.startsWith(".checkpoint-"))
-          .map(n -> n.substring(1).replaceFirst("\\.q4j-.*", ""))
-          .distinct()
-          .map(checkpoints::resolve)
-          .toList();
-    }
-  }
 }

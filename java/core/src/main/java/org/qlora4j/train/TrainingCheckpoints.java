@@ -1,0 +1,200 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Comparator;
+import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.AtomicOutput;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Progress;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.model.Parameter;
+import org.qlora4j.model.ParameterSet;
+import org.qlora4j.model.WeightFiles;
+
+/**
+ * The checkpoints of a run, {@code output_dir/checkpoints/checkpoint-N}: weights or adapter, optimizer moments and {@link
+ * TrainingState}. Each appears whole or not at all.
+ */
+final class TrainingCheckpoints {
+
+  private static final String DIRECTORY = "checkpoints";
+  private static final String OPTIMIZER = "optimizer.safetensors";
+  private static final String FIRST_MOMENT = "exp_avg.";
+  private static final String SECOND_MOMENT = "exp_avg_sq.";
+  private static final Pattern NAME = Pattern.compile("checkpoint-(\\d{1,9})");
+
+  private final Path outputDir;
+  private final int limit;
+  private final ParameterSet trained;
+  private final AdamWOptimizer optimizer;
+  private final String weightsFile;
+  private final WeightsWriter weightsWriter;
+
+  /** Writes the trained tensors into a directory, in f32. */
+  interface WeightsWriter {
+    void write(Path directory) throws IOException;
+  }
+
+  /**
+   * @param limit newest checkpoints to keep; 0 for all
+   * @param weightsFile the file that {@code weightsWriter} writes the trained tensors to, under their parameters' names
+   */
+  TrainingCheckpoints(
+      Path outputDir,
+      int limit,
+      ParameterSet trained,
+      AdamWOptimizer optimizer,
+      String weightsFile,
+      WeightsWriter weightsWriter) {
+    this.outputDir = outputDir;
+    this.limit = limit;
+    this.trained = trained;
+    this.optimizer = optimizer;
+    this.weightsFile = weightsFile;
+    this.weightsWriter = weightsWriter;
+  }
+
+  private Path directory() {
+    return outputDir.resolve(DIRECTORY);
+  }
+
+  /** Makes output_dir, and moves what an earlier run left there out of the way. */
+  void startAnew(Path metrics, Progress progress) {
+    try {
+      Files.createDirectories(outputDir);
+      if (list().isEmpty()) {
+        return;
+      }
+      Path kept = unused();
+      Files.createDirectory(kept);
+      Files.move(directory(), kept.resolve(DIRECTORY));
+      if (Files.exists(metrics)) {
+        Files.move(metrics, kept.resolve(metrics.getFileName()));
+      }
+      progress.message("checkpoints of an earlier run were moved to " + kept + "; --resume would have gone on from them");
+    } catch (IOException e) {
+      throw new InputException("cannot write to output_dir " + outputDir + ": " + e, e);
+    }
+  }
+
+  private Path unused() {
+    Path path = outputDir.resolve("earlier-1");
+    for (int i = 2; Files.exists(path); i++) {
+      path = outputDir.resolve("earlier-" + i);
+    }
+    return path;
+  }
+
+  /**
+   * Puts the newest checkpoint's tensors into the parameters and the optimizer. Null when there is no checkpoint.
+   *
+   * @throws InputException when it belongs to another run
+   */
+  @Nullable TrainingState restoreNewest(TrainingState.Identity now) {
+    List<Path> found = list();
+    if (found.isEmpty()) {
+      return null;
+    }
+    Path newest = found.get(found.size() - 1);
+    TrainingState state = TrainingState.read(newest);
+    List<String> differences = state.identity().differences(now);
+    if (!differences.isEmpty()) {
+      throw new InputException(
+          "cannot resume from " + newest + ", the run has changed: " + String.join("; ", differences)
+              + "; undo the changes, or train anew without --resume");
+    }
+    List<String> names = trained.parameters().stream().map(Parameter::name).toList();
+    List<DeviceTensor> values = trained.parameters().stream().map(Parameter::value).toList();
+    WeightFiles.read(newest.resolve(weightsFile), names, values);
+    WeightFiles.read(newest.resolve(OPTIMIZER), prefixed(FIRST_MOMENT, names), optimizer.firstMoments());
+    WeightFiles.read(newest.resolve(OPTIMIZER), prefixed(SECOND_MOMENT, names), optimizer.secondMoments());
+    optimizer.setSteps(state.step());
+    return state;
+  }
+
+  /** Writes a checkpoint and deletes those beyond the limit. */
+  void save(TrainingState state) {
+    Path target = directory().resolve("checkpoint-" + state.step());
+    try (AtomicOutput out = AtomicOutput.directory(target)) {
+      weightsWriter.write(out.path());
+      List<String> names = trained.parameters().stream().map(Parameter::name).toList();
+      List<String> momentNames = new ArrayList<>(prefixed(FIRST_MOMENT, names));
+      momentNames.addAll(prefixed(SECOND_MOMENT, names));
+      List<DeviceTensor> moments = new ArrayList<>(optimizer.firstMoments());
+      moments.addAll(optimizer.secondMoments());
+      WeightFiles.write(out.path().resolve(OPTIMIZER), momentNames, moments);
+      state.write(out.path());
+      out.commit();
+    } catch (IOException e) {
+      throw new UncheckedIOException("cannot write the checkpoint " + target, e);
+    }
+    prune();
+  }
+
+  private void prune() {
+    List<Path> found = list();
+    for (int i = 0; limit > 0 && i < found.size() - limit; i++) {
+      try {
+        // Without its state file a checkpoint is no longer one, so a deletion cut short leaves nothing that could be resumed from.
+        Files.delete(found.get(i).resolve(TrainingState.FILE));
+        AtomicOutput.deleteTree(found.get(i));
+      } catch (IOException e) {
+        throw new UncheckedIOException("cannot delete the checkpoint " + found.get(i), e);
+      }
+    }
+  }
+
+  /** The complete checkpoints, oldest first; leftovers of killed runs are cleaned up. */
+  private List<Path> list() {
+    if (!Files.isDirectory(directory())) {
+      return List.of();
+    }
+    List<Path> found = new ArrayList<>();
+    try {
+      for (Path interrupted : interrupted()) {
+        AtomicOutput.recover(interrupted);
+      }
+      try (Stream<Path> entries = Files.list(directory())) {
+        entries
+            .filter(p -> number(p) >= 0 && Files.isRegularFile(p.resolve(TrainingState.FILE)))
+            .forEach(found::add);
+      }
+    } catch (IOException e) {
+      throw new InputException("cannot read the checkpoints in " + directory() + ": " + e, e);
+    }
+    found.sort(Comparator.comparingInt(TrainingCheckpoints::number));
+    return found;
+  }
+
+  /** The checkpoints that hidden leftovers of killed runs belong to. */
+  private List<Path> interrupted() throws IOException {
+    try (Stream<Path> entries = Files.list(directory())) {
+      return entries
+          .map(p -> p.getFileName().toString())
+          .filter(n -> n.startsWith(".checkpoint-"))
+          .map(n -> n.substring(1).replaceFirst("\\.q4j-.*", ""))
+          .distinct()
+          .map(directory()::resolve)
+          .toList();
+    }
+  }
+
+  private static int number(Path checkpoint) {
+    Path name = checkpoint.getFileName();
+    Matcher matcher = NAME.matcher(name == null ? "" : name.toString());
+    return matcher.matches() ? Integer.parseInt(matcher.group(1)) : -1;
+  }
+
+  private static List<String> prefixed(String prefix, List<String> names) {
+    return names.stream().map(n -> prefix + n).toList();
+  }
+}
