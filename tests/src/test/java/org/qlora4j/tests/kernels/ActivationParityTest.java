@@ -85,7 +85,7 @@ class ActivationParityTest extends ParityTest {
   private static Tolerance result(DType type) {
     return Tolerance.rounded(type, 2)
         .plus(Tolerance.function(16))
-        .plus(Tolerance.ofLargest(8 * Tolerance.roundoff(DType.F32)));
+        .plus(Tolerance.ofLargest(8 * Tolerance.roundoff(DType.F32)).ofTerms(1));
   }
 
   private static float[] values(Randoms random, long count) {

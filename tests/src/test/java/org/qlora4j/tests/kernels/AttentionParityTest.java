@@ -240,8 +240,10 @@ class AttentionParityTest extends ParityTest {
           HeadView.of(dq, dim),
           HeadView.of(dk, dim),
           HeadView.of(dv, dim));
-      outputs.add("dq", dq, tolerance(2));
-      outputs.add("dk", dk, tolerance(2));
+      // The gradient of a score is the difference of two scaled dot products of size 1; with one
+      // key in sight they cancel in full.
+      outputs.add("dq", dq, tolerance(2).ofTerms(1));
+      outputs.add("dk", dk, tolerance(2).ofTerms(1));
       outputs.add("dv", dv, tolerance(2));
     }
 

@@ -7,15 +7,22 @@ import org.qlora4j.kernels.DType;
  * How far a result may be from the expected one, as an error model instead of a guess.
  *
  * <p>An element passes when {@code |actual - expected| <= relative * |expected| + share * largest},
- * where {@code largest} is the largest finite magnitude of the expected tensor. The first term
- * covers roundings of the result itself, the second errors that were made before cancellation. NaN
- * must meet NaN and an infinity the same infinity. Tolerances add up with {@link #plus}.
+ * where {@code largest} is the largest finite magnitude of the expected tensor, or {@code floor}
+ * where that is larger. The first term covers roundings of the result itself, the second errors
+ * that were made before cancellation. NaN must meet NaN and an infinity the same infinity.
+ * Tolerances add up with {@link #plus}.
  *
  * @param relative share of the element
  * @param share share of the tensor's largest magnitude
+ * @param floor size of the terms that were added, for results that cancel as a whole
  * @param reason where the numbers come from, printed with a failure
  */
-public record Tolerance(double relative, double share, String reason) {
+public record Tolerance(double relative, double share, double floor, String reason) {
+
+  /** Without a floor. */
+  public Tolerance(double relative, double share, String reason) {
+    this(relative, share, 0, reason);
+  }
 
   /** Bit for bit, but that -0 equals +0. */
   public static final Tolerance EXACT = new Tolerance(0, 0, "exact");
@@ -78,11 +85,19 @@ public record Tolerance(double relative, double share, String reason) {
   /** Sum of two independent errors. */
   public Tolerance plus(Tolerance other) {
     return new Tolerance(
-        relative + other.relative, share + other.share, reason + " + " + other.reason);
+        relative + other.relative,
+        share + other.share,
+        Math.max(floor, other.floor),
+        reason + " + " + other.reason);
+  }
+
+  /** The same, where terms of size {@code terms} may cancel in all elements at once. */
+  public Tolerance ofTerms(double terms) {
+    return new Tolerance(relative, share, Math.max(floor, terms), reason);
   }
 
   /** What an element may deviate by. */
   double allowed(double expected, double largest) {
-    return relative * Math.abs(expected) + share * largest;
+    return relative * Math.abs(expected) + share * Math.max(floor, largest);
   }
 }
