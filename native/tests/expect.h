@@ -36,11 +36,11 @@ inline int finish(const char* test) {
 #define EXPECT(condition) ::q4j::test::expect((condition), #condition, __FILE__, __LINE__)
 
 /** The text of the last error holds `part`. */
-#define EXPECT_ERROR_TEXT(part)                                                                     \
-  do {                                                                                              \
-    if (!EXPECT(std::strstr(q4j_last_error(), (part)) != nullptr)) {                                \
+#define EXPECT_ERROR_TEXT(part)                                                                         \
+  do {                                                                                                  \
+    if (!EXPECT(std::strstr(q4j_last_error(), (part)) != nullptr)) {                                    \
       std::fprintf(stderr, "    no \"%s\" in: %s\n", static_cast<const char*>(part), q4j_last_error()); \
-    }                                                                                               \
+    }                                                                                                   \
   } while (false)
 
 #endif  // QLORA4J_TESTS_EXPECT_H_

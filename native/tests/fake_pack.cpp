@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * A pack that computes nothing, for the tests of the loader. The environment variable Q4J_FAKE_PACK, read at every opening, says
- * how it misbehaves.
+ * A pack that computes nothing, for the tests of the loader. The environment variable Q4J_FAKE_PACK, read at every opening,
+ * says how it misbehaves.
  */
 #include <cstddef>
 #include <cstdlib>
@@ -19,10 +19,10 @@ const q4j_host* host = nullptr;
   q4j_status name(q4j_pack_context*, const q4j_##name##_params*) { return Q4J_OK; }
 Q4J_FOR_EACH_OPERATOR(Q4J_FAKE)
 #undef Q4J_FAKE
-#define Q4J_FAKE(name)                                                                                  \
+#define Q4J_FAKE(name)                                                                              \
   q4j_status name##_workspace_size(q4j_pack_context*, const q4j_##name##_params*, int64_t* bytes) { \
-    *bytes = 0;                                                                                         \
-    return Q4J_OK;                                                                                      \
+    *bytes = 0;                                                                                     \
+    return Q4J_OK;                                                                                  \
   }
 Q4J_FOR_EACH_WORKSPACE(Q4J_FAKE)
 #undef Q4J_FAKE
@@ -106,9 +106,21 @@ const q4j_pack* q4j_pack_open(const q4j_host* loader) {
 #define Q4J_ENTRY(name) name##_workspace_size,
   v.workspaces = {sizeof(q4j_pack_workspaces), Q4J_FOR_EACH_WORKSPACE(Q4J_ENTRY)};
 #undef Q4J_ENTRY
-  v.pack = {sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, "fake",      "revision=none compiler=none architectures=none",
-            create,           destroy,         threads,        allocate,    free_memory,
-            copy,             copy,            fill,           synchronize, &v.operators,
+  v.pack = {sizeof(q4j_pack),
+            Q4J_ABI_VERSION,
+            Q4J_DEVICE_CPU,
+            "fake",
+            "revision=none compiler=none architectures=none",
+            create,
+            destroy,
+            threads,
+            allocate,
+            free_memory,
+            copy,
+            copy,
+            fill,
+            synchronize,
+            &v.operators,
             &v.workspaces};
 
   if (kind == "old-abi") v.pack.abi_version = Q4J_ABI_VERSION + 98;

@@ -286,7 +286,8 @@ class Bender {
   Bender(q4j_context* context, ValidCalls& calls) : context_(context), c_(calls) {}
 
   template <typename Params>
-  void operator()(q4j_status (*function)(q4j_context*, const Params*), const Params& params, const char* text, const std::function<void(ValidCalls&)>& bend) {
+  void operator()(q4j_status (*function)(q4j_context*, const Params*), const Params& params, const char* text,
+                  const std::function<void(ValidCalls&)>& bend) {
     c_.reset();
     bend(c_);
     if (!EXPECT(function(context_, &params) == Q4J_INVALID_ARGUMENT)) std::fprintf(stderr, "    bend of %s\n", text);
@@ -299,20 +300,37 @@ class Bender {
 };
 
 void accepts_valid_calls(q4j_context* context, ValidCalls& c) {
-#define Q4J_CALL(name)                                                             \
-  c.reset();                                                                       \
+#define Q4J_CALL(name) \
+  c.reset();           \
   if (!EXPECT(q4j_##name(context, &c.name) == Q4J_OK)) std::fprintf(stderr, "    %s: %s\n", #name, q4j_last_error());
   Q4J_FOR_EACH_OPERATOR(Q4J_CALL)
 #undef Q4J_CALL
   // Nothing is done for zero rows, and no array is needed.
   c.reset();
-  c.linear_forward = {sizeof c.linear_forward, Q4J_BF16, 0, &c.weight, nullptr, nullptr, c.k, nullptr, 0, 0, nullptr, 0, nullptr, c.n, nullptr, c.at(11), c.array_bytes};
+  c.linear_forward = {sizeof c.linear_forward,
+                      Q4J_BF16,
+                      0,
+                      &c.weight,
+                      nullptr,
+                      nullptr,
+                      c.k,
+                      nullptr,
+                      0,
+                      0,
+                      nullptr,
+                      0,
+                      nullptr,
+                      c.n,
+                      nullptr,
+                      c.at(11),
+                      c.array_bytes};
   EXPECT(q4j_linear_forward(context, &c.linear_forward) == Q4J_OK);
   c.cross_entropy = {sizeof c.cross_entropy, Q4J_BF16, 0, 7, 0, 0, 1, 0, nullptr, 7, nullptr, nullptr, nullptr, 0};
   EXPECT(q4j_cross_entropy(context, &c.cross_entropy) == Q4J_OK);
   c.attention_forward.sequences = 0;
   EXPECT(q4j_attention_forward(context, &c.attention_forward) == Q4J_OK);
-  c.quantize_4bit = {sizeof c.quantize_4bit, Q4J_WEIGHT_FP4, Q4J_F32, 64, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 0};
+  c.quantize_4bit = {
+      sizeof c.quantize_4bit, Q4J_WEIGHT_FP4, Q4J_F32, 64, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, 0};
   EXPECT(q4j_quantize_4bit(context, &c.quantize_4bit) == Q4J_OK);
   c.adamw.count = 0;
   c.adamw.lengths = nullptr;
@@ -372,7 +390,9 @@ void checks_overlap(q4j_context* context, ValidCalls& c) {
 void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   Bender bend(context, c);
 
-  const auto quantize = [&](const char* text, const std::function<void(ValidCalls&)>& b) { bend(q4j_quantize_4bit, c.quantize_4bit, text, b); };
+  const auto quantize = [&](const char* text, const std::function<void(ValidCalls&)>& b) {
+    bend(q4j_quantize_4bit, c.quantize_4bit, text, b);
+  };
   quantize("format", [](ValidCalls& v) { v.quantize_4bit.format = Q4J_WEIGHT_DENSE; });
   quantize("dtype", [](ValidCalls& v) { v.quantize_4bit.dtype = Q4J_I32; });
   quantize("block_size", [](ValidCalls& v) { v.quantize_4bit.block_size = 63; });
@@ -391,7 +411,9 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   quantize("workspace is NULL", [](ValidCalls& v) { v.quantize_4bit.workspace = nullptr; });
   quantize("aligned", [](ValidCalls& v) { v.quantize_4bit.workspace = static_cast<char*>(v.at(11)) + 8; });
 
-  const auto dequantize = [&](const char* text, const std::function<void(ValidCalls&)>& b) { bend(q4j_dequantize_4bit, c.dequantize_4bit, text, b); };
+  const auto dequantize = [&](const char* text, const std::function<void(ValidCalls&)>& b) {
+    bend(q4j_dequantize_4bit, c.dequantize_4bit, text, b);
+  };
   dequantize("weight is NULL", [](ValidCalls& v) { v.dequantize_4bit.weight = nullptr; });
   dequantize("weight.format", [](ValidCalls& v) { v.weight.format = Q4J_WEIGHT_DENSE; });
   dequantize("weight.format", [](ValidCalls& v) { v.weight.format = 9; });
@@ -406,15 +428,23 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   dequantize("dtype", [](ValidCalls& v) { v.dequantize_4bit.dtype = Q4J_I8; });
 
   bend(q4j_quantize_8bit_blockwise, c.quantize_8bit_blockwise, "map", [](ValidCalls& v) { v.quantize_8bit_blockwise.map = 2; });
-  bend(q4j_quantize_8bit_blockwise, c.quantize_8bit_blockwise, "block_size", [](ValidCalls& v) { v.quantize_8bit_blockwise.block_size = 0; });
-  bend(q4j_dequantize_8bit_blockwise, c.dequantize_8bit_blockwise, "map", [](ValidCalls& v) { v.dequantize_8bit_blockwise.map = -1; });
-  bend(q4j_dequantize_8bit_blockwise, c.dequantize_8bit_blockwise, "output is NULL", [](ValidCalls& v) { v.dequantize_8bit_blockwise.output = nullptr; });
-  bend(q4j_quantize_int8_rowwise, c.quantize_int8_rowwise, "outlier_threshold", [](ValidCalls& v) { v.quantize_int8_rowwise.outlier_threshold = not_a_number; });
-  bend(q4j_quantize_int8_rowwise, c.quantize_int8_rowwise, "outlier_cols is NULL", [](ValidCalls& v) { v.quantize_int8_rowwise.outlier_cols = nullptr; });
+  bend(q4j_quantize_8bit_blockwise, c.quantize_8bit_blockwise, "block_size",
+       [](ValidCalls& v) { v.quantize_8bit_blockwise.block_size = 0; });
+  bend(q4j_dequantize_8bit_blockwise, c.dequantize_8bit_blockwise, "map",
+       [](ValidCalls& v) { v.dequantize_8bit_blockwise.map = -1; });
+  bend(q4j_dequantize_8bit_blockwise, c.dequantize_8bit_blockwise, "output is NULL",
+       [](ValidCalls& v) { v.dequantize_8bit_blockwise.output = nullptr; });
+  bend(q4j_quantize_int8_rowwise, c.quantize_int8_rowwise, "outlier_threshold",
+       [](ValidCalls& v) { v.quantize_int8_rowwise.outlier_threshold = not_a_number; });
+  bend(q4j_quantize_int8_rowwise, c.quantize_int8_rowwise, "outlier_cols is NULL",
+       [](ValidCalls& v) { v.quantize_int8_rowwise.outlier_cols = nullptr; });
   bend(q4j_quantize_int8_rowwise, c.quantize_int8_rowwise, "cols", [](ValidCalls& v) { v.quantize_int8_rowwise.cols = 0; });
-  bend(q4j_dequantize_int8_rowwise, c.dequantize_int8_rowwise, "codes", [](ValidCalls& v) { v.dequantize_int8_rowwise.rows = v.dequantize_int8_rowwise.cols = int64_t{1} << 32; });
+  bend(q4j_dequantize_int8_rowwise, c.dequantize_int8_rowwise, "codes",
+       [](ValidCalls& v) { v.dequantize_int8_rowwise.rows = v.dequantize_int8_rowwise.cols = int64_t{1} << 32; });
 
-  const auto linear = [&](const char* text, const std::function<void(ValidCalls&)>& b) { bend(q4j_linear_forward, c.linear_forward, text, b); };
+  const auto linear = [&](const char* text, const std::function<void(ValidCalls&)>& b) {
+    bend(q4j_linear_forward, c.linear_forward, text, b);
+  };
   linear("dtype must be f32 (0) or bf16 (1), found f16 (2)", [](ValidCalls& v) { v.linear_forward.dtype = Q4J_F16; });
   linear("m must be in", [](ValidCalls& v) { v.linear_forward.m = -1; });
   linear("weight is NULL", [](ValidCalls& v) { v.linear_forward.weight = nullptr; });
@@ -440,8 +470,11 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   // Without a branch there is nothing to compute but y.
   linear("y is NULL", [](ValidCalls& v) { v.linear_forward.y = nullptr, v.linear_forward.lora = nullptr; });
 
-  const auto backward = [&](const char* text, const std::function<void(ValidCalls&)>& b) { bend(q4j_linear_backward_input, c.linear_backward_input, text, b); };
-  backward("n is 65 but weight.rows is 64", [](ValidCalls& v) { v.linear_backward_input.n = v.linear_backward_input.lddy = 65; });
+  const auto backward = [&](const char* text, const std::function<void(ValidCalls&)>& b) {
+    bend(q4j_linear_backward_input, c.linear_backward_input, text, b);
+  };
+  backward("n is 65 but weight.rows is 64",
+           [](ValidCalls& v) { v.linear_backward_input.n = v.linear_backward_input.lddy = 65; });
   backward("k is", [](ValidCalls& v) { v.linear_backward_input.k = 32; });
   backward("accumulate", [](ValidCalls& v) { v.linear_backward_input.accumulate = 2; });
   backward("dyb is NULL", [](ValidCalls& v) { v.linear_backward_input.dyb = nullptr; });
@@ -449,21 +482,29 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   backward("lddx", [](ValidCalls& v) { v.linear_backward_input.lddx = 0; });
   backward("dx overlaps dy", [](ValidCalls& v) { v.linear_backward_input.dx = v.at(0); });
 
-  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "lora is NULL", [](ValidCalls& v) { v.lora_weight_gradient.lora = nullptr; });
+  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "lora is NULL",
+       [](ValidCalls& v) { v.lora_weight_gradient.lora = nullptr; });
   bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "lora.rank", [](ValidCalls& v) { v.lora.rank = 0; });
-  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "da is NULL", [](ValidCalls& v) { v.lora_weight_gradient.da = nullptr; });
-  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "da overlaps db", [](ValidCalls& v) { v.lora_weight_gradient.da = v.lora_weight_gradient.db; });
-  bend(q4j_linear_weight_gradient, c.linear_weight_gradient, "dw (or dbias) is NULL", [](ValidCalls& v) { v.linear_weight_gradient.dw = v.linear_weight_gradient.dbias = nullptr; });
-  bend(q4j_linear_weight_gradient, c.linear_weight_gradient, "x is NULL", [](ValidCalls& v) { v.linear_weight_gradient.x = nullptr; });
+  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "da is NULL",
+       [](ValidCalls& v) { v.lora_weight_gradient.da = nullptr; });
+  bend(q4j_lora_weight_gradient, c.lora_weight_gradient, "da overlaps db",
+       [](ValidCalls& v) { v.lora_weight_gradient.da = v.lora_weight_gradient.db; });
+  bend(q4j_linear_weight_gradient, c.linear_weight_gradient, "dw (or dbias) is NULL",
+       [](ValidCalls& v) { v.linear_weight_gradient.dw = v.linear_weight_gradient.dbias = nullptr; });
+  bend(q4j_linear_weight_gradient, c.linear_weight_gradient, "x is NULL",
+       [](ValidCalls& v) { v.linear_weight_gradient.x = nullptr; });
 
   bend(q4j_rms_norm_forward, c.rms_norm_forward, "eps", [](ValidCalls& v) { v.rms_norm_forward.eps = -1.0f; });
-  bend(q4j_rms_norm_forward, c.rms_norm_forward, "weight_dtype", [](ValidCalls& v) { v.rms_norm_forward.weight_dtype = Q4J_F16; });
+  bend(q4j_rms_norm_forward, c.rms_norm_forward, "weight_dtype",
+       [](ValidCalls& v) { v.rms_norm_forward.weight_dtype = Q4J_F16; });
   bend(q4j_rms_norm_forward, c.rms_norm_forward, "unit_offset", [](ValidCalls& v) { v.rms_norm_forward.unit_offset = 3; });
   bend(q4j_rms_norm_forward, c.rms_norm_forward, "n must be in", [](ValidCalls& v) { v.rms_norm_forward.n = 0; });
   bend(q4j_rms_norm_backward, c.rms_norm_backward, "rstd is NULL", [](ValidCalls& v) { v.rms_norm_backward.rstd = nullptr; });
   bend(q4j_rms_norm_backward, c.rms_norm_backward, "dx overlaps u", [](ValidCalls& v) { v.rms_norm_backward.dx = v.at(0); });
-  bend(q4j_layer_norm_forward, c.layer_norm_forward, "weight is NULL", [](ValidCalls& v) { v.layer_norm_forward.weight = nullptr; });
-  bend(q4j_layer_norm_backward, c.layer_norm_backward, "mean is NULL", [](ValidCalls& v) { v.layer_norm_backward.mean = nullptr; });
+  bend(q4j_layer_norm_forward, c.layer_norm_forward, "weight is NULL",
+       [](ValidCalls& v) { v.layer_norm_forward.weight = nullptr; });
+  bend(q4j_layer_norm_backward, c.layer_norm_backward, "mean is NULL",
+       [](ValidCalls& v) { v.layer_norm_backward.mean = nullptr; });
 
   bend(q4j_rotary, c.rotary, "rotary_dim", [](ValidCalls& v) { v.rotary.rotary_dim = 7; });
   bend(q4j_rotary, c.rotary, "rotary_dim", [](ValidCalls& v) { v.rotary.rotary_dim = 0; });
@@ -475,7 +516,8 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   bend(q4j_activation_forward, c.activation_forward, "activation", [](ValidCalls& v) { v.activation_forward.activation = 3; });
   bend(q4j_activation_forward, c.activation_forward, "ldup", [](ValidCalls& v) { v.activation_forward.ldup = 1; });
   bend(q4j_activation_forward, c.activation_forward, "y overlaps up", [](ValidCalls& v) { v.activation_forward.y = v.at(1); });
-  bend(q4j_activation_backward, c.activation_backward, "dup is NULL", [](ValidCalls& v) { v.activation_backward.dup = nullptr; });
+  bend(q4j_activation_backward, c.activation_backward, "dup is NULL",
+       [](ValidCalls& v) { v.activation_backward.dup = nullptr; });
 
   bend(q4j_cross_entropy, c.cross_entropy, "smoothing", [](ValidCalls& v) { v.cross_entropy.smoothing = 1.5f; });
   bend(q4j_cross_entropy, c.cross_entropy, "z_loss", [](ValidCalls& v) { v.cross_entropy.z_loss = -1.0f; });
@@ -483,7 +525,9 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   bend(q4j_cross_entropy, c.cross_entropy, "label 64 of row 2", [](ValidCalls& v) { static_cast<int32_t*>(v.at(1))[2] = 64; });
   bend(q4j_cross_entropy, c.cross_entropy, "label -1 of row 0", [](ValidCalls& v) { static_cast<int32_t*>(v.at(1))[0] = -1; });
 
-  const auto attention = [&](const char* text, const std::function<void(ValidCalls&)>& b) { bend(q4j_attention_forward, c.attention_forward, text, b); };
+  const auto attention = [&](const char* text, const std::function<void(ValidCalls&)>& b) {
+    bend(q4j_attention_forward, c.attention_forward, text, b);
+  };
   attention("multiple of kv_heads", [](ValidCalls& v) { v.attention_forward.kv_heads = 3; });
   attention("kv_heads must be in", [](ValidCalls& v) { v.attention_forward.kv_heads = 0; });
   attention("head_dim", [](ValidCalls& v) { v.attention_forward.head_dim = 12; });
@@ -498,7 +542,8 @@ void rejects_invalid_calls(q4j_context* context, ValidCalls& c) {
   attention("strides must be at least", [](ValidCalls& v) { v.attention_forward.q_head_stride = 8; });
   attention("share memory", [](ValidCalls& v) { v.attention_forward.out_token_stride = 20; });
   attention("k is NULL", [](ValidCalls& v) { v.attention_forward.k = nullptr; });
-  bend(q4j_attention_backward, c.attention_backward, "forward is NULL", [](ValidCalls& v) { v.attention_backward.forward = nullptr; });
+  bend(q4j_attention_backward, c.attention_backward, "forward is NULL",
+       [](ValidCalls& v) { v.attention_backward.forward = nullptr; });
   bend(q4j_attention_backward, c.attention_backward, "lse is NULL", [](ValidCalls& v) { v.attention_forward.lse = nullptr; });
   bend(q4j_attention_backward, c.attention_backward, "dv is NULL", [](ValidCalls& v) { v.attention_backward.dv = nullptr; });
 

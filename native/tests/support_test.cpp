@@ -36,7 +36,8 @@ std::string sha256(const void* data, std::size_t bytes) {
   std::vector<unsigned char> message(static_cast<const unsigned char*>(data), static_cast<const unsigned char*>(data) + bytes);
   message.push_back(0x80);
   while (message.size() % 64 != 56) message.push_back(0);
-  for (int shift = 56; shift >= 0; shift -= 8) message.push_back(static_cast<unsigned char>(static_cast<uint64_t>(bytes) * 8 >> shift));
+  for (int shift = 56; shift >= 0; shift -= 8)
+    message.push_back(static_cast<unsigned char>(static_cast<uint64_t>(bytes) * 8 >> shift));
   const auto rotate = [](uint32_t x, int n) { return x >> n | x << (32 - n); };
   for (std::size_t block = 0; block < message.size(); block += 64) {
     std::array<uint32_t, 64> w{};
@@ -118,19 +119,23 @@ void dropout() {
 void tables() {
   // SHA-256 of bitsandbytes' maps as 256 little-endian f32.
   EXPECT(sha256("abc", 3) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT(sha256(dynamic_signed_map.data(), sizeof dynamic_signed_map) == "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
+  EXPECT(sha256(dynamic_signed_map.data(), sizeof dynamic_signed_map) ==
+         "e732639a65f497b4ad684bb166a4467708255edd5207757de8b8f0c7e1fda89c");
   EXPECT(sha256(dynamic_unsigned_map.data(), sizeof dynamic_unsigned_map) ==
          "305f002cc11278fb769d13b25b9fd0c7c83c8402c40a878fe086f4039fde6398");
-  constexpr std::array<uint32_t, 16> nf4_bits = {0xbf800000, 0xbf3239b1, 0xbf066b30, 0xbeca32a0, 0xbe91a24d, 0xbe3d353f, 0xbdba7871, 0,
-                                                 0x3da2faff, 0x3e24cae3, 0x3e7c04dd, 0x3ead033a, 0x3ee1a4b8, 0x3f1007ab, 0x3f3913b3, 0x3f800000};
-  constexpr std::array<uint32_t, 15> midpoint_bits = {0xbf591cd8, 0xbf1c5270, 0xbeeb8480, 0xbeadea76, 0xbe703cec, 0xbe0d38bc, 0xbd3a7871, 0x3d22faff,
-                                                      0x3df64862, 0x3e5067e0, 0x3e9582d4, 0x3ec753f9, 0x3f006d04, 0x3f248daf, 0x3f5c89da};
+  constexpr std::array<uint32_t, 16> nf4_bits = {0xbf800000, 0xbf3239b1, 0xbf066b30, 0xbeca32a0, 0xbe91a24d, 0xbe3d353f,
+                                                 0xbdba7871, 0,          0x3da2faff, 0x3e24cae3, 0x3e7c04dd, 0x3ead033a,
+                                                 0x3ee1a4b8, 0x3f1007ab, 0x3f3913b3, 0x3f800000};
+  constexpr std::array<uint32_t, 15> midpoint_bits = {0xbf591cd8, 0xbf1c5270, 0xbeeb8480, 0xbeadea76, 0xbe703cec,
+                                                      0xbe0d38bc, 0xbd3a7871, 0x3d22faff, 0x3df64862, 0x3e5067e0,
+                                                      0x3e9582d4, 0x3ec753f9, 0x3f006d04, 0x3f248daf, 0x3f5c89da};
   bool equal = true;
   for (std::size_t i = 0; i < 16; ++i) equal = equal && bits_of(nf4_values[i]) == nf4_bits[i];
   for (std::size_t i = 0; i < 15; ++i) equal = equal && bits_of(nf4_midpoints[i]) == midpoint_bits[i];
   EXPECT(equal);
   bool ascending = true;
-  for (std::size_t i = 0; i < 15; ++i) ascending = ascending && fp4_values[fp4_codes_by_value[i]] <= fp4_values[fp4_codes_by_value[i + 1]];
+  for (std::size_t i = 0; i < 15; ++i)
+    ascending = ascending && fp4_values[fp4_codes_by_value[i]] <= fp4_values[fp4_codes_by_value[i + 1]];
   EXPECT(ascending);
 }
 
@@ -199,8 +204,10 @@ void conversions() {
   for (uint32_t i = 0; i < 65536; ++i) {
     const f16 h = {static_cast<uint16_t>(i)};
     const bf16 b = {static_cast<uint16_t>(i)};
-    round_trip = round_trip && (std::isnan(to_f32(h)) ? std::isnan(to_f32(f16_from_f32(to_f32(h)))) : f16_from_f32(to_f32(h)).bits == i);
-    round_trip = round_trip && (std::isnan(to_f32(b)) ? std::isnan(to_f32(bf16_from_f32(to_f32(b)))) : bf16_from_f32(to_f32(b)).bits == i);
+    round_trip =
+        round_trip && (std::isnan(to_f32(h)) ? std::isnan(to_f32(f16_from_f32(to_f32(h)))) : f16_from_f32(to_f32(h)).bits == i);
+    round_trip = round_trip &&
+                 (std::isnan(to_f32(b)) ? std::isnan(to_f32(bf16_from_f32(to_f32(b)))) : bf16_from_f32(to_f32(b)).bits == i);
   }
   EXPECT(round_trip);
   EXPECT(to_f32(f16{0x0001}) == 0x1p-24f);
@@ -216,7 +223,8 @@ void conversions() {
     const float x = float_of(static_cast<uint32_t>(random()));
     if (!std::isfinite(x)) continue;
     if (std::fabs(x) < 3.3e38f) wrong += is_nearest(x, bf16_from_f32(x)) ? 0 : 1;
-    const float small = std::ldexp(x, -std::ilogb(x) + static_cast<int>(random() % 42) - 27);  // 2^-27 to 2^15: below the range of f16 and most of it
+    const float small = std::ldexp(
+        x, -std::ilogb(x) + static_cast<int>(random() % 42) - 27);  // 2^-27 to 2^15: below the range of f16 and most of it
     wrong += is_nearest(small, f16_from_f32(small)) ? 0 : 1;
   }
   EXPECT(wrong == 0);

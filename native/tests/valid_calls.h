@@ -10,7 +10,7 @@
 
 namespace q4j::test {
 
-/** Memory and parameters; not movable, because the parameters point into it. Every array is 64 KiB, far more than any shape below needs. */
+/** Memory and parameters; not movable, because the parameters point into it. 64 KiB an array is more than any shape needs. */
 struct ValidCalls {
   static constexpr int64_t array_bytes = 65536;
   static constexpr int64_t m = 5, n = 64, k = 96, rank = 4;
@@ -74,30 +74,157 @@ struct ValidCalls {
     pointers4 = {at(6), at(7)};
 
     weight = {sizeof weight, Q4J_WEIGHT_NF4, Q4J_BF16, 64, 256, 0.5f, n, k, k, at(8), at(9), at(10)};
-    lora = {sizeof lora, static_cast<int32_t>(rank), 2.0f, Q4J_LORA_F32, at(6), at(7), {sizeof(q4j_dropout), 0.5f, 42, 1, 2, 3, 0, 0}};
-    quantize_4bit = {sizeof quantize_4bit, Q4J_WEIGHT_NF4, Q4J_F32, 64, 256, 0, 333, at(0), at(1), at(2), at(3), at(4), at(11), array_bytes};
+    lora = {sizeof lora,
+            static_cast<int32_t>(rank),
+            2.0f,
+            Q4J_LORA_F32,
+            at(6),
+            at(7),
+            {sizeof(q4j_dropout), 0.5f, 42, 1, 2, 3, 0, 0}};
+    quantize_4bit = {sizeof quantize_4bit, Q4J_WEIGHT_NF4, Q4J_F32, 64, 256, 0, 333, at(0), at(1), at(2), at(3), at(4), at(11),
+                     array_bytes};
     dequantize_4bit = {sizeof dequantize_4bit, Q4J_F32, &weight, at(0)};
     quantize_8bit_blockwise = {sizeof quantize_8bit_blockwise, Q4J_MAP_DYNAMIC_SIGNED, 64, 0, 333, at(0), at(1), at(2)};
     dequantize_8bit_blockwise = {sizeof dequantize_8bit_blockwise, Q4J_MAP_DYNAMIC_SIGNED, 64, 0, 333, at(0), at(1), at(2)};
     quantize_int8_rowwise = {sizeof quantize_int8_rowwise, Q4J_F32, 6.0f, 0, m, n, at(0), at(1), at(2), at(3)};
     dequantize_int8_rowwise = {sizeof dequantize_int8_rowwise, Q4J_F32, m, n, at(0), at(1), at(2)};
-    linear_forward = {sizeof linear_forward, Q4J_F32, m, &weight, &lora, at(0), k, at(1), Q4J_F32, 0, at(2), n, at(3), n, at(4), at(11), array_bytes};
-    linear_backward_input = {sizeof linear_backward_input, Q4J_F32, m, &weight, &lora, at(0), n, at(1), k, 0, 0, at(2), n, k, at(11), array_bytes};
-    lora_weight_gradient = {sizeof lora_weight_gradient, Q4J_F32, m, n, k, &lora, at(0), k, at(1), n, at(2), at(3), at(4), at(5), at(11), array_bytes};
-    linear_weight_gradient = {sizeof linear_weight_gradient, Q4J_F32, m, n, k, at(0), k, at(1), n, at(2), at(3), at(11), array_bytes};
+    linear_forward = {sizeof linear_forward,
+                      Q4J_F32,
+                      m,
+                      &weight,
+                      &lora,
+                      at(0),
+                      k,
+                      at(1),
+                      Q4J_F32,
+                      0,
+                      at(2),
+                      n,
+                      at(3),
+                      n,
+                      at(4),
+                      at(11),
+                      array_bytes};
+    linear_backward_input = {
+        sizeof linear_backward_input, Q4J_F32, m, &weight, &lora, at(0), n, at(1), k, 0, 0, at(2), n, k, at(11), array_bytes};
+    lora_weight_gradient = {sizeof lora_weight_gradient,
+                            Q4J_F32,
+                            m,
+                            n,
+                            k,
+                            &lora,
+                            at(0),
+                            k,
+                            at(1),
+                            n,
+                            at(2),
+                            at(3),
+                            at(4),
+                            at(5),
+                            at(11),
+                            array_bytes};
+    linear_weight_gradient = {
+        sizeof linear_weight_gradient, Q4J_F32, m, n, k, at(0), k, at(1), n, at(2), at(3), at(11), array_bytes};
     rms_norm_forward = {sizeof rms_norm_forward, Q4J_F32, m, n, 1e-5f, 0, Q4J_F32, 0, at(0), at(1), at(2), at(3), at(4), at(5)};
-    rms_norm_backward = {sizeof rms_norm_backward, Q4J_F32, m, n, 0, Q4J_F32, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(11), array_bytes};
-    layer_norm_forward = {sizeof layer_norm_forward, Q4J_F32, m, n, 1e-5f, Q4J_F32, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
-    layer_norm_backward = {sizeof layer_norm_backward, Q4J_F32, m, n, Q4J_F32, 0, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(11), array_bytes};
+    rms_norm_backward = {sizeof rms_norm_backward,
+                         Q4J_F32,
+                         m,
+                         n,
+                         0,
+                         Q4J_F32,
+                         at(0),
+                         at(1),
+                         at(2),
+                         at(3),
+                         at(4),
+                         at(5),
+                         at(6),
+                         at(11),
+                         array_bytes};
+    layer_norm_forward = {
+        sizeof layer_norm_forward, Q4J_F32, m, n, 1e-5f, Q4J_F32, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
+    layer_norm_backward = {sizeof layer_norm_backward,
+                           Q4J_F32,
+                           m,
+                           n,
+                           Q4J_F32,
+                           0,
+                           at(0),
+                           at(1),
+                           at(2),
+                           at(3),
+                           at(4),
+                           at(5),
+                           at(6),
+                           at(7),
+                           at(8),
+                           at(11),
+                           array_bytes};
     rotary = {sizeof rotary, Q4J_F32, m, 3, 8, 0, 1.0f, 0, at(0), at(1), at(2), 48, 16};
     activation_forward = {sizeof activation_forward, Q4J_F32, Q4J_ACTIVATION_SILU, 0, m, n, at(0), n, at(1), n, at(2)};
-    activation_backward = {sizeof activation_backward, Q4J_F32, Q4J_ACTIVATION_SILU, 0, m, n, at(0), n, at(1), n, at(2), at(3), n, at(4), n};
+    activation_backward = {
+        sizeof activation_backward, Q4J_F32, Q4J_ACTIVATION_SILU, 0, m, n, at(0), n, at(1), n, at(2), at(3), n, at(4), n};
     cross_entropy = {sizeof cross_entropy, Q4J_F32, m, n, 0.1f, 1e-4f, 0.2f, 0, at(0), n, at(1), at(2), at(3), n};
-    attention_forward = {sizeof attention_forward, Q4J_F32, 4, 2, 16, 0, 2, 3, 5, 0.25f, cu_q.data(), cu_k.data(),
-                         at(0), 64, 16, at(1), 32, 16, at(2), 32, 16, at(3), 64, 16, at(4), at(11), array_bytes};
-    attention_backward = {sizeof attention_backward, 0, &attention_forward, at(5), 64, 16, at(6), 64, 16, at(7), 32, 16, at(8), 32, 16, at(11), array_bytes};
+    attention_forward = {sizeof attention_forward,
+                         Q4J_F32,
+                         4,
+                         2,
+                         16,
+                         0,
+                         2,
+                         3,
+                         5,
+                         0.25f,
+                         cu_q.data(),
+                         cu_k.data(),
+                         at(0),
+                         64,
+                         16,
+                         at(1),
+                         32,
+                         16,
+                         at(2),
+                         32,
+                         16,
+                         at(3),
+                         64,
+                         16,
+                         at(4),
+                         at(11),
+                         array_bytes};
+    attention_backward = {sizeof attention_backward,
+                          0,
+                          &attention_forward,
+                          at(5),
+                          64,
+                          16,
+                          at(6),
+                          64,
+                          16,
+                          at(7),
+                          32,
+                          16,
+                          at(8),
+                          32,
+                          16,
+                          at(11),
+                          array_bytes};
     gradient_norm = {sizeof gradient_norm, 2, pointers.data(), lengths.data(), at(11)};
-    adamw = {sizeof adamw, 2, 1, 1e-3, 0.9, 0.999, 1e-8, 1.0f, 0, lengths.data(), weight_decays.data(), pointers.data(), pointers2.data(), pointers3.data(), pointers4.data()};
+    adamw = {sizeof adamw,
+             2,
+             1,
+             1e-3,
+             0.9,
+             0.999,
+             1e-8,
+             1.0f,
+             0,
+             lengths.data(),
+             weight_decays.data(),
+             pointers.data(),
+             pointers2.data(),
+             pointers3.data(),
+             pointers4.data()};
   }
 };
 

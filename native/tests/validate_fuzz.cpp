@@ -1,13 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
  * Bends valid calls at random and hands them to the loader. Built with sanitizers it looks for overflow and wild reads in the
- * validation and in the reference pack's workspace sizes; in any build it checks that a refusal is an invalid argument whose text names
- * the operator, and that a workspace size is not negative.
+ * validation and in the reference pack's workspace sizes; in any build it checks that a refusal is an invalid argument whose
+ * text names the operator, and that a workspace size is not negative.
  *
  * usage: validate_fuzz REFERENCE_PACK.so FAKE_PACK.so [iterations per operator] [seed]
  *
- * Run-phase calls go to the fake pack, which computes nothing: the loader cannot know how much memory is behind a pointer. For the same
- * reason the number of entries of host arrays (`sequences`, `count`) is never raised, and `size` never above the real one.
+ * Run-phase calls go to the fake pack, which computes nothing: the loader cannot know how much memory is behind a pointer. For
+ * the same reason the number of entries of host arrays (`sequences`, `count`) is never raised, and `size` never above the real
+ * one.
  */
 #include <algorithm>
 #include <cstdlib>
@@ -37,7 +38,8 @@ class Bender {
     for (uint64_t i = 0; i < changes; ++i) {
       const std::size_t word = random_() % (sizeof(Struct) / 4);
       if (word == 0) {
-        target.size = static_cast<uint32_t>(random_() % (sizeof(Struct) + 1) & ~uint64_t{random_() % 2 == 0 ? 7u : 0u});  // often a multiple of 8
+        target.size = static_cast<uint32_t>(random_() % (sizeof(Struct) + 1) &
+                                            ~uint64_t{random_() % 2 == 0 ? 7u : 0u});  // often a multiple of 8
         continue;
       }
       bend_word(reinterpret_cast<unsigned char*>(&target), word, sizeof(Struct) / 4);
@@ -55,20 +57,45 @@ class Bender {
       const uint64_t begin = reinterpret_cast<uint64_t>(&calls_);
       if (both == 0 || (both >= begin && both < begin + sizeof calls_)) {
         // A pointer, or a NULL (or an integer 0, which then becomes a large number).
-        const uint64_t pointer = random_() % 2 == 0 ? 0 : reinterpret_cast<uint64_t>(calls_.at(random_() % 12)) + random_() % 256;
+        const uint64_t pointer =
+            random_() % 2 == 0 ? 0 : reinterpret_cast<uint64_t>(calls_.at(random_() % 12)) + random_() % 256;
         std::memcpy(bytes + even * 4, &pointer, 8);
         return;
       }
     }
     switch (random_() % 4) {
       case 0: {
-        static constexpr int32_t values[] = {0, 1, -1, 2, 3, 7, 8, 32, 63, 64, 100, 256, 4096, 65537, 1 << 30, std::numeric_limits<int32_t>::max(), std::numeric_limits<int32_t>::min()};
+        static constexpr int32_t values[] = {0,
+                                             1,
+                                             -1,
+                                             2,
+                                             3,
+                                             7,
+                                             8,
+                                             32,
+                                             63,
+                                             64,
+                                             100,
+                                             256,
+                                             4096,
+                                             65537,
+                                             1 << 30,
+                                             std::numeric_limits<int32_t>::max(),
+                                             std::numeric_limits<int32_t>::min()};
         const int32_t value = values[random_() % std::size(values)];
         std::memcpy(bytes + word * 4, &value, 4);
         return;
       }
       case 1: {
-        static constexpr float values[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.999f, 1e-45f, 3e38f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()};
+        static constexpr float values[] = {0.0f,
+                                           -0.0f,
+                                           1.0f,
+                                           -1.0f,
+                                           0.999f,
+                                           1e-45f,
+                                           3e38f,
+                                           std::numeric_limits<float>::infinity(),
+                                           std::numeric_limits<float>::quiet_NaN()};
         const float value = values[random_() % std::size(values)];
         std::memcpy(bytes + word * 4, &value, 4);
         return;
@@ -80,8 +107,20 @@ class Bender {
       }
       default: {
         if (even + 2 > words) return;
-        static constexpr int64_t values[] = {0, 1, -1, 5, 64, 65, 97, int64_t{1} << 24, int64_t{1} << 31, (int64_t{1} << 48) - 1, int64_t{1} << 48, int64_t{1} << 62,
-                                             std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()};
+        static constexpr int64_t values[] = {0,
+                                             1,
+                                             -1,
+                                             5,
+                                             64,
+                                             65,
+                                             97,
+                                             int64_t{1} << 24,
+                                             int64_t{1} << 31,
+                                             (int64_t{1} << 48) - 1,
+                                             int64_t{1} << 48,
+                                             int64_t{1} << 62,
+                                             std::numeric_limits<int64_t>::max(),
+                                             std::numeric_limits<int64_t>::min()};
         const int64_t value = values[random_() % std::size(values)];
         std::memcpy(bytes + even * 4, &value, 8);
         return;
@@ -154,19 +193,19 @@ void check(const char* operation, q4j_status status, Outcome& outcome) {
 // Which operators have a workspace function, as a list of overloads; the template serves the others.
 template <typename Params>
 void measure(q4j_context*, const Params&, Outcome&) {}
-#define Q4J_MEASURE(name)                                                                              \
-  void measure(q4j_context* context, const q4j_##name##_params& params, Outcome& outcome) {            \
-    int64_t bytes = -1;                                                                                \
-    const q4j_status status = q4j_##name##_workspace_size(context, &params, &bytes);                   \
-    check(#name, status, outcome);                                                                     \
-    if (bytes < 0) EXPECT(bytes >= 0);                                                                 \
+#define Q4J_MEASURE(name)                                                                   \
+  void measure(q4j_context* context, const q4j_##name##_params& params, Outcome& outcome) { \
+    int64_t bytes = -1;                                                                     \
+    const q4j_status status = q4j_##name##_workspace_size(context, &params, &bytes);        \
+    check(#name, status, outcome);                                                          \
+    if (bytes < 0) EXPECT(bytes >= 0);                                                      \
   }
 Q4J_FOR_EACH_WORKSPACE(Q4J_MEASURE)
 #undef Q4J_MEASURE
 
 template <typename Params>
-void fuzz(const char* operation, q4j_status (*call)(q4j_context*, const Params*), Params ValidCalls::*member, q4j_context* reference, q4j_context* fake,
-          ValidCalls& calls, Bender& bender, int64_t iterations) {
+void fuzz(const char* operation, q4j_status (*call)(q4j_context*, const Params*), Params ValidCalls::* member,
+          q4j_context* reference, q4j_context* fake, ValidCalls& calls, Bender& bender, int64_t iterations) {
   Outcome outcome;
   Params& params = calls.*member;
   for (int64_t i = 0; i < iterations; ++i) {
@@ -184,7 +223,8 @@ void fuzz(const char* operation, q4j_status (*call)(q4j_context*, const Params*)
     measure(reference, params, outcome);
     check(operation, call(fake, &params), outcome);
   }
-  std::printf("%-26s %lld accepted, %lld refused\n", operation, static_cast<long long>(outcome.accepted), static_cast<long long>(outcome.refused));
+  std::printf("%-26s %lld accepted, %lld refused\n", operation, static_cast<long long>(outcome.accepted),
+              static_cast<long long>(outcome.refused));
   // Neither side may be empty, or the fuzzing reaches nothing.
   EXPECT(outcome.accepted > 0);
   EXPECT(outcome.refused > 0);
@@ -202,11 +242,13 @@ int main(int argc, char** argv) {
   unsetenv("Q4J_FAKE_PACK");
   q4j_context* reference = nullptr;
   q4j_context* fake = nullptr;
-  if (q4j_context_create(argv[1], nullptr, nullptr, &reference) != Q4J_OK || q4j_context_create(argv[2], nullptr, nullptr, &fake) != Q4J_OK) {
+  if (q4j_context_create(argv[1], nullptr, nullptr, &reference) != Q4J_OK ||
+      q4j_context_create(argv[2], nullptr, nullptr, &fake) != Q4J_OK) {
     std::fprintf(stderr, "%s\n", q4j_last_error());
     return 2;
   }
-  std::printf("%lld iterations per operator from seed %llu\n", static_cast<long long>(iterations), static_cast<unsigned long long>(seed));
+  std::printf("%lld iterations per operator from seed %llu\n", static_cast<long long>(iterations),
+              static_cast<unsigned long long>(seed));
   const auto calls = std::make_unique<ValidCalls>();
   Bender bender(*calls, seed);
 #define Q4J_FUZZ(name) fuzz(#name, q4j_##name, &ValidCalls::name, reference, fake, *calls, bender, iterations);

@@ -26,8 +26,8 @@ struct Region {
 };
 
 /**
- * Every method takes the name of the field and its value, and by default the line it is called from, which the error text shows.
- * After a failure the rest of the chain does nothing.
+ * Every method takes the name of the field and its value, and by default the line it is called from, which the error text
+ * shows. After a failure the rest of the chain does nothing.
  */
 class Check {
  public:
@@ -61,7 +61,7 @@ class Check {
 
   Check& flag(const char* name, int32_t value, int line = __builtin_LINE()) { return in_range(name, value, 0, 1, line); }
 
-  /** `ld` at least `cols`, the distance between rows. Irrelevant for fewer than two rows only in theory; a wrong one is a bug. */
+  /** The distance between rows is at least a row's length, also where there are fewer than two rows. */
   Check& leading_dimension(const char* name, int64_t ld, int64_t rows, int64_t cols, int line = __builtin_LINE()) {
     if (ok() && ld < cols) {
       fail_at(line, "%s: %s must be at least the %lld columns of its matrix, found %lld", operation_, name, ll(cols), ll(ld));
@@ -70,10 +70,14 @@ class Check {
   }
 
   /** Counts that may be zero. */
-  Check& count(const char* name, int64_t value, int line = __builtin_LINE()) { return in_range(name, value, 0, max_elements, line); }
+  Check& count(const char* name, int64_t value, int line = __builtin_LINE()) {
+    return in_range(name, value, 0, max_elements, line);
+  }
 
   /** Sizes that may not be zero. */
-  Check& size(const char* name, int64_t value, int line = __builtin_LINE()) { return in_range(name, value, 1, max_elements, line); }
+  Check& size(const char* name, int64_t value, int line = __builtin_LINE()) {
+    return in_range(name, value, 1, max_elements, line);
+  }
 
   /** rows * cols within bounds. */
   Check& elements(const char* name, int64_t rows, int64_t cols, int line = __builtin_LINE()) {
@@ -97,7 +101,8 @@ class Check {
   }
 
   Check& at_least_zero(const char* name, double value, int line = __builtin_LINE()) {
-    if (ok() && !(value >= 0.0 && std::isfinite(value))) fail_at(line, "%s: %s must be finite and at least 0, found %g", operation_, name, value);
+    if (ok() && !(value >= 0.0 && std::isfinite(value)))
+      fail_at(line, "%s: %s must be finite and at least 0, found %g", operation_, name, value);
     return *this;
   }
 
@@ -125,7 +130,8 @@ class Check {
   }
 
   Check& equal(const char* name, int64_t value, const char* other_name, int64_t other, int line = __builtin_LINE()) {
-    if (ok() && value != other) fail_at(line, "%s: %s is %lld but %s is %lld; they must be equal", operation_, name, ll(value), other_name, ll(other));
+    if (ok() && value != other)
+      fail_at(line, "%s: %s is %lld but %s is %lld; they must be equal", operation_, name, ll(value), other_name, ll(other));
     return *this;
   }
 
@@ -158,7 +164,7 @@ class Check {
  private:
   static long long ll(int64_t value) { return static_cast<long long>(value); }
 
-  /** Exact where both have the same leading dimension (columns of one matrix); otherwise decided only when the ranges are contiguous. */
+  /** Exact for contiguous arrays and for columns of one matrix; other strided arrays that interleave are let through. */
   static bool overlap(const Region& a, const Region& b) {
     if (a.data == nullptr || b.data == nullptr || a.rows <= 0 || b.rows <= 0 || a.cols <= 0 || b.cols <= 0) return false;
     const auto begin = [](const Region& r) { return reinterpret_cast<std::uintptr_t>(r.data); };

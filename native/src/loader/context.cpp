@@ -22,18 +22,20 @@ bool is_linear(const char* name) {
 }
 
 bool has_all_linear(const OpenPack& pack) {
-  return pack.find(&q4j_pack_operators::linear_forward) != nullptr && pack.find(&q4j_pack_operators::linear_backward_input) != nullptr &&
-         pack.find(&q4j_pack_operators::linear_weight_gradient) != nullptr && pack.find(&q4j_pack_operators::lora_weight_gradient) != nullptr;
+  return pack.find(&q4j_pack_operators::linear_forward) != nullptr &&
+         pack.find(&q4j_pack_operators::linear_backward_input) != nullptr &&
+         pack.find(&q4j_pack_operators::linear_weight_gradient) != nullptr &&
+         pack.find(&q4j_pack_operators::lora_weight_gradient) != nullptr;
 }
 
 void resolve_providers(q4j_context& context) {
   const bool borrow_linear = context.base.is_open() && !has_all_linear(context.pack);
-#define Q4J_RESOLVE(operator_name)                                                                           \
-  {                                                                                                          \
-    const bool own = context.pack.find(&q4j_pack_operators::operator_name) != nullptr;                       \
+#define Q4J_RESOLVE(operator_name)                                                                                    \
+  {                                                                                                                   \
+    const bool own = context.pack.find(&q4j_pack_operators::operator_name) != nullptr;                                \
     const bool borrowed = context.base.is_open() && context.base.find(&q4j_pack_operators::operator_name) != nullptr; \
-    const bool prefer_base = borrow_linear && is_linear(#operator_name);                                     \
-    context.provider.operator_name = own && !prefer_base ? &context.pack : borrowed ? &context.base : nullptr; \
+    const bool prefer_base = borrow_linear && is_linear(#operator_name);                                              \
+    context.provider.operator_name = own && !prefer_base ? &context.pack : borrowed ? &context.base : nullptr;        \
   }
   Q4J_FOR_EACH_OPERATOR(Q4J_RESOLVE)
 #undef Q4J_RESOLVE
@@ -41,18 +43,21 @@ void resolve_providers(q4j_context& context) {
 
 q4j_status check_memory_call(const char* function, const q4j_context* context, int64_t bytes) {
   Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "%s: the context is NULL", function);
-  Q4J_REQUIRE(bytes >= 0, Q4J_INVALID_ARGUMENT, "%s: bytes must be at least 0, found %lld", function, static_cast<long long>(bytes));
+  Q4J_REQUIRE(bytes >= 0, Q4J_INVALID_ARGUMENT, "%s: bytes must be at least 0, found %lld", function,
+              static_cast<long long>(bytes));
   return Q4J_OK;
 }
 
 q4j_status finish(const char* function, const OpenPack& pack, q4j_status status) {
   if (status == Q4J_OK || q4j::loader::last_error()[0] != '\0') return status;
-  Q4J_FAIL(status, "%s: pack '%s' failed with status %d and gave no reason", function, pack.table().name, static_cast<int>(status));
+  Q4J_FAIL(status, "%s: pack '%s' failed with status %d and gave no reason", function, pack.table().name,
+           static_cast<int>(status));
 }
 
 }  // namespace
 
-q4j_status q4j_context_create(const char* path, const char* base_path, const q4j_context_options* options, q4j_context** context) {
+q4j_status q4j_context_create(const char* path, const char* base_path, const q4j_context_options* options,
+                              q4j_context** context) {
   Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "context_create: there is nowhere to put the context, context is NULL");
   *context = nullptr;
   Q4J_REQUIRE(path != nullptr && path[0] != '\0', Q4J_INVALID_ARGUMENT, "context_create: the path of the kernel pack is %s",
@@ -72,8 +77,8 @@ q4j_status q4j_context_create(const char* path, const char* base_path, const q4j
     const q4j_pack& own = created->pack.table();
     const q4j_pack& base = created->base.table();
     Q4J_REQUIRE(own.device_kind == base.device_kind, Q4J_INVALID_ARGUMENT,
-                "context_create: base pack '%s' works on device kind %d, pack '%s' on %d: they cannot share memory", base.name, base.device_kind,
-                own.name, own.device_kind);
+                "context_create: base pack '%s' works on device kind %d, pack '%s' on %d: they cannot share memory", base.name,
+                base.device_kind, own.name, own.device_kind);
   }
   resolve_providers(*created);
   *context = created.release();
@@ -88,7 +93,9 @@ const char* q4j_loader_build_info(void) { return Q4J_BUILD_INFO; }
 
 const char* q4j_pack_name(const q4j_context* context) { return context == nullptr ? "" : context->pack.table().name; }
 
-const char* q4j_pack_build_info(const q4j_context* context) { return context == nullptr ? "" : context->pack.table().build_info; }
+const char* q4j_pack_build_info(const q4j_context* context) {
+  return context == nullptr ? "" : context->pack.table().build_info;
+}
 
 int32_t q4j_pack_device_kind(const q4j_context* context) { return context == nullptr ? -1 : context->pack.table().device_kind; }
 
@@ -143,7 +150,8 @@ q4j_status q4j_fill(q4j_context* context, void* device, int32_t value, int64_t b
   Q4J_RETURN_IF_ERROR(check_memory_call("fill", context, bytes));
   Q4J_REQUIRE(value >= 0 && value <= 255, Q4J_INVALID_ARGUMENT, "fill: value must be a byte in [0, 255], found %d", value);
   if (bytes == 0) return Q4J_OK;
-  Q4J_REQUIRE(device != nullptr, Q4J_INVALID_ARGUMENT, "fill: device is NULL with %lld bytes to fill", static_cast<long long>(bytes));
+  Q4J_REQUIRE(device != nullptr, Q4J_INVALID_ARGUMENT, "fill: device is NULL with %lld bytes to fill",
+              static_cast<long long>(bytes));
   q4j::loader::set_last_error(nullptr);
   return finish("fill", context->pack, context->pack.table().fill(context->pack.context(), device, value, bytes));
 }

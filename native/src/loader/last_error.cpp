@@ -17,7 +17,9 @@ const bool sink_installed = (error_sink = set_last_error, true);
 
 }  // namespace
 
-void set_last_error(const char* text) { std::snprintf(text_of_thread, sizeof text_of_thread, "%s", text == nullptr ? "" : text); }
+void set_last_error(const char* text) {
+  std::snprintf(text_of_thread, sizeof text_of_thread, "%s", text == nullptr ? "" : text);
+}
 
 const char* last_error() { return text_of_thread; }
 

@@ -25,10 +25,12 @@ q4j_status OpenPack::open(const char* path, const q4j_context_options& options) 
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (library == nullptr) {
     const char* reason = dlerror();
-    Q4J_FAIL(Q4J_INVALID_ARGUMENT, "kernel pack '%s' cannot be opened: %s", path, reason == nullptr ? "no reason given" : reason);
+    Q4J_FAIL(Q4J_INVALID_ARGUMENT, "kernel pack '%s' cannot be opened: %s", path,
+             reason == nullptr ? "no reason given" : reason);
   }
   const auto entry = reinterpret_cast<q4j_pack_open_function>(dlsym(library, entry_symbol));
-  Q4J_REQUIRE(entry != nullptr, Q4J_INVALID_ARGUMENT, "'%s' is a library but no kernel pack: it does not export %s", path, entry_symbol);
+  Q4J_REQUIRE(entry != nullptr, Q4J_INVALID_ARGUMENT, "'%s' is a library but no kernel pack: it does not export %s", path,
+              entry_symbol);
 
   set_last_error(nullptr);
   table_ = entry(&host);
@@ -54,16 +56,19 @@ q4j_status OpenPack::check_table(const char* path) const {
   const q4j_pack& t = *table_;
   // The version stands before everything that could differ between versions.
   Q4J_REQUIRE(t.abi_version == Q4J_ABI_VERSION, Q4J_INVALID_ARGUMENT,
-              "kernel pack '%s' was built for ABI version %d, this loader needs version %d: rebuild the pack or use the matching qlora4j", path,
-              t.abi_version, Q4J_ABI_VERSION);
-  Q4J_REQUIRE(t.size >= sizeof(q4j_pack), Q4J_INVALID_ARGUMENT, "kernel pack '%s': its table has %u bytes, expected at least %zu", path, t.size,
-              sizeof(q4j_pack));
-  Q4J_REQUIRE(t.name != nullptr && t.build_info != nullptr, Q4J_INVALID_ARGUMENT, "kernel pack '%s': its table names no pack or build", path);
-  Q4J_REQUIRE(t.create != nullptr && t.destroy != nullptr && t.threads != nullptr && t.allocate != nullptr && t.free_memory != nullptr &&
-                  t.copy_in != nullptr && t.copy_out != nullptr && t.fill != nullptr && t.synchronize != nullptr,
+              "kernel pack '%s' was built for ABI version %d, this loader needs version %d: rebuild the pack or use the "
+              "matching qlora4j",
+              path, t.abi_version, Q4J_ABI_VERSION);
+  Q4J_REQUIRE(t.size >= sizeof(q4j_pack), Q4J_INVALID_ARGUMENT,
+              "kernel pack '%s': its table has %u bytes, expected at least %zu", path, t.size, sizeof(q4j_pack));
+  Q4J_REQUIRE(t.name != nullptr && t.build_info != nullptr, Q4J_INVALID_ARGUMENT,
+              "kernel pack '%s': its table names no pack or build", path);
+  Q4J_REQUIRE(t.create != nullptr && t.destroy != nullptr && t.threads != nullptr && t.allocate != nullptr &&
+                  t.free_memory != nullptr && t.copy_in != nullptr && t.copy_out != nullptr && t.fill != nullptr &&
+                  t.synchronize != nullptr,
               Q4J_INVALID_ARGUMENT, "kernel pack '%s': a context or memory function is missing from its table", path);
   Q4J_REQUIRE(t.operators != nullptr, Q4J_INVALID_ARGUMENT, "kernel pack '%s': its table has no operators", path);
-#define Q4J_CHECK_WORKSPACE(name)                                                                                       \
+#define Q4J_CHECK_WORKSPACE(name)                                                                                         \
   Q4J_REQUIRE(find(&q4j_pack_operators::name) == nullptr || find(&q4j_pack_workspaces::name##_workspace_size) != nullptr, \
               Q4J_INVALID_ARGUMENT, "kernel pack '%s' has %s but not %s_workspace_size", path, #name, #name);
   Q4J_FOR_EACH_WORKSPACE(Q4J_CHECK_WORKSPACE)

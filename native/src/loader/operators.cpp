@@ -61,9 +61,9 @@ struct Call {
 };
 
 q4j_status check_provider(const char* operation, const q4j_context* context, const OpenPack* provider) {
-  Q4J_REQUIRE(provider != nullptr, Q4J_UNSUPPORTED, "%s: kernel pack '%s' has no such operator%s%s%s", operation, context->pack.table().name,
-              context->base.is_open() ? ", nor has its base pack '" : "", context->base.is_open() ? context->base.table().name : "",
-              context->base.is_open() ? "'" : "");
+  Q4J_REQUIRE(provider != nullptr, Q4J_UNSUPPORTED, "%s: kernel pack '%s' has no such operator%s%s%s", operation,
+              context->pack.table().name, context->base.is_open() ? ", nor has its base pack '" : "",
+              context->base.is_open() ? context->base.table().name : "", context->base.is_open() ? "'" : "");
   return Q4J_OK;
 }
 
@@ -72,7 +72,8 @@ q4j_status call_pack(const char* operation, const OpenPack& pack, Function funct
   set_last_error(nullptr);
   const q4j_status status = function(pack.context(), &params);
   if (status == Q4J_OK || last_error()[0] != '\0') return status;
-  Q4J_FAIL(status, "%s: pack '%s' failed with status %d and gave no reason", operation, pack.table().name, static_cast<int>(status));
+  Q4J_FAIL(status, "%s: pack '%s' failed with status %d and gave no reason", operation, pack.table().name,
+           static_cast<int>(status));
 }
 
 template <typename Params, typename Function>
@@ -86,8 +87,8 @@ q4j_status ask_workspace(const char* operation, const OpenPack& pack, Function f
 }
 
 template <typename Params>
-q4j_status prepare(const char* operation, const q4j_context* context, const OpenPack* provider, const Params* caller, Phase phase,
-                   Call<Params>* call) {
+q4j_status prepare(const char* operation, const q4j_context* context, const OpenPack* provider, const Params* caller,
+                   Phase phase, Call<Params>* call) {
   Q4J_RETURN_IF_ERROR(check_provider(operation, context, provider));
   Q4J_RETURN_IF_ERROR(call->adopt_from(operation, caller));
   return validate(call->params, phase);
@@ -98,8 +99,9 @@ template <typename Params, typename Function>
 q4j_status check_workspace(const char* operation, const OpenPack& pack, Function function, const Params& params) {
   int64_t needed = 0;
   Q4J_RETURN_IF_ERROR(ask_workspace(operation, pack, function, params, &needed));
-  Q4J_REQUIRE(params.workspace_bytes >= needed, Q4J_INVALID_ARGUMENT, "%s: the workspace must have %lld bytes for these shapes, found %lld",
-              operation, static_cast<long long>(needed), static_cast<long long>(params.workspace_bytes));
+  Q4J_REQUIRE(params.workspace_bytes >= needed, Q4J_INVALID_ARGUMENT,
+              "%s: the workspace must have %lld bytes for these shapes, found %lld", operation, static_cast<long long>(needed),
+              static_cast<long long>(params.workspace_bytes));
   if (needed == 0) return Q4J_OK;
   Q4J_REQUIRE(params.workspace != nullptr, Q4J_INVALID_ARGUMENT, "%s: workspace is NULL, %lld bytes are needed", operation,
               static_cast<long long>(needed));
@@ -119,36 +121,38 @@ template <typename Params>
 q4j_status check_workspace_of(const q4j::loader::OpenPack&, const Params&) {
   return Q4J_OK;
 }
-#define Q4J_CHECK_WORKSPACE(name)                                                                                            \
-  q4j_status check_workspace_of(const q4j::loader::OpenPack& pack, const q4j_##name##_params& params) {                     \
-    return q4j::loader::check_workspace(#name, pack, pack.find(&q4j_pack_workspaces::name##_workspace_size), params);       \
+#define Q4J_CHECK_WORKSPACE(name)                                                                                     \
+  q4j_status check_workspace_of(const q4j::loader::OpenPack& pack, const q4j_##name##_params& params) {               \
+    return q4j::loader::check_workspace(#name, pack, pack.find(&q4j_pack_workspaces::name##_workspace_size), params); \
   }
 Q4J_FOR_EACH_WORKSPACE(Q4J_CHECK_WORKSPACE)
 #undef Q4J_CHECK_WORKSPACE
 
 }  // namespace
 
-#define Q4J_OPERATOR(name)                                                                                                       \
-  q4j_status q4j_##name(q4j_context* context, const q4j_##name##_params* params) {                                              \
-    Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "%s: the context is NULL", #name);                                    \
-    const q4j::loader::OpenPack* provider = context->provider.name;                                                             \
-    q4j::loader::Call<q4j_##name##_params> call;                                                                                \
-    Q4J_RETURN_IF_ERROR(q4j::loader::prepare(#name, context, provider, params, q4j::loader::Phase::run, &call));                \
-    Q4J_RETURN_IF_ERROR(check_workspace_of(*provider, call.params));                                                            \
-    return q4j::loader::call_pack(#name, *provider, provider->find(&q4j_pack_operators::name), call.params);                    \
+#define Q4J_OPERATOR(name)                                                                                       \
+  q4j_status q4j_##name(q4j_context* context, const q4j_##name##_params* params) {                               \
+    Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "%s: the context is NULL", #name);                     \
+    const q4j::loader::OpenPack* provider = context->provider.name;                                              \
+    q4j::loader::Call<q4j_##name##_params> call;                                                                 \
+    Q4J_RETURN_IF_ERROR(q4j::loader::prepare(#name, context, provider, params, q4j::loader::Phase::run, &call)); \
+    Q4J_RETURN_IF_ERROR(check_workspace_of(*provider, call.params));                                             \
+    return q4j::loader::call_pack(#name, *provider, provider->find(&q4j_pack_operators::name), call.params);     \
   }
 Q4J_FOR_EACH_OPERATOR(Q4J_OPERATOR)
 #undef Q4J_OPERATOR
 
-#define Q4J_WORKSPACE(name)                                                                                                          \
-  q4j_status q4j_##name##_workspace_size(q4j_context* context, const q4j_##name##_params* params, int64_t* bytes) {                 \
-    Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "%s_workspace_size: the context is NULL", #name);                         \
-    Q4J_REQUIRE(bytes != nullptr, Q4J_INVALID_ARGUMENT, "%s_workspace_size: there is nowhere to put the size, bytes is NULL", #name); \
-    *bytes = 0;                                                                                                                      \
-    const q4j::loader::OpenPack* provider = context->provider.name;                                                                 \
-    q4j::loader::Call<q4j_##name##_params> call;                                                                                    \
-    Q4J_RETURN_IF_ERROR(q4j::loader::prepare(#name, context, provider, params, q4j::loader::Phase::measure, &call));                \
-    return q4j::loader::ask_workspace(#name, *provider, provider->find(&q4j_pack_workspaces::name##_workspace_size), call.params, bytes); \
+#define Q4J_WORKSPACE(name)                                                                                                   \
+  q4j_status q4j_##name##_workspace_size(q4j_context* context, const q4j_##name##_params* params, int64_t* bytes) {           \
+    Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "%s_workspace_size: the context is NULL", #name);                   \
+    Q4J_REQUIRE(bytes != nullptr, Q4J_INVALID_ARGUMENT, "%s_workspace_size: there is nowhere to put the size, bytes is NULL", \
+                #name);                                                                                                       \
+    *bytes = 0;                                                                                                               \
+    const q4j::loader::OpenPack* provider = context->provider.name;                                                           \
+    q4j::loader::Call<q4j_##name##_params> call;                                                                              \
+    Q4J_RETURN_IF_ERROR(q4j::loader::prepare(#name, context, provider, params, q4j::loader::Phase::measure, &call));          \
+    return q4j::loader::ask_workspace(#name, *provider, provider->find(&q4j_pack_workspaces::name##_workspace_size),          \
+                                      call.params, bytes);                                                                    \
   }
 Q4J_FOR_EACH_WORKSPACE(Q4J_WORKSPACE)
 #undef Q4J_WORKSPACE

@@ -52,19 +52,21 @@ Region region(const char* name, const void* data, int64_t rows, int64_t cols, in
 }
 
 /** A contiguous array of n elements. */
-Region array(const char* name, const void* data, int64_t n, int64_t element_bytes) { return {name, data, 1, n, n, element_bytes}; }
+Region array(const char* name, const void* data, int64_t n, int64_t element_bytes) {
+  return {name, data, 1, n, n, element_bytes};
+}
 
 /**
  * Token and head strides of an array that is read (or, with `written`, must not reach one element in two ways).
  * The layouts [token][head][i] and [head][token][i], each with gaps, are both legal.
  */
-void check_strides(Check& c, const char* name, int64_t tokens, int64_t heads, int64_t dim, int64_t token_stride, int64_t head_stride, bool written,
-                   int line = __builtin_LINE()) {
+void check_strides(Check& c, const char* name, int64_t tokens, int64_t heads, int64_t dim, int64_t token_stride,
+                   int64_t head_stride, bool written, int line = __builtin_LINE()) {
   if (!c.ok() || tokens == 0 || heads == 0) return;
   const auto show = [&](const char* what) {
-    c.fail_at(line, "%s: %s: %s, found %lld tokens with stride %lld and %lld heads with stride %lld for %lld elements", c.operation(), name, what,
-              static_cast<long long>(tokens), static_cast<long long>(token_stride), static_cast<long long>(heads),
-              static_cast<long long>(head_stride), static_cast<long long>(dim));
+    c.fail_at(line, "%s: %s: %s, found %lld tokens with stride %lld and %lld heads with stride %lld for %lld elements",
+              c.operation(), name, what, static_cast<long long>(tokens), static_cast<long long>(token_stride),
+              static_cast<long long>(heads), static_cast<long long>(head_stride), static_cast<long long>(dim));
   };
   if ((tokens > 1 && token_stride < dim) || (heads > 1 && head_stride < dim)) {
     show("strides must be at least the length of a head");
@@ -469,7 +471,8 @@ q4j_status validate(const q4j_cross_entropy_params& p, Phase phase) {
 namespace {
 
 /** The host array of cumulative lengths: starts at 0, never decreases, no sequence longer than `longest`. */
-void check_cumulative(Check& c, const char* name, const int32_t* cumulative, int32_t sequences, int32_t longest, int line = __builtin_LINE()) {
+void check_cumulative(Check& c, const char* name, const int32_t* cumulative, int32_t sequences, int32_t longest,
+                      int line = __builtin_LINE()) {
   if (!c.ok()) return;
   if (cumulative[0] != 0) {
     c.fail_at(line, "%s: %s[0] must be 0, found %d", c.operation(), name, cumulative[0]);
@@ -477,12 +480,13 @@ void check_cumulative(Check& c, const char* name, const int32_t* cumulative, int
   }
   for (int32_t s = 0; s < sequences; ++s) {
     if (cumulative[s + 1] < cumulative[s]) {
-      c.fail_at(line, "%s: %s must not decrease, found %d after %d at sequence %d", c.operation(), name, cumulative[s + 1], cumulative[s], s);
+      c.fail_at(line, "%s: %s must not decrease, found %d after %d at sequence %d", c.operation(), name, cumulative[s + 1],
+                cumulative[s], s);
       return;
     }
     if (cumulative[s + 1] - cumulative[s] > longest) {
-      c.fail_at(line, "%s: sequence %d has %d tokens by %s, more than the longest, %d, given in max_q or max_k", c.operation(), s,
-                cumulative[s + 1] - cumulative[s], name, longest);
+      c.fail_at(line, "%s: sequence %d has %d tokens by %s, more than the longest, %d, given in max_q or max_k", c.operation(),
+                s, cumulative[s + 1] - cumulative[s], name, longest);
       return;
     }
   }
@@ -493,7 +497,8 @@ void check_attention(Check& c, const q4j_attention_forward_params& p) {
   c.activation_type("dtype", p.dtype)
       .in_range("kv_heads", p.kv_heads, 1, max_heads)
       .in_range("heads", p.heads, 1, max_heads)
-      .that(p.head_dim >= 8 && p.head_dim <= 256 && p.head_dim % 8 == 0, "head_dim must be a multiple of 8 in [8, 256]", p.head_dim)
+      .that(p.head_dim >= 8 && p.head_dim <= 256 && p.head_dim % 8 == 0, "head_dim must be a multiple of 8 in [8, 256]",
+            p.head_dim)
       .in_range("window", p.window, 0, INT32_MAX)
       .in_range("sequences", p.sequences, 0, INT32_MAX - 1)
       .in_range("max_q", p.max_q, 0, INT32_MAX)

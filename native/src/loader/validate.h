@@ -13,8 +13,8 @@ enum class Phase {
 };
 
 /**
- * Q4J_INVALID_ARGUMENT with a text that names the operator, the field, what was expected and what was found, unless types, shapes,
- * leading dimensions, options and pointers are consistent. Contents of device memory are not looked at.
+ * Q4J_INVALID_ARGUMENT with a text that names the operator, the field, what was expected and what was found, unless types,
+ * shapes, leading dimensions, options and pointers are consistent. Contents of device memory are not looked at.
  */
 #define Q4J_VALIDATE(name) q4j_status validate(const q4j_##name##_params& params, Phase phase);
 Q4J_FOR_EACH_OPERATOR(Q4J_VALIDATE)

@@ -32,7 +32,8 @@ q4j_status adamw(q4j_pack_context*, const q4j_adamw_params* p) {
       first[i] = static_cast<float>(p->beta1 * static_cast<double>(first[i]) + (1.0 - p->beta1) * g);
       second[i] = static_cast<float>(p->beta2 * static_cast<double>(second[i]) + (1.0 - p->beta2) * g * g);
       const double denominator = std::sqrt(static_cast<double>(second[i])) / correction2 + p->eps;
-      parameter[i] = static_cast<float>(static_cast<double>(parameter[i]) * decay - step_size * static_cast<double>(first[i]) / denominator);
+      parameter[i] = static_cast<float>(static_cast<double>(parameter[i]) * decay -
+                                        step_size * static_cast<double>(first[i]) / denominator);
     }
   }
   return Q4J_OK;

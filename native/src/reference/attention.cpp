@@ -75,7 +75,8 @@ q4j_status attention_forward(q4j_pack_context*, const q4j_attention_forward_para
           const bool blind = range.first == range.last;
           for (int32_t d = 0; d < p->head_dim; ++d) out[d] = rounded<T>(blind ? 0.0 : row[d] / sum);
           if (lse != nullptr) {
-            lse[h * total_queries + token] = blind ? -std::numeric_limits<float>::infinity() : static_cast<float>(largest + std::log(sum));
+            lse[h * total_queries + token] =
+                blind ? -std::numeric_limits<float>::infinity() : static_cast<float>(largest + std::log(sum));
           }
         }
       }
@@ -96,7 +97,8 @@ q4j_status attention_backward_workspace_size(q4j_pack_context*, const q4j_attent
 
 /**
  * p = exp(scale q.k - lse),  dp = dout.v,  ds = p (dp - dout.out),  dq = scale ds k,  dk = scale ds^T q,  dv = p^T dout.
- * p comes from the saved lse and dout.out from the saved out, as in FlashAttention-2 (Dao 2023), so that a wrong saved value shows.
+ * p comes from the saved lse and dout.out from the saved out, as in FlashAttention-2 (Dao 2023), so that a wrong saved value
+ * shows.
  */
 q4j_status attention_backward(q4j_pack_context*, const q4j_attention_backward_params* p) {
   const q4j_attention_forward_params& f = *p->forward;

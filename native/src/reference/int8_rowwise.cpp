@@ -35,7 +35,8 @@ q4j_status quantize_int8_rowwise(q4j_pack_context*, const q4j_quantize_int8_roww
       for (int64_t c = 0; c < p->cols; ++c) {
         const int64_t i = r * p->cols + c;
         const float scaled = to_f32(input[i]) * scale;
-        const bool zero = (outliers && outlier_cols[c] != 0) || !(std::fabs(scaled) <= 127.5f);  // NaN: a row of zeros, or a NaN in it
+        const bool zero =
+            (outliers && outlier_cols[c] != 0) || !(std::fabs(scaled) <= 127.5f);  // NaN: a row of zeros, or a NaN in it
         codes[i] = zero ? int8_t{0} : static_cast<int8_t>(std::nearbyint(scaled));
       }
     }

@@ -8,8 +8,8 @@ namespace q4j::reference {
 
 q4j_status linear_forward_workspace_size(q4j_pack_context*, const q4j_linear_forward_params* p, int64_t* bytes) {
   Scratch scratch(nullptr);
-  scratch.take<float>(p->m * p->weight->cols);   // x, widened
-  scratch.take<float>(p->weight->cols);          // one row of W, or of x after dropout
+  scratch.take<float>(p->m * p->weight->cols);  // x, widened
+  scratch.take<float>(p->weight->cols);         // one row of W, or of x after dropout
   *bytes = scratch.used();
   return Q4J_OK;
 }
@@ -31,7 +31,8 @@ q4j_status linear_forward(q4j_pack_context*, const q4j_linear_forward_params* p)
     mask_row(lora->dropout, i, k, row);
     for (int64_t r = 0; r < rank; ++r) {
       double sum = 0.0;
-      for (int64_t c = 0; c < k; ++c) sum += static_cast<double>(row[c]) * static_cast<double>(lora_factor(lora->a, r * k + c, rounds));
+      for (int64_t c = 0; c < k; ++c)
+        sum += static_cast<double>(row[c]) * static_cast<double>(lora_factor(lora->a, r * k + c, rounds));
       const float value = static_cast<float>(dropout_factor(lora->dropout) * sum);
       xa[i * rank + r] = rounds ? round_to_bf16(value) : value;
     }
@@ -110,7 +111,8 @@ q4j_status linear_backward_input(q4j_pack_context*, const q4j_linear_backward_in
         mask_row(lora->dropout, i, p->k, row);
         for (int64_t r = 0; r < rank; ++r) {
           const double factor = static_cast<double>(dyb[i * rank + r]);
-          for (int64_t c = 0; c < p->k; ++c) branch[c] += factor * static_cast<double>(lora_factor(lora->a, r * p->k + c, rounds));
+          for (int64_t c = 0; c < p->k; ++c)
+            branch[c] += factor * static_cast<double>(lora_factor(lora->a, r * p->k + c, rounds));
         }
         const double scale = static_cast<double>(lora->s) * dropout_factor(lora->dropout);
         for (int64_t c = 0; c < p->k; ++c) {
@@ -127,7 +129,8 @@ q4j_status linear_backward_input(q4j_pack_context*, const q4j_linear_backward_in
   return Q4J_OK;
 }
 
-q4j_status linear_weight_gradient_workspace_size(q4j_pack_context*, const q4j_linear_weight_gradient_params* p, int64_t* bytes) {
+q4j_status linear_weight_gradient_workspace_size(q4j_pack_context*, const q4j_linear_weight_gradient_params* p,
+                                                 int64_t* bytes) {
   Scratch scratch(nullptr);
   scratch.take<float>(p->m * p->k);  // x, widened
   scratch.take<double>(p->k);        // one row of dw

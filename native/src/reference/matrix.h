@@ -9,7 +9,7 @@
 
 namespace q4j::reference {
 
-/** Row `row` of W in the compute type's precision: with bf16 activations every element is rounded once, to bf16; with f32 not at all. */
+/** Row `row` of W as it is multiplied: with bf16 activations every element is rounded once, to bf16; with f32 not at all. */
 static inline void load_weight_row(const q4j_weight& weight, int32_t compute_dtype, int64_t row, float* out) {
   if (is_4bit(weight.format)) {
     const std::array<float, 16>& values = values_4bit(weight.format);
@@ -65,7 +65,9 @@ static inline void add_scaled(double* sum, double factor, const float* x, int64_
 static inline bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0; }
 
 /** Whether a, b, xa and dyb are rounded to bf16. */
-static inline bool rounds_to_bf16(const q4j_lora& lora, int32_t dtype) { return lora.compute == Q4J_LORA_FAST && dtype == Q4J_BF16; }
+static inline bool rounds_to_bf16(const q4j_lora& lora, int32_t dtype) {
+  return lora.compute == Q4J_LORA_FAST && dtype == Q4J_BF16;
+}
 
 /** Element of a or b as the branch uses it. */
 static inline float lora_factor(const void* factor, int64_t index, bool rounds) {

@@ -43,9 +43,21 @@ const q4j_pack_workspaces workspaces = {sizeof(q4j_pack_workspaces), Q4J_FOR_EAC
 #undef Q4J_SIZE_ENTRY
 
 const q4j_pack pack = {
-    sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, "reference", Q4J_BUILD_INFO " architectures=any",
-    create,           destroy,         threads,        allocate,    free_memory,
-    copy,             copy,            fill,           synchronize, &operators,
+    sizeof(q4j_pack),
+    Q4J_ABI_VERSION,
+    Q4J_DEVICE_CPU,
+    "reference",
+    Q4J_BUILD_INFO " architectures=any",
+    create,
+    destroy,
+    threads,
+    allocate,
+    free_memory,
+    copy,
+    copy,
+    fill,
+    synchronize,
+    &operators,
     &workspaces,
 };
 

@@ -30,7 +30,8 @@ float quantize_block(int32_t format, const T* input, int64_t count, bool full, u
 }
 
 // Codes absmax - offset with the signed dynamic map in blocks of `block_size` block maxima.
-void quantize_absmax(const float* absmax, int64_t blocks, int64_t block_size, uint8_t* codes, float* nested_absmax, float* nested_offset) {
+void quantize_absmax(const float* absmax, int64_t blocks, int64_t block_size, uint8_t* codes, float* nested_absmax,
+                     float* nested_offset) {
   double sum = 0.0;
   for (int64_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
   const float offset = blocks == 0 ? 0.0f : static_cast<float>(sum / static_cast<double>(blocks));
@@ -39,7 +40,8 @@ void quantize_absmax(const float* absmax, int64_t blocks, int64_t block_size, ui
     const int64_t last = std::min(first + block_size, blocks);
     float largest = 0.0f;
     for (int64_t b = first; b < last; ++b) largest = absmax_of(largest, absmax[b] - offset);
-    for (int64_t b = first; b < last; ++b) codes[b] = code_8bit_of_block(dynamic_signed_thresholds, absmax[b] - offset, largest);
+    for (int64_t b = first; b < last; ++b)
+      codes[b] = code_8bit_of_block(dynamic_signed_thresholds, absmax[b] - offset, largest);
     nested_absmax[first / block_size] = largest;
   }
 }
@@ -69,8 +71,8 @@ q4j_status quantize_4bit(q4j_pack_context*, const q4j_quantize_4bit_params* p) {
     }
   });
   if (nested) {
-    quantize_absmax(absmax, blocks, p->nested_block_size, static_cast<uint8_t*>(p->absmax), static_cast<float*>(p->nested_absmax),
-                    static_cast<float*>(p->nested_offset));
+    quantize_absmax(absmax, blocks, p->nested_block_size, static_cast<uint8_t*>(p->absmax),
+                    static_cast<float*>(p->nested_absmax), static_cast<float*>(p->nested_offset));
   }
   return Q4J_OK;
 }

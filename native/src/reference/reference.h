@@ -2,9 +2,9 @@
 /**
  * The reference pack: every operator in plain scalar C++, the oracle for every other pack.
  *
- * Rules all files keep: sums are made in f64 and rounded once where the ABI says so (operators.h); nothing allocates, scratch comes
- * from the caller's workspace; arguments were validated by the loader. Loops are ordered so that inner loops walk memory, and that
- * is all the tuning there is.
+ * Rules all files keep: sums are made in f64 and rounded once where the ABI says so (operators.h); nothing allocates, scratch
+ * comes from the caller's workspace; arguments were validated by the loader. Loops are ordered so that inner loops walk memory,
+ * and that is all the tuning there is.
  */
 #ifndef QLORA4J_REFERENCE_REFERENCE_H_
 #define QLORA4J_REFERENCE_REFERENCE_H_

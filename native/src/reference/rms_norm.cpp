@@ -79,7 +79,8 @@ q4j_status rms_norm_backward(q4j_pack_context*, const q4j_rms_norm_backward_para
       projection /= static_cast<double>(p->n);
       for (int64_t j = 0; j < p->n; ++j) {
         const double h = static_cast<double>(to_f32(u[j])) * scale;
-        const double g = static_cast<double>(to_f32(dy[j])) * (static_cast<double>(load(p->weight, p->weight_dtype, j)) + offset);
+        const double g =
+            static_cast<double>(to_f32(dy[j])) * (static_cast<double>(load(p->weight, p->weight_dtype, j)) + offset);
         double d = scale * (g - h * projection);
         if (dresidual != nullptr) d += static_cast<double>(to_f32(dresidual[j]));
         dx[j] = rounded<T>(d);

@@ -2,9 +2,9 @@
 /**
  * The text of an error: what was expected, the values found, the condition and where it stands.
  *
- * Everything in native/src/support has internal linkage (`static inline`, namespace-scope `constexpr`): these headers are compiled
- * with different instruction sets within one library, and a shared inline function would let the linker hand code built for
- * AVX-512 to the part that has to run on any machine.
+ * Everything in native/src/support has internal linkage (`static inline`, namespace-scope `constexpr`): these headers are
+ * compiled with different instruction sets within one library, and a shared inline function would let the linker hand code
+ * built for AVX-512 to the part that has to run on any machine.
  */
 #ifndef QLORA4J_SUPPORT_ERROR_H_
 #define QLORA4J_SUPPORT_ERROR_H_
@@ -19,7 +19,7 @@ namespace q4j {
 
 using SetError = void (*)(const char*);
 
-/** Where this library's error texts go: a pack sets it to q4j_host.set_error when it is opened. Data only, hidden, one per library. */
+/** Where this library's error texts go: a pack sets it to q4j_host.set_error when it is opened. Hidden, one per library. */
 __attribute__((visibility("hidden"))) inline SetError error_sink = nullptr;
 
 /** The file's name without the folders of the build machine. */
@@ -29,8 +29,9 @@ static inline const char* file_name(const char* path) {
 }
 
 /** Formats "<message> [<condition>] (<file>:<line>)", passes it to the sink and returns `status`. */
-__attribute__((format(printf, 5, 6), cold, noinline, unused)) static q4j_status fail(q4j_status status, const char* file, int line,
-                                                                             const char* condition, const char* format, ...) {
+__attribute__((format(printf, 5, 6), cold, noinline, unused)) static q4j_status fail(q4j_status status, const char* file,
+                                                                                     int line, const char* condition,
+                                                                                     const char* format, ...) {
   char text[1024];
   std::va_list arguments;
   va_start(arguments, format);
@@ -49,19 +50,19 @@ __attribute__((format(printf, 5, 6), cold, noinline, unused)) static q4j_status 
 
 }  // namespace q4j
 
-/** Returns `status` from the enclosing function with a printf-style message. A macro, because it records its place and returns. */
+/** Returns `status` from the enclosing function with a printf-style message. A macro, because it returns from its place. */
 #define Q4J_FAIL(status, ...) return ::q4j::fail((status), __FILE__, __LINE__, nullptr, __VA_ARGS__)
 
 /** Returns `status` with the message and the text of the condition unless the condition holds. */
-#define Q4J_REQUIRE(condition, status, ...)                                                                   \
-  do {                                                                                                        \
-    if (!(condition)) return ::q4j::fail((status), __FILE__, __LINE__, #condition, __VA_ARGS__);              \
+#define Q4J_REQUIRE(condition, status, ...)                                                      \
+  do {                                                                                           \
+    if (!(condition)) return ::q4j::fail((status), __FILE__, __LINE__, #condition, __VA_ARGS__); \
   } while (false)
 
 /** Returns the status of a call that did not succeed; its text is already set. */
-#define Q4J_RETURN_IF_ERROR(call)                             \
-  do {                                                        \
-    const q4j_status q4j_status_of_call = (call);             \
+#define Q4J_RETURN_IF_ERROR(call)                                \
+  do {                                                           \
+    const q4j_status q4j_status_of_call = (call);                \
     if (q4j_status_of_call != Q4J_OK) return q4j_status_of_call; \
   } while (false)
 

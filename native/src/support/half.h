@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** bf16 and f16 as storage types, and their conversions to and from f32: round to nearest even, subnormals kept, NaN stays NaN. */
+/** bf16 and f16 as storage types. Conversions round to nearest even, keep subnormals, and NaN stays NaN. */
 #ifndef QLORA4J_SUPPORT_HALF_H_
 #define QLORA4J_SUPPORT_HALF_H_
 

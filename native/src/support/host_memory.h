@@ -20,7 +20,8 @@ static inline q4j_status host_allocate(int64_t bytes, void** memory) {
   // aligned_alloc wants a multiple of the alignment.
   const std::size_t rounded = (static_cast<std::size_t>(bytes) + host_alignment - 1) / host_alignment * host_alignment;
   *memory = std::aligned_alloc(host_alignment, rounded);
-  Q4J_REQUIRE(*memory != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "allocate: the system has no %lld bytes to give", static_cast<long long>(bytes));
+  Q4J_REQUIRE(*memory != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "allocate: the system has no %lld bytes to give",
+              static_cast<long long>(bytes));
   return Q4J_OK;
 }
 

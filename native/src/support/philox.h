@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the dropout mask drawn from it.
+ * Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the dropout mask drawn
+ * from it.
  */
 #ifndef QLORA4J_SUPPORT_PHILOX_H_
 #define QLORA4J_SUPPORT_PHILOX_H_
@@ -19,7 +20,8 @@ constexpr uint32_t philox_weyl_1 = 0xBB67AE85u;
 constexpr int philox_rounds = 10;
 
 /** The four output words for a counter and a key. */
-static inline std::array<uint32_t, 4> philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
+static inline std::array<uint32_t, 4> philox4x32_10(const std::array<uint32_t, 4>& counter,
+                                                    const std::array<uint32_t, 2>& key) {
   uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
   uint32_t k0 = key[0], k1 = key[1];
   for (int round = 0; round < philox_rounds; ++round) {
@@ -43,12 +45,15 @@ static inline uint32_t dropout_threshold(float probability) {
 }
 
 /** What kept elements are multiplied by: 1 / (1 - probability), computed in f64 and rounded once. */
-static inline float dropout_scale(float probability) { return static_cast<float>(1.0 / (1.0 - static_cast<double>(probability))); }
+static inline float dropout_scale(float probability) {
+  return static_cast<float>(1.0 / (1.0 - static_cast<double>(probability)));
+}
 
-/** Whether element (row, column) of a matrix with `columns` columns is kept. `row` is relative to the call; row_offset is added. */
+/** Whether element (row, column) of a matrix with `columns` columns is kept. `row` counts from the call's row_offset. */
 static inline bool dropout_keeps(const q4j_dropout& dropout, uint32_t threshold, int64_t row, int64_t columns, int64_t column) {
   const uint64_t index =
-      (static_cast<uint64_t>(row) + static_cast<uint64_t>(dropout.row_offset)) * static_cast<uint64_t>(columns) + static_cast<uint64_t>(column);
+      (static_cast<uint64_t>(row) + static_cast<uint64_t>(dropout.row_offset)) * static_cast<uint64_t>(columns) +
+      static_cast<uint64_t>(column);
   const std::array<uint32_t, 4> words =
       philox4x32_10({dropout.step, dropout.micro_batch, dropout.linear, static_cast<uint32_t>(index)},
                     {static_cast<uint32_t>(dropout.seed), static_cast<uint32_t>(dropout.seed >> 32)});

@@ -2,7 +2,8 @@
 /**
  * Scalar pieces of the quantized formats that every CPU pack shares, so that rounding is decided in one place.
  *
- * Compile with -ffp-contract=off: the double-quantized absmax is a multiply and an add, each rounded, never a fused multiply-add.
+ * Compile with -ffp-contract=off: the double-quantized absmax is a multiply and an add, each rounded, never a fused
+ * multiply-add.
  */
 #ifndef QLORA4J_SUPPORT_QUANT_H_
 #define QLORA4J_SUPPORT_QUANT_H_
@@ -22,11 +23,13 @@ static inline int64_t ceil_div(int64_t value, int64_t divisor) { return value / 
 
 static inline bool is_4bit(int32_t format) { return format == Q4J_WEIGHT_NF4 || format == Q4J_WEIGHT_FP4; }
 
-static inline const std::array<float, 16>& values_4bit(int32_t format) { return format == Q4J_WEIGHT_FP4 ? fp4_values : nf4_values; }
+static inline const std::array<float, 16>& values_4bit(int32_t format) {
+  return format == Q4J_WEIGHT_FP4 ? fp4_values : nf4_values;
+}
 
 /**
- * The 4-bit code of an element scaled to [-1, 1]: the nearest value, the lower one on a midpoint. NaN gives the lowest value's code.
- * Values beyond the range need no clamp: they lie beyond the last threshold.
+ * The 4-bit code of an element scaled to [-1, 1]: the nearest value, the lower one on a midpoint. NaN gives the lowest value's
+ * code. Values beyond the range need no clamp: they lie beyond the last threshold.
  */
 static inline uint8_t code_4bit(int32_t format, float scaled) {
   const bool fp4 = format == Q4J_WEIGHT_FP4;
@@ -66,7 +69,8 @@ static inline uint8_t code_8bit_of_block(const std::array<float, 255>& threshold
 static inline float dequantized_absmax(const q4j_weight& weight, int64_t block) {
   if (weight.nested_block_size == 0) return static_cast<const float*>(weight.absmax)[block];
   const uint8_t code = static_cast<const uint8_t*>(weight.absmax)[block];
-  const float product = dynamic_signed_map[code] * static_cast<const float*>(weight.nested_absmax)[block / weight.nested_block_size];
+  const float product =
+      dynamic_signed_map[code] * static_cast<const float*>(weight.nested_absmax)[block / weight.nested_block_size];
   return product + weight.nested_offset;
 }
 
