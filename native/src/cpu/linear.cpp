@@ -123,6 +123,7 @@ Product backward_dx(const q4j_linear_backward_input_params& p) {
 }  // namespace
 
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
+  // Pointers may still be NULL here, so y counts as wanted, and dx below.
   *bytes = multiply_workspace_size(context->pool, forward_y(*params));
   if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, forward_xa(*params)));
   return Q4J_OK;
@@ -136,7 +137,6 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
 
 q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
                                                 int64_t* bytes) {
-  // dx may still be NULL here although it will be wanted; without a weight it cannot be.
   *bytes = params->weight == nullptr ? 0 : multiply_workspace_size(context->pool, backward_dx(*params));
   if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, backward_dyb(*params)));
   return Q4J_OK;
