@@ -57,6 +57,11 @@ public final class Packs {
     return attempt.pack().get(0);
   }
 
+  /** Whether {@link #open} would give a pack. */
+  public static boolean opens(String name) {
+    return !attempt(name).pack().isEmpty();
+  }
+
   /**
    * Whether the pack runs kernels one simulated thread at a time, so that only small shapes are
    * worth its time.
