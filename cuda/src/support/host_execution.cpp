@@ -246,15 +246,16 @@ class Machine {
   }
 
   void schedule(int count) {
+    const int warps = count / kLanes;
     for (bool backwards = false;; backwards = !backwards) {
       bool moved = false;
-      for (int i = 0; i < count; ++i) {
-        Fiber& fiber = *fibers_[static_cast<size_t>(backwards ? count - 1 - i : i)];
-        if (fiber.state != State::kReady) continue;
-        moved = true;
-        running_ = &fiber;
-        change(scheduler_, fiber.registers);
-        if (error_[0] != '\0') return;  // the fibers are abandoned: a kernel holds nothing that must be released
+      for (int i = 0; i < warps; ++i) {
+        const int warp = backwards ? warps - 1 - i : i;
+        // A warp runs as far as it can: past a barrier it overwrites what slower warps may not have read yet.
+        while (run_lanes(warp * kLanes, backwards)) {
+          if (error_[0] != '\0') return;  // the fibers are abandoned: a kernel holds nothing that must be released
+          moved = true;
+        }
       }
       if (moved) continue;
       for (int i = 0; i < count; ++i) {
@@ -265,6 +266,20 @@ class Machine {
       }
       return;
     }
+  }
+
+  /** Lets every lane of a warp that is ready run until it waits. False when none was ready. */
+  bool run_lanes(int first, bool backwards) {
+    bool moved = false;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      Fiber& fiber = *fibers_[static_cast<size_t>(first + (backwards ? kLanes - 1 - lane : lane))];
+      if (fiber.state != State::kReady) continue;
+      moved = true;
+      running_ = &fiber;
+      change(scheduler_, fiber.registers);
+      if (error_[0] != '\0') return true;
+    }
+    return moved;
   }
 
   /** Nobody can go on: names one thread that waits and one that is elsewhere. */

@@ -4,8 +4,9 @@
  * grid barrier) and then hands over to the next one. One block at a time, or all blocks of a cooperative launch together.
  *
  * It is a test instrument: it shows wrong indexing, missing or divergent barriers, reads of shared memory nobody wrote and
- * misaligned wide accesses. It does not show races between barriers reliably (fibers only switch where they wait, though the
- * order of the fibers is reversed on every other pass), memory-ordering defects, or anything about speed.
+ * misaligned wide accesses. Each warp runs ahead of the others as far as barriers let it, in an order that is reversed on every
+ * other pass, so that data passed between warps without a barrier usually goes wrong. It does not show races within a
+ * warp or between blocks reliably, memory-ordering defects, or anything about speed.
  */
 #ifndef QLORA4J_CUDA_SUPPORT_HOST_EXECUTION_H_
 #define QLORA4J_CUDA_SUPPORT_HOST_EXECUTION_H_
