@@ -1,0 +1,307 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.cli;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.MemoryUse;
+import org.qlora4j.common.Text;
+import org.qlora4j.data.ChatTemplate;
+import org.qlora4j.data.Example;
+import org.qlora4j.data.ExampleReader;
+import org.qlora4j.data.Tokenizer;
+import org.qlora4j.generate.SamplingConfig;
+import org.qlora4j.generate.TextGenerator;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.LoraCompute;
+import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.LoraAdapter;
+import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.ModelLoader;
+import org.qlora4j.model.Pass;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.tensor.TensorArena;
+import picocli.CommandLine.ArgGroup;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code qlora4j generate MODEL_DIR}. */
+@Command(
+    name = "generate",
+    mixinStandardHelpOptions = true,
+    versionProvider = Version.class,
+    description = {
+      "Continues a prompt with a model, with or without an adapter.",
+      "The text goes to standard output as it is made."
+    })
+final class GenerateCommand implements Callable<Integer> {
+
+  /** How the base's linear weights are held. */
+  enum Quantize {
+    NONE,
+    NF4,
+    FP4
+  }
+
+  /** Type of activations. */
+  enum Compute {
+    BFLOAT16,
+    FLOAT32
+  }
+
+  /** Where the prompt comes from. */
+  static final class Source {
+    @Option(names = "--prompt", paramLabel = "TEXT", description = "The text to continue.")
+    @Nullable String prompt;
+
+    @Option(
+        names = "--prompt-file",
+        paramLabel = "FILE",
+        description = "A UTF-8 file with the text to continue.")
+    @Nullable Path promptFile;
+
+    @Option(
+        names = "--message",
+        paramLabel = "TEXT",
+        description = "A user's message, put into the model's chat template.")
+    @Nullable String message;
+
+    @Option(
+        names = "--instruction",
+        paramLabel = "TEXT",
+        description = "An instruction, put into the Alpaca template.")
+    @Nullable String instruction;
+  }
+
+  @Spec private CommandSpec spec;
+
+  @Parameters(
+      index = "0",
+      arity = "0..1",
+      paramLabel = "MODEL_DIR",
+      description = "Hugging Face model directory (default: the base that the adapter names).")
+  private @Nullable Path model;
+
+  @Option(names = "--adapter", paramLabel = "DIR", description = "LoRA adapter in PEFT's format.")
+  private @Nullable Path adapter;
+
+  @ArgGroup(multiplicity = "1", exclusive = true)
+  private Source source;
+
+  @Option(
+      names = "--max-new-tokens",
+      defaultValue = "200",
+      description = "Longest text in tokens (default: ${DEFAULT-VALUE}).")
+  private int maxNewTokens;
+
+  @Option(
+      names = "--temperature",
+      defaultValue = "0",
+      description = "0 for the likeliest token each time (default); larger is more varied.")
+  private double temperature;
+
+  @Option(
+      names = "--top-k",
+      defaultValue = "0",
+      description = "Draw from the k likeliest tokens; 0 for all (default).")
+  private int topK;
+
+  @Option(
+      names = "--top-p",
+      defaultValue = "1",
+      description =
+          "Draw from the likeliest tokens of together this probability (default: ${DEFAULT-VALUE}).")
+  private double topP;
+
+  @Option(
+      names = "--repetition-penalty",
+      defaultValue = "1",
+      description =
+          "Above 1, tokens that were used already are less likely (default: ${DEFAULT-VALUE}).")
+  private double repetitionPenalty;
+
+  @Option(
+      names = "--seed",
+      defaultValue = "42",
+      description = "Of the draws (default: ${DEFAULT-VALUE}).")
+  private long seed;
+
+  @Option(
+      names = "--quantize",
+      defaultValue = "none",
+      description =
+          "Hold the base in 4 bits, as qlora trains on it: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+  private Quantize quantize;
+
+  @Option(
+      names = "--compute",
+      defaultValue = "bfloat16",
+      description = "Type of activations: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+  private Compute compute;
+
+  @Option(
+      names = "--chat-template",
+      paramLabel = "NAME|FILE",
+      defaultValue = "tokenizer",
+      description =
+          "For --message: tokenizer (the model's own), plain, or a Jinja file (default: ${DEFAULT-VALUE}).")
+  private String chatTemplate;
+
+  @Option(
+      names = "--threads",
+      defaultValue = "0",
+      description = "CPU threads; 0 for all (default).")
+  private int threads;
+
+  @Option(
+      names = "--json",
+      paramLabel = "FILE",
+      description = "Writes the text and figures to this file.")
+  private @Nullable Path json;
+
+  @Mixin private PackChoice pack = new PackChoice();
+
+  /** For picocli. */
+  @SuppressWarnings("NullAway.Init") // picocli sets the fields
+  GenerateCommand() {}
+
+  @Override
+  public Integer call() {
+    SamplingConfig sampling;
+    try {
+      sampling = new SamplingConfig(maxNewTokens, temperature, topK, topP, repetitionPenalty, seed);
+    } catch (IllegalArgumentException e) {
+      throw new InputException(String.valueOf(e.getMessage()), e);
+    }
+    if (threads < 0) {
+      throw new InputException("--threads: expected 0 or more, found " + threads);
+    }
+    Path modelDir = modelDirectory();
+    ModelConfig config = ModelConfig.read(modelDir);
+    PrintWriter err = spec.commandLine().getErr();
+    DType type = compute == Compute.FLOAT32 ? DType.F32 : DType.BF16;
+    LoraCompute loraCompute = compute == Compute.FLOAT32 ? LoraCompute.F32 : LoraCompute.FAST;
+    try (Tokenizer tokenizer = Tokenizer.load(modelDir);
+        ModelCheckpoint checkpoint = ModelCheckpoint.open(modelDir);
+        KernelPack kernels = pack.open(threads);
+        ConsoleProgress progress = new ConsoleProgress(err)) {
+      int[] prompt = prompt(tokenizer);
+      ModelLoader.Options options = new ModelLoader.Options(type, quantization(), false);
+      try (DecoderModel decoder =
+          ModelLoader.load(kernels, config, checkpoint, options, progress)) {
+        progress.finish();
+        LoraAdapter lora =
+            adapter == null ? null : LoraAdapter.load(kernels, adapter, decoder.linears());
+        try (TensorArena arena = new TensorArena(kernels)) {
+          Pass pass = Pass.inference(kernels, arena, type, loraCompute);
+          generate(
+              new TextGenerator(decoder, pass, tokenizer.stopIds()), tokenizer, prompt, sampling);
+        } finally {
+          if (lora != null) {
+            lora.close();
+          }
+        }
+      }
+    }
+    return Main.DONE;
+  }
+
+  private void generate(
+      TextGenerator generator, Tokenizer tokenizer, int[] prompt, SamplingConfig sampling) {
+    PrintWriter out = spec.commandLine().getOut();
+    Tokenizer.Incremental text = tokenizer.incremental(prompt);
+    StringBuilder whole = new StringBuilder();
+    long start = System.nanoTime();
+    int[] made =
+        generator.generate(
+            prompt,
+            sampling,
+            token -> {
+              String piece = text.add(token);
+              whole.append(piece);
+              out.print(piece);
+              out.flush();
+            });
+    double seconds = (System.nanoTime() - start) / 1e9;
+    String rest = text.finish();
+    whole.append(rest);
+    out.println(rest);
+    MemoryUse memory = MemoryUse.now();
+    spec.commandLine()
+        .getErr()
+        .printf(
+            Locale.ROOT,
+            "%d tokens in %s, %.1f tokens/s, peak memory %s%n",
+            made.length,
+            Text.duration(seconds),
+            made.length / seconds,
+            Text.bytes(memory.peakBytes()));
+    ObjectNode figures = Json.newObject();
+    figures.put("text", whole.toString());
+    figures.put("prompt_tokens", prompt.length);
+    figures.put("new_tokens", made.length);
+    figures.put("stopped", made.length < sampling.maxNewTokens());
+    figures.put("seconds", seconds);
+    Report.put(figures, "tokens_per_s", made.length / seconds);
+    figures.put("peak_bytes", memory.peakBytes());
+    Report.json(json, figures);
+  }
+
+  private Path modelDirectory() {
+    if (model != null) {
+      return model;
+    }
+    if (adapter == null) {
+      throw new InputException("expected MODEL_DIR or --adapter, found neither");
+    }
+    try (PeftAdapterFile file = PeftAdapterFile.open(adapter)) {
+      String base = file.config().baseModel();
+      if (base == null || !Files.isDirectory(Path.of(base))) {
+        throw new InputException(
+            adapter
+                + ": its base_model_name_or_path is "
+                + (base == null ? "not set" : Text.quote(base) + ", which is no directory here")
+                + "; name the model's directory before --adapter");
+      }
+      return Path.of(base);
+    }
+  }
+
+  private @Nullable QuantizationConfig quantization() {
+    return switch (quantize) {
+      case NONE -> null;
+      case NF4 -> QuantizationConfig.nf4();
+      case FP4 -> new QuantizationConfig(WeightFormat.FP4, 64, true);
+    };
+  }
+
+  private int[] prompt(Tokenizer tokenizer) {
+    if (source.message != null) {
+      ChatTemplate template = ChatTemplate.of(chatTemplate, tokenizer);
+      String text = template.render(List.of(new Example.Message("user", source.message)), true);
+      return template.placesBos() ? tokenizer.encodeInner(text) : tokenizer.encode(text);
+    }
+    if (source.instruction != null) {
+      return tokenizer.encode(new ExampleReader("alpaca").prompt(source.instruction, ""));
+    }
+    if (source.promptFile != null) {
+      return tokenizer.encode(ExampleReader.readText(source.promptFile));
+    }
+    return tokenizer.encode(String.valueOf(source.prompt));
+  }
+}

@@ -1,0 +1,223 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.cli;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.PrintWriter;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Text;
+import org.qlora4j.data.Tokenizer;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.WeightNames;
+import org.qlora4j.quant.QuantizationConfig;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code qlora4j info MODEL_DIR}. */
+@Command(
+    name = "info",
+    mixinStandardHelpOptions = true,
+    versionProvider = Version.class,
+    description = {
+      "Shows a model's architecture, its parameters, and the memory each training method needs.",
+      "config.json is enough; weights, where they are there, are checked against it by their headers."
+    })
+final class InfoCommand implements Callable<Integer> {
+  @Spec private CommandSpec spec;
+
+  @Parameters(index = "0", paramLabel = "MODEL_DIR", description = "Hugging Face model directory.")
+  private Path model;
+
+  @Option(
+      names = "--rank",
+      defaultValue = "16",
+      description = "Rank of the adapter (default: ${DEFAULT-VALUE}).")
+  private int rank;
+
+  @Option(
+      names = "--target-modules",
+      split = ",",
+      paramLabel = "NAME",
+      description = "Adapted linears, separated by commas (default: all inside the blocks).")
+  private List<String> targetModules = new ArrayList<>();
+
+  @Option(
+      names = "--json",
+      paramLabel = "FILE",
+      description = "Writes the same figures to this file.")
+  private @Nullable Path json;
+
+  /** For picocli. */
+  @SuppressWarnings("NullAway.Init") // picocli sets the fields
+  InfoCommand() {}
+
+  @Override
+  public Integer call() {
+    if (rank < 1) {
+      throw new InputException("--rank: expected at least 1, found " + rank);
+    }
+    ModelConfig config = ModelConfig.read(model);
+    WeightNames names = WeightNames.of(config);
+    List<WeightNames.Module> targets = names.targets(targetModules);
+    PrintWriter out = spec.commandLine().getOut();
+    ObjectNode figures = Json.newObject();
+    architecture(config, names, targets, out, figures);
+    weights(names, out, figures);
+    if (Tokenizer.exists(model)) {
+      tokenizer(out, figures);
+    } else {
+      out.println("tokenizer          none (no tokenizer.json)");
+    }
+    Map<String, MemoryEstimate> methods = new LinkedHashMap<>();
+    methods.put("full", MemoryEstimate.full(names));
+    methods.put("lora (16-bit base)", MemoryEstimate.lora(names, rank, targets));
+    methods.put(
+        "qlora (nf4, double quantization)",
+        MemoryEstimate.qlora(names, rank, targets, QuantizationConfig.nf4()));
+    memory(methods, out, figures);
+    Report.json(json, figures);
+    return Main.DONE;
+  }
+
+  private void architecture(
+      ModelConfig config,
+      WeightNames names,
+      List<WeightNames.Module> targets,
+      PrintWriter out,
+      ObjectNode figures) {
+    long linear = names.linears().stream().mapToLong(module -> module.rows() * module.cols()).sum();
+    long adapter = MemoryEstimate.adapterElements(rank, targets);
+    line(out, "architecture", config.architecture().modelType());
+    line(out, "layers", String.valueOf(config.layers()));
+    line(out, "hidden size", config.hiddenSize() + ", MLP " + config.ffnSize());
+    line(
+        out,
+        "heads",
+        config.heads()
+            + " of "
+            + config.headDim()
+            + (config.kvHeads() == config.heads()
+                ? ""
+                : ", " + config.kvHeads() + " for keys and values"));
+    line(
+        out,
+        "vocabulary",
+        config.vocabSize() + (config.tiedHead() ? ", head tied to the embedding" : ""));
+    line(out, "context", config.maxPositions() + " tokens");
+    line(out, "stored as", config.dtype() == null ? "not said" : config.dtype().name());
+    line(
+        out,
+        "parameters",
+        String.format(
+            Locale.ROOT, "%,d, %,d of them in the blocks' linears", names.parameters(), linear));
+    line(
+        out,
+        "adapter",
+        String.format(
+            Locale.ROOT, "%,d parameters of rank %d on %d linears", adapter, rank, targets.size()));
+    figures.put("architecture", config.architecture().modelType());
+    figures.put("layers", config.layers());
+    figures.put("hidden_size", config.hiddenSize());
+    figures.put("intermediate_size", config.ffnSize());
+    figures.put("heads", config.heads());
+    figures.put("kv_heads", config.kvHeads());
+    figures.put("head_dim", config.headDim());
+    figures.put("vocab_size", config.vocabSize());
+    figures.put("tied_head", config.tiedHead());
+    figures.put("max_positions", config.maxPositions());
+    figures.put("dtype", config.dtype() == null ? null : config.dtype().name());
+    figures.put("parameters", names.parameters());
+    figures.put("linear_parameters", linear);
+    figures.put("lora_r", rank);
+    figures.put("adapted_linears", targets.size());
+    figures.put("adapter_parameters", adapter);
+  }
+
+  private void weights(WeightNames names, PrintWriter out, ObjectNode figures) {
+    if (!ModelCheckpoint.exists(model)) {
+      line(out, "weights", "none here; the figures are from config.json");
+      figures.putNull("weight_bytes");
+      return;
+    }
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model)) {
+      names.check(checkpoint);
+      Map<String, Long> types = new TreeMap<>();
+      for (TensorSource tensor : checkpoint.tensors()) {
+        types.merge(tensor.storedType().name(), 1L, Long::sum);
+      }
+      List<String> parts = new ArrayList<>();
+      types.forEach((type, count) -> parts.add(count + " " + type));
+      line(
+          out,
+          "weights",
+          Text.bytes(checkpoint.bytes())
+              + " in "
+              + checkpoint.names().size()
+              + " tensors ("
+              + String.join(", ", parts)
+              + ")");
+      figures.put("weight_bytes", checkpoint.bytes());
+    }
+  }
+
+  private void tokenizer(PrintWriter out, ObjectNode figures) {
+    try (Tokenizer tokenizer = Tokenizer.load(model)) {
+      line(
+          out,
+          "tokenizer",
+          "starts with "
+              + Text.oneLine(tokenizer.bosToken() == null ? "nothing" : tokenizer.bosToken())
+              + ", ends with "
+              + Text.oneLine(tokenizer.eosToken() == null ? "nothing" : tokenizer.eosToken())
+              + (tokenizer.chatTemplate() == null ? ", no chat template" : ", chat template"));
+      figures.put("chat_template", tokenizer.chatTemplate() != null);
+    }
+  }
+
+  private static void memory(
+      Map<String, MemoryEstimate> methods, PrintWriter out, ObjectNode figures) {
+    List<List<String>> rows = new ArrayList<>();
+    rows.add(
+        List.of("memory by method", "weights", "adapter", "gradients", "optimizer", "together"));
+    ObjectNode node = figures.putObject("memory_bytes");
+    methods.forEach(
+        (name, m) -> {
+          rows.add(
+              List.of(
+                  name,
+                  Text.bytes(m.weights()),
+                  Text.bytes(m.adapters()),
+                  Text.bytes(m.gradients()),
+                  Text.bytes(m.optimizerStates()),
+                  Text.bytes(m.total())));
+          ObjectNode one = node.putObject(name.replaceAll(" .*", ""));
+          one.put("weights", m.weights());
+          one.put("adapters", m.adapters());
+          one.put("gradients", m.gradients());
+          one.put("optimizer_states", m.optimizerStates());
+          one.put("total", m.total());
+        });
+    out.println();
+    Report.table(rows).forEach(out::println);
+    out.println(
+        "Activations come on top; they depend on the batch, the sequence length and gradient_checkpointing.");
+  }
+
+  private static void line(PrintWriter out, String name, String value) {
+    out.printf(Locale.ROOT, "%-18s %s%n", name, value);
+  }
+}

@@ -1,0 +1,233 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.cli;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.PrintWriter;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.Callable;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Text;
+import org.qlora4j.train.TrainConfig;
+import org.qlora4j.train.TrainConfigKeys;
+import org.qlora4j.train.TrainConfigReader;
+import org.qlora4j.train.TrainingRun;
+import org.qlora4j.train.TrainingSummary;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+
+/** {@code qlora4j train CONFIG.yaml}. */
+@Command(
+    name = "train",
+    mixinStandardHelpOptions = true,
+    versionProvider = Version.class,
+    description = {
+      "Tunes a model as a YAML file says: full, lora or qlora.",
+      "Paths in the file are relative to the working directory."
+    })
+final class TrainCommand implements Callable<Integer> {
+  @Spec private CommandSpec spec;
+
+  @Parameters(
+      index = "0",
+      arity = "0..1",
+      paramLabel = "CONFIG.yaml",
+      description = "The training configuration; see --help-keys.")
+  private @Nullable Path config;
+
+  @Option(
+      names = "--set",
+      paramLabel = "KEY=VALUE",
+      description =
+          "Changes a key of the configuration; may be given several times. Lists are written [a, b].")
+  private List<String> overrides = new ArrayList<>();
+
+  @Option(
+      names = "--resume",
+      description =
+          "Goes on from the newest checkpoint below output_dir, or starts where there is none.")
+  private boolean resume;
+
+  @Option(
+      names = "--json",
+      paramLabel = "FILE",
+      description = "Writes the run's figures to this file.")
+  private @Nullable Path json;
+
+  @Option(
+      names = "--help-keys",
+      description = "Lists every key of a configuration with its default, and exits.")
+  private boolean helpKeys;
+
+  @Mixin private PackChoice pack = new PackChoice();
+
+  /** For picocli. */
+  @SuppressWarnings("NullAway.Init") // picocli sets the fields
+  TrainCommand() {}
+
+  @Override
+  public Integer call() {
+    PrintWriter out = spec.commandLine().getOut();
+    if (helpKeys) {
+      keys().forEach(out::println);
+      return Main.DONE;
+    }
+    if (config == null) {
+      throw new InputException(
+          "expected a configuration, found none; see " + spec.qualifiedName() + " --help");
+    }
+    TrainConfig trainConfig = TrainConfigReader.read(config, overrides);
+    pack.require();
+    TrainingSummary summary;
+    try (ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
+      summary = TrainingRun.run(trainConfig, resume, progress);
+    }
+    print(trainConfig, summary, out);
+    Report.json(json, figures(trainConfig, summary));
+    return Main.DONE;
+  }
+
+  private static List<String> keys() {
+    List<String> lines = new ArrayList<>();
+    for (TrainConfigKeys.Key key : TrainConfigKeys.ALL) {
+      lines.add(key.name() + (key.defaultText().isEmpty() ? "" : ": " + key.defaultText()));
+      lines.add("    " + key.meaning());
+      if (!key.aliases().isEmpty()) {
+        lines.add("    also: " + String.join(", ", key.aliases()));
+      }
+    }
+    return lines;
+  }
+
+  private static void print(TrainConfig config, TrainingSummary summary, PrintWriter out) {
+    for (TrainingSummary.Sample sample : summary.samples()) {
+      out.println();
+      out.println("prompt: " + Text.oneLine(sample.prompt()));
+      if (!sample.before().isEmpty()) {
+        out.println("before: " + Text.oneLine(sample.before().strip()));
+      }
+      out.println("after:  " + Text.oneLine(sample.after().strip()));
+    }
+    out.println();
+    List<List<String>> rows = new ArrayList<>();
+    rows.add(
+        List.of(
+            "trained",
+            String.format(
+                Locale.ROOT,
+                "%,d parameters on %,d, %,d steps",
+                summary.trainedParameters(),
+                summary.totalParameters(),
+                summary.steps())));
+    if (Double.isFinite(summary.initialEvalLoss())) {
+      rows.add(
+          List.of(
+              "held-out loss",
+              String.format(
+                  Locale.ROOT,
+                  "%.4f before, %.4f after",
+                  summary.initialEvalLoss(),
+                  summary.finalEvalLoss())));
+    }
+    if (Double.isFinite(summary.finalTrainLoss())) {
+      rows.add(
+          List.of(
+              "training loss",
+              String.format(Locale.ROOT, "%.4f at the last step", summary.finalTrainLoss())));
+    }
+    if (Double.isFinite(summary.tokensPerSecond())) {
+      rows.add(
+          List.of(
+              "time",
+              String.format(
+                  Locale.ROOT,
+                  "%s, %,.0f tokens/s",
+                  Text.duration(summary.trainedSeconds()),
+                  summary.tokensPerSecond())));
+    }
+    TrainingSummary.Memory memory = summary.memory();
+    rows.add(
+        List.of(
+            "memory",
+            String.format(
+                Locale.ROOT,
+                "weights %s, adapters %s, gradients %s, optimizer %s, activations %s",
+                Text.bytes(memory.weights()),
+                Text.bytes(memory.adapters()),
+                Text.bytes(memory.gradients()),
+                Text.bytes(memory.optimizerStates()),
+                Text.bytes(memory.activations()))));
+    rows.add(List.of("peak memory", Text.bytes(summary.peakBytes())));
+    rows.add(List.of("result", summary.output().toString()));
+    for (List<String> row : rows) {
+      out.printf(Locale.ROOT, "%-14s %s%n", row.get(0), row.get(1));
+    }
+    out.println();
+    out.println("generate with it:");
+    out.println("  " + generateCommand(config, summary));
+  }
+
+  private static String generateCommand(TrainConfig config, TrainingSummary summary) {
+    StringBuilder command = new StringBuilder("./qlora4j generate ");
+    if (config.method().adapter()) {
+      command.append(shell(config.model().toString())).append(" --adapter ");
+    }
+    command.append(shell(summary.output().toString()));
+    if (config.method() == TrainConfig.Method.QLORA) {
+      command
+          .append(" --quantize ")
+          .append(config.quantization().type().name().toLowerCase(Locale.ROOT));
+    }
+    TrainConfig.Samples samples = config.samples();
+    if (samples.temperature() > 0) {
+      command.append(" --temperature ").append(samples.temperature());
+      if (samples.topP() < 1) {
+        command.append(" --top-p ").append(samples.topP());
+      }
+    }
+    String prompt = samples.prompts().isEmpty() ? "..." : samples.prompts().get(0);
+    return command.append(" --prompt ").append(shell(prompt)).toString();
+  }
+
+  /** A word as a shell reads it back. */
+  private static String shell(String word) {
+    return word.matches("[A-Za-z0-9_./:=@%+-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
+  }
+
+  private static ObjectNode figures(TrainConfig config, TrainingSummary summary) {
+    ObjectNode node = Json.newObject();
+    node.put("method", config.method().name().toLowerCase(Locale.ROOT));
+    node.put("output", summary.output().toString());
+    node.put("steps", summary.steps());
+    node.put("trained_parameters", summary.trainedParameters());
+    node.put("total_parameters", summary.totalParameters());
+    Report.put(node, "initial_eval_loss", summary.initialEvalLoss());
+    Report.put(node, "final_eval_loss", summary.finalEvalLoss());
+    Report.put(node, "final_train_loss", summary.finalTrainLoss());
+    Report.put(node, "trained_seconds", summary.trainedSeconds());
+    Report.put(node, "tokens_per_s", summary.tokensPerSecond());
+    node.put("peak_bytes", summary.peakBytes());
+    ObjectNode memory = node.putObject("memory_bytes");
+    memory.put("weights", summary.memory().weights());
+    memory.put("adapters", summary.memory().adapters());
+    memory.put("gradients", summary.memory().gradients());
+    memory.put("optimizer_states", summary.memory().optimizerStates());
+    memory.put("activations", summary.memory().activations());
+    var samples = node.putArray("samples");
+    for (TrainingSummary.Sample sample : summary.samples()) {
+      ObjectNode one = samples.addObject();
+      one.put("prompt", sample.prompt());
+      one.put("before", sample.before());
+      one.put("after", sample.after());
+    }
+    return node;
+  }
+}
