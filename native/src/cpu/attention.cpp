@@ -34,6 +34,7 @@ namespace {
 constexpr int64_t kQueries = 64;
 constexpr int64_t kKeys = 64;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr double kLog2 = 0.69314718055994530942;
 
 /** Consecutive, cache-line aligned pieces of a thread's scratch memory; without memory it only counts. */
 class Scratch {
@@ -96,48 +97,92 @@ T* at(void* base, int64_t token, int64_t token_stride, int64_t head, int64_t hea
   return static_cast<T*>(base) + token * token_stride + head * head_stride;
 }
 
+/** Asks for the lines of a row of a head. Rows of one head lie far apart, so no hardware prefetcher sees the pattern. */
+template <class T>
+void prefetch_row(const T* row, int64_t dim) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < dim * static_cast<int64_t>(sizeof(T)); i += 64) _mm_prefetch(bytes + i, _MM_HINT_T0);
+}
+
 /* ------------------------------------------------------------------ forward */
 
-/** One forward task: up to 64 columns that read the same key/value head of one sequence. */
-struct ForwardTask {
-  int32_t sequence;
-  int32_t head;   // the first query head
-  int32_t heads;  // 1, or all heads of the group
-  int64_t query;  // the first query
-  int64_t queries;
+/** Up to 64 columns: queries of one head or, where there are few queries, of all heads of a group. */
+struct ColumnBlock {
+  int64_t head;     // the first query head
+  int64_t query;    // the first query
+  int64_t queries;  // queries of each head
+  int64_t columns;  // queries times heads
+
+  int64_t head_of(int64_t column) const { return head + column / queries; }
+  int64_t query_of(int64_t column) const { return query + column % queries; }
 };
 
-/** How the forward is cut into tasks. */
-class ForwardTasks {
+/** Blocks of columns that one task brings together with the keys of one key/value head, so that those are read and staged once. */
+constexpr int64_t kBlocksPerTask = 4;
+
+/** How the forward is cut into blocks of columns and those into tasks. Blocks are numbered per sequence and key/value head. */
+class ForwardPlan {
  public:
-  explicit ForwardTasks(const q4j_attention_forward_params& p) : p_(p), group_(p.heads / p.kv_heads) {
-    for (int32_t s = 0; s < p.sequences; ++s) count_ += in_sequence(s);
+  explicit ForwardPlan(const q4j_attention_forward_params& p) : p_(p), group_(p.heads / p.kv_heads) {
+    int64_t all = 0;
+    for (int32_t s = 0; s < p.sequences; ++s) all += blocks(s) * p.kv_heads;
+    // Sharing keys is worth less than keeping many threads busy.
+    constexpr int64_t kTasks = 64;
+    together_ = std::clamp<int64_t>(all / kTasks, 1, kBlocksPerTask);
+    for (int32_t s = 0; s < p.sequences; ++s) tasks_ += tasks_in(s);
   }
 
-  int64_t count() const { return count_; }
+  int64_t tasks() const { return tasks_; }
 
-  ForwardTask task(int64_t index) const {
-    int32_t s = 0;
-    while (index >= in_sequence(s)) index -= in_sequence(s++);
-    const int64_t queries = p_.cu_q[s + 1] - p_.cu_q[s];
-    if (folded(queries)) return {s, static_cast<int32_t>(index) * group_, group_, 0, queries};
-    // Late blocks see more keys: begin with them, so that threads end together.
-    const int64_t blocks = (queries + kQueries - 1) / kQueries;
-    const int64_t first = (blocks - 1 - index / p_.heads) * kQueries;
-    return {s, static_cast<int32_t>(index % p_.heads), 1, first, std::min(kQueries, queries - first)};
+  /** The sequence and key/value head of a task and its blocks, at most kBlocksPerTask. */
+  int64_t task(int64_t index, int32_t& sequence, int64_t& kv_head, ColumnBlock* blocks_of_task) const {
+    sequence = 0;
+    while (index >= tasks_in(sequence)) index -= tasks_in(sequence++);
+    kv_head = index % p_.kv_heads;
+    const int64_t first = index / p_.kv_heads * together_;
+    const int64_t end = std::min(first + together_, blocks(sequence));
+    for (int64_t i = first; i < end; ++i) blocks_of_task[i - first] = block(sequence, kv_head, i);
+    return end - first;
   }
 
  private:
-  bool folded(int64_t queries) const { return queries * group_ <= kQueries; }
-  int64_t in_sequence(int32_t s) const {
-    const int64_t queries = p_.cu_q[s + 1] - p_.cu_q[s];
-    if (queries <= 0) return 0;
-    return folded(queries) ? p_.kv_heads : p_.heads * ((queries + kQueries - 1) / kQueries);
+  int64_t queries(int32_t s) const { return p_.cu_q[s + 1] - p_.cu_q[s]; }
+  bool folded(int32_t s) const { return queries(s) * group_ <= kQueries; }
+  int64_t rows(int32_t s) const { return (queries(s) + kQueries - 1) / kQueries; }
+  int64_t blocks(int32_t s) const { return folded(s) ? rows(s) : rows(s) * group_; }
+  int64_t tasks_in(int32_t s) const { return (blocks(s) + together_ - 1) / together_ * p_.kv_heads; }
+
+  ColumnBlock block(int32_t s, int64_t kv_head, int64_t index) const {
+    const int64_t head = kv_head * group_;
+    if (folded(s)) return {head, 0, queries(s), queries(s) * group_};
+    // Late queries see more keys: begin with them, so that threads end together.
+    const int64_t first = (rows(s) - 1 - index / group_) * kQueries;
+    const int64_t count = std::min(kQueries, queries(s) - first);
+    return {head + index % group_, first, count, count};
   }
 
   const q4j_attention_forward_params& p_;
-  int32_t group_;
-  int64_t count_ = 0;
+  int64_t group_;
+  int64_t together_ = 1;
+  int64_t tasks_ = 0;
+};
+
+/** What is kept of a block of columns while the keys pass by. */
+template <class M>
+struct ColumnState {
+  ColumnState(Scratch& scratch, const HeadShape<M>& shape)
+      : q(scratch.take<typename M::Cell>(shape.row_cells * kQueries)),
+        out(scratch.take<float>(shape.columns * kQueries)),
+        largest(scratch.take<float>(kQueries)),
+        sums(scratch.take<float>(kQueries)) {}
+
+  typename M::Cell* q;  // [depth][query]
+  float* out;           // [i][query]
+  float* largest;       // [query] of the scores, in units of log 2
+  float* sums;          // [query] of 2^(score - largest)
+  int64_t columns = 0;  // whole vectors
+  bool begun = false;
+  Visibility visibility;
 };
 
 template <class M>
@@ -146,48 +191,50 @@ struct ForwardBuffers {
 
   ForwardBuffers(Scratch& scratch, const HeadShape<M>& shape)
       : staged(scratch.take<Cell>(std::max(kQueries, kKeys) * shape.row_cells)),
-        q(scratch.take<Cell>(shape.row_cells * kQueries)),
+        k(scratch.take<Cell>(kKeys * shape.row_cells)),
         v(scratch.take<Cell>(kKeys / M::kPerCell * shape.joined_cells)),
         scores(scratch.take<float>(kKeys * kQueries)),
         p(M::kPerCell == 1 ? reinterpret_cast<Cell*>(scores) : scratch.take<Cell>(kKeys / M::kPerCell * kQueries)),
-        out(scratch.take<float>(shape.columns * kQueries)),
         rows(scratch.take<float>(kQueries * shape.columns)) {}
 
   Cell* staged;   // rows as they come
-  Cell* q;        // [depth][query]
+  Cell* k;        // [key][depth]
   Cell* v;        // neighbours joined: [key / kPerCell][i]
   float* scores;  // [key][query]
   Cell* p;        // [key / kPerCell][query]
-  float* out;     // [i][query]
   float* rows;    // [query][i]
 };
 
 /**
- * Turns a block of scores into probabilities relative to the running maximum. `factors` is what older sums have to be multiplied by.
+ * Turns a block of scores into probabilities relative to the running maximum. `scale` includes log2(e): powers of two are cheaper.
+ * `factors` is what older sums have to be multiplied by.
  */
 template <class M, bool masked>
-void softmax_block(const Visibility& visibility, int64_t first_key, int64_t keys, int64_t columns, float scale, float* scores,
-                   typename M::Cell* p, float* largest, float* sums, float* factors) {
+void softmax_block(ColumnState<M>& state, int64_t first_key, int64_t keys, float scale, float* scores, typename M::Cell* p,
+                   float* factors) {
   const Vec factor = broadcast(scale);
-  for (int64_t column = 0; column < columns; column += kLanes) {
-    const Vec old = load(largest + column);
-    Vec most[2] = {old, old};
-    for (int64_t key = 0; key < keys; ++key) {
-      Vec score = load(scores + key * kQueries + column) * factor;
-      if constexpr (masked) {
-        score = select(visibility.sees(column, static_cast<float>(first_key + key)), score, broadcast(-kInfinity));
-        store(scores + key * kQueries + column, score);
+  for (int64_t column = 0; column < state.columns; column += kLanes) {
+    const Vec old = load(state.largest + column);
+    Vec most[4] = {old, old, old, old};
+    for (int64_t key = 0; key < keys; key += 4) {
+      for (int64_t part = 0; part < 4; ++part) {
+        float* at_key = scores + (key + part) * kQueries + column;
+        Vec score = load(at_key) * factor;
+        if constexpr (masked) {
+          score = select(state.visibility.sees(column, static_cast<float>(first_key + key + part)), score, broadcast(-kInfinity));
+          store(at_key, score);
+        }
+        most[part] = max(score, most[part]);
       }
-      most[key & 1] = max(score, most[key & 1]);
     }
-    const Vec highest = max(most[0], most[1]);
+    const Vec highest = max(max(most[0], most[1]), max(most[2], most[3]));
     // A column that has seen no key yet: any finite reference will do.
     const Vec reference = select(highest > broadcast(-kInfinity), highest, zero());
-    const Vec shrink = exp(old - reference);
-    Vec sum[2] = {load(sums + column) * shrink, zero()};
+    const Vec shrink = exp2(old - reference);
+    Vec sum[2] = {load(state.sums + column) * shrink, zero()};
     const auto probability = [&](int64_t key) {
       const Vec score = load(scores + key * kQueries + column);
-      return masked ? exp(score - reference) : exp(fma(score, factor, zero() - reference));
+      return masked ? exp2(score - reference) : exp2(fma(score, factor, zero() - reference));
     };
     for (int64_t key = 0; key < keys; key += 2) {
       const Vec even = probability(key);
@@ -205,90 +252,120 @@ void softmax_block(const Visibility& visibility, int64_t first_key, int64_t keys
         store(p + (key + 1) * kQueries + column, odd);
       }
     }
-    store(largest + column, highest);
-    store(sums + column, sum[0] + sum[1]);
+    store(state.largest + column, highest);
+    store(state.sums + column, sum[0] + sum[1]);
     store(factors + column, shrink);
   }
 }
 
+/** Lays the queries of a block along the lanes. */
 template <class T, class M>
-void forward_task(const q4j_attention_forward_params& p, const ForwardTask& task, void* memory) {
+void begin_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shape, const ColumnBlock& block, int64_t first_q,
+                   int64_t offset, typename M::Cell* staged, ColumnState<M>& state) {
+  state.columns = round_up(block.columns, kLanes);
+  for (int64_t column = 0; column < state.columns; ++column) {
+    if (column >= block.columns) {
+      state.visibility.set_unused(column);
+      continue;
+    }
+    state.visibility.set(column, block.query_of(column), offset, p.window);
+    stage_row<M>(shape, at<T>(p.q, first_q + block.query_of(column), p.q_token_stride, block.head_of(column), p.q_head_stride),
+                 staged + column * shape.row_cells);
+  }
+  clear_rows<M>(shape, staged + block.columns * shape.row_cells, state.columns - block.columns);
+  transpose(staged, shape.row_cells, state.columns, shape.row_cells, state.q, kQueries);
+  std::fill(state.largest, state.largest + state.columns, -kInfinity);
+  std::fill(state.sums, state.sums + state.columns, 0.0f);
+}
+
+/** Divides by the sums and writes out and lse. */
+template <class T, class M>
+void end_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shape, const ColumnBlock& block, int64_t first_q, float* rows,
+                 const ColumnState<M>& state) {
+  if (state.begun) transpose(state.out, kQueries, shape.columns, state.columns, rows, shape.columns);
+  for (int64_t column = 0; column < block.columns; ++column) {
+    const int64_t token = first_q + block.query_of(column);
+    const int64_t head = block.head_of(column);
+    const float sum = state.sums[column];
+    const bool blind = sum == 0.0f;
+    const Vec inverse = broadcast(1.0f / sum);
+    T* out = at<T>(p.out, token, p.out_token_stride, head, p.out_head_stride);
+    for (int64_t i = 0; i < shape.dim; i += kLanes) {
+      store_first(out + i, blind ? zero() : load(rows + column * shape.columns + i) * inverse, shape.dim - i);
+    }
+    if (p.lse != nullptr) {
+      const double log2_sum = static_cast<double>(state.largest[column]) + std::log2(static_cast<double>(sum));
+      static_cast<float*>(p.lse)[head * p.cu_q[p.sequences] + token] = blind ? -kInfinity : static_cast<float>(log2_sum * kLog2);
+    }
+  }
+}
+
+template <class T, class M>
+void forward_task(const q4j_attention_forward_params& p, const ForwardPlan& plan, int64_t task, void* memory) {
   using Cell = typename M::Cell;
+  int32_t sequence;
+  int64_t kv_head;
+  ColumnBlock blocks[kBlocksPerTask];
+  const int64_t count = plan.task(task, sequence, kv_head, blocks);
+  const int64_t first_q = p.cu_q[sequence];
+  const int64_t first_k = p.cu_k[sequence];
+  const int64_t offset = (p.cu_k[sequence + 1] - first_k) - (p.cu_q[sequence + 1] - first_q);
+
   const HeadShape<M> shape(p.head_dim);
   Scratch scratch(memory);
   const ForwardBuffers<M> buffers(scratch, shape);
-  const int64_t first_q = p.cu_q[task.sequence];
-  const int64_t first_k = p.cu_k[task.sequence];
-  const int64_t offset = (p.cu_k[task.sequence + 1] - first_k) - (p.cu_q[task.sequence + 1] - first_q);
-  const int64_t total_queries = p.cu_q[p.sequences];
-  const int64_t kv_head = task.head / (p.heads / p.kv_heads);
-
-  const int64_t used = task.heads * task.queries;
-  const int64_t columns = round_up(used, kLanes);
-  const auto head_of = [&](int64_t column) { return task.head + column / task.queries; };
-  const auto token_of = [&](int64_t column) { return first_q + task.query + column % task.queries; };
-  Visibility visibility;
-  for (int64_t column = 0; column < columns; ++column) {
-    if (column >= used) {
-      visibility.set_unused(column);
-      continue;
+  ColumnState<M> states[kBlocksPerTask] = {{scratch, shape}, {scratch, shape}, {scratch, shape}, {scratch, shape}};
+  int64_t first_key = std::numeric_limits<int64_t>::max();
+  int64_t end_key = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t column = 0; column < blocks[i].columns; ++column) {
+      prefetch_row(at<T>(p.q, first_q + blocks[i].query_of(column), p.q_token_stride, blocks[i].head_of(column), p.q_head_stride), shape.dim);
     }
-    visibility.set(column, task.query + column % task.queries, offset, p.window);
-    stage_row<M>(shape, at<T>(p.q, token_of(column), p.q_token_stride, head_of(column), p.q_head_stride),
-                 buffers.staged + column * shape.row_cells);
   }
-  clear_rows<M>(shape, buffers.staged + used * shape.row_cells, columns - used);
-  transpose(buffers.staged, shape.row_cells, columns, shape.row_cells, buffers.q, kQueries);
+  for (int64_t i = 0; i < count; ++i) {
+    begin_columns<T, M>(p, shape, blocks[i], first_q, offset, buffers.staged, states[i]);
+    first_key = std::min(first_key, states[i].visibility.first_key);
+    end_key = std::max(end_key, states[i].visibility.end_key);
+  }
 
-  alignas(64) float largest[kQueries];
-  alignas(64) float sums[kQueries];
+  const float scale = static_cast<float>(static_cast<double>(p.scale) / kLog2);
   alignas(64) float factors[kQueries];
-  std::fill(largest, largest + columns, -kInfinity);
-  std::fill(sums, sums + columns, 0.0f);
-
-  bool begun = false;
-  for (int64_t first = visibility.first_key; first < visibility.end_key; first += kKeys) {
-    const int64_t keys = std::min(kKeys, visibility.end_key - first);
+  for (int64_t first = first_key; first < end_key; first += kKeys) {
+    const int64_t keys = std::min(kKeys, end_key - first);
     const int64_t padded = round_up(keys, 8);
-    const auto stage = [&](const void* base, int64_t token_stride, int64_t head_stride) {
-      for (int64_t key = 0; key < keys; ++key) {
-        stage_row<M>(shape, at<T>(base, first_k + first + key, token_stride, kv_head, head_stride), buffers.staged + key * shape.row_cells);
-      }
-      clear_rows<M>(shape, buffers.staged + keys * shape.row_cells, padded - keys);
-    };
-    stage(p.k, p.k_token_stride, p.k_head_stride);
-    multiply<M, Old::kIgnore>(padded, columns, shape.depth, buffers.staged, shape.row_cells, 1, buffers.q, kQueries, buffers.scores,
-                              kQueries);
-    if (visibility.complete(first, first + padded)) {
-      softmax_block<M, false>(visibility, first, padded, columns, p.scale, buffers.scores, buffers.p, largest, sums, factors);
-    } else {
-      softmax_block<M, true>(visibility, first, padded, columns, p.scale, buffers.scores, buffers.p, largest, sums, factors);
+    for (int64_t key = 0; key < keys; ++key) {
+      const int64_t token = first_k + first + key;
+      stage_row<M>(shape, at<T>(p.k, token, p.k_token_stride, kv_head, p.k_head_stride), buffers.k + key * shape.row_cells);
+      stage_row<M>(shape, at<T>(p.v, token, p.v_token_stride, kv_head, p.v_head_stride), buffers.staged + key * shape.row_cells);
     }
-    stage(p.v, p.v_token_stride, p.v_head_stride);
+    clear_rows<M>(shape, buffers.k + keys * shape.row_cells, padded - keys);
+    clear_rows<M>(shape, buffers.staged + keys * shape.row_cells, padded - keys);
+    for (int64_t key = first + kKeys; key < std::min(first + 2 * kKeys, end_key); ++key) {
+      prefetch_row(at<T>(p.k, first_k + key, p.k_token_stride, kv_head, p.k_head_stride), shape.dim);
+      prefetch_row(at<T>(p.v, first_k + key, p.v_token_stride, kv_head, p.v_head_stride), shape.dim);
+    }
     const Cell* v = join_rows<M>(shape, buffers.staged, padded, buffers.v);
     const int64_t depth = padded / M::kPerCell;
-    if (begun) {
-      multiply<M, Old::kScale>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, buffers.out, kQueries, factors);
-    } else {
-      multiply<M, Old::kIgnore>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, buffers.out, kQueries, factors);
-    }
-    begun = true;
-  }
 
-  if (begun) transpose(buffers.out, kQueries, shape.columns, columns, buffers.rows, shape.columns);
-  for (int64_t column = 0; column < used; ++column) {
-    T* out = at<T>(p.out, token_of(column), p.out_token_stride, head_of(column), p.out_head_stride);
-    const bool blind = largest[column] == -kInfinity && sums[column] == 0.0f;
-    const Vec inverse = broadcast(blind ? 0.0f : 1.0f / sums[column]);
-    for (int64_t i = 0; i < shape.dim; i += kLanes) {
-      const Vec row = blind ? zero() : load(buffers.rows + column * shape.columns + i) * inverse;
-      store_first(out + i, row, shape.dim - i);
-    }
-    if (p.lse != nullptr) {
-      static_cast<float*>(p.lse)[head_of(column) * total_queries + token_of(column)] =
-          blind ? -kInfinity : largest[column] + std::log(sums[column]);
+    for (int64_t i = 0; i < count; ++i) {
+      ColumnState<M>& state = states[i];
+      if (first >= state.visibility.end_key || first + keys <= state.visibility.first_key) continue;
+      const int64_t columns = state.columns;
+      multiply<M, Old::kIgnore>(padded, columns, shape.depth, buffers.k, shape.row_cells, 1, state.q, kQueries, buffers.scores, kQueries);
+      if (state.visibility.complete(first, first + padded)) {
+        softmax_block<M, false>(state, first, padded, scale, buffers.scores, buffers.p, factors);
+      } else {
+        softmax_block<M, true>(state, first, padded, scale, buffers.scores, buffers.p, factors);
+      }
+      if (state.begun) {
+        multiply<M, Old::kScale>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out, kQueries, factors);
+      } else {
+        multiply<M, Old::kIgnore>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out, kQueries);
+      }
+      state.begun = true;
     }
   }
+  for (int64_t i = 0; i < count; ++i) end_columns<T, M>(p, shape, blocks[i], first_q, buffers.rows, states[i]);
 }
 
 /* ------------------------------------------------------------------ backward */
@@ -352,13 +429,13 @@ struct BackwardBuffers {
   float* rows;      // [query][i]
 };
 
-/** p and ds of a block, in the orders the products want. */
+/** p and ds of a block, in the orders the products want. lse: in units of log 2. */
 template <class M, bool masked>
 void gradient_block(const Visibility& visibility, int64_t first_key, int64_t keys, int64_t columns, float scale, const float* lse,
                     const float* delta, const BackwardBuffers<M>& buffers) {
-  const Vec factor = broadcast(scale);
+  const Vec factor = broadcast(static_cast<float>(static_cast<double>(scale) / kLog2));
   const auto compute = [&](int64_t key, int64_t column, Vec& p, Vec& ds) {
-    p = exp(fma(load(buffers.scores + key * kQueries + column), factor, zero() - load(lse + column)));
+    p = exp2(fma(load(buffers.scores + key * kQueries + column), factor, zero() - load(lse + column)));
     if constexpr (masked) p = select(visibility.sees(column, static_cast<float>(first_key + key)), p, zero());
     ds = p * (load(buffers.dp + key * kQueries + column) - load(delta + column));
   };
@@ -418,11 +495,11 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
     }
     const int64_t token = first_q + first_query + column;
     visibility.set(column, first_query + column, offset, p.window);
-    lse[column] = lse_of_head[token];
+    lse[column] = static_cast<float>(static_cast<double>(lse_of_head[token]) / kLog2);
     stage_row<M>(shape, at<T>(p.q, token, p.q_token_stride, head, p.q_head_stride), buffers.staged_q + column * shape.row_cells);
     const T* dout = at<T>(b.dout, token, b.dout_token_stride, head, b.dout_head_stride);
     stage_row<M>(shape, dout, buffers.staged_dout + column * shape.row_cells);
-    const T* out = at<T>(const_cast<const void*>(p.out), token, p.out_token_stride, head, p.out_head_stride);
+    const T* out = at<T>(static_cast<const void*>(p.out), token, p.out_token_stride, head, p.out_head_stride);
     Vec dot = zero();
     for (int64_t i = 0; i < shape.dim; i += kLanes) dot = fma(load_first(dout + i, shape.dim - i), load_first(out + i, shape.dim - i), dot);
     delta[column] = reduce_add(dot);
@@ -433,6 +510,15 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
   transpose(buffers.staged_dout, shape.row_cells, columns, shape.row_cells, buffers.dout, kQueries);
   const Cell* joined_q = join_rows<M>(shape, buffers.staged_q, columns, buffers.joined_q);
   const Cell* joined_dout = join_rows<M>(shape, buffers.staged_dout, columns, buffers.joined_dout);
+
+  const bool same_head = first_query + kQueries < queries;
+  const int64_t next_head = same_head ? head : head + 1;
+  const int64_t next_query = same_head ? first_query + kQueries : 0;
+  for (int64_t query = next_query; next_head < p.heads && query < std::min(next_query + kQueries, queries); ++query) {
+    prefetch_row(at<T>(p.q, first_q + query, p.q_token_stride, next_head, p.q_head_stride), shape.dim);
+    prefetch_row(at<T>(b.dout, first_q + query, b.dout_token_stride, next_head, b.dout_head_stride), shape.dim);
+    prefetch_row(at<T>(static_cast<const void*>(p.out), first_q + query, p.out_token_stride, next_head, p.out_head_stride), shape.dim);
+  }
 
   bool begun = false;
   for (int64_t first = visibility.first_key / 8 * 8; first < visibility.end_key; first += kKeys) {
@@ -537,8 +623,10 @@ void backward_task(const q4j_attention_backward_params& b, const BackwardPlan& p
 
 template <class M>
 int64_t forward_bytes_per_thread(const q4j_attention_forward_params& p) {
+  const HeadShape<M> shape(p.head_dim);
   Scratch scratch(nullptr);
-  const ForwardBuffers<M> buffers(scratch, HeadShape<M>(p.head_dim));
+  const ForwardBuffers<M> buffers(scratch, shape);
+  for (int64_t i = 0; i < kBlocksPerTask; ++i) ColumnState<M>(scratch, shape);
   return scratch.used();
 }
 
@@ -572,9 +660,9 @@ q4j_status attention_forward(q4j_pack_context* context, const q4j_attention_forw
     using T = std::remove_pointer_t<decltype(tag)>;
     using M = CellsOf<T>;
     const int64_t bytes = forward_bytes_per_thread<M>(p);
-    const ForwardTasks tasks(p);
-    context->pool.parallel_for(tasks.count(), [&](int64_t task, int thread) {
-      forward_task<T, M>(p, tasks.task(task), static_cast<unsigned char*>(p.workspace) + thread * bytes);
+    const ForwardPlan plan(p);
+    context->pool.parallel_for(plan.tasks(), [&](int64_t task, int thread) {
+      forward_task<T, M>(p, plan, task, static_cast<unsigned char*>(p.workspace) + thread * bytes);
     });
   });
   Q4J_REQUIRE(known, Q4J_UNSUPPORTED, "attention_forward: dtype %s", dtype_name(p.dtype));

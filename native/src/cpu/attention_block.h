@@ -189,17 +189,18 @@ struct HeadShape {
   int64_t joined_cells;  // distance between the rows of a joined block; at least `columns`
 };
 
-/** Copies one row into cells along the head; the padding becomes zero. */
+/** Copies one row into cells along the head; the padding becomes zero. bf16 pairs lie in memory as they are wanted. */
 template <class M, class T>
 static inline void stage_row(const HeadShape<M>& shape, const T* row, typename M::Cell* cells) {
-  if constexpr (M::kPerCell == 2) {
-    // bf16 pairs lie in memory as they are wanted.
-    std::memcpy(cells, row, static_cast<size_t>(shape.dim) * sizeof(T));
-    if (shape.depth < shape.row_cells) {
-      std::memset(cells + shape.depth, 0, static_cast<size_t>(shape.row_cells - shape.depth) * sizeof(*cells));
+  for (int64_t i = 0; i < shape.row_cells; i += kLanes) {
+#if defined(__AVX512BF16__)
+    if constexpr (M::kPerCell == 2) {
+      const Mask on = first_lanes(shape.depth - i);
+      _mm512_storeu_si512(cells + i, _mm512_maskz_loadu_epi32(on.m, row + 2 * i));
+      continue;
     }
-  } else {
-    for (int64_t i = 0; i < shape.row_cells; i += kLanes) store(cells + i, load_first(row + i, shape.dim - i));
+#endif
+    if constexpr (M::kPerCell == 1) store(cells + i, load_first(row + i, shape.dim - i));
   }
 }
 

@@ -295,6 +295,24 @@ static inline Vec exp(Vec x) {
   return scale_by_power(p, n);
 }
 
+/**
+ * 2^x, within 2 ulp where the result is normal; underflows through denormals to zero, NaN stays. For x below 2^15; +infinity
+ * gives NaN. Half the work of exp(): the reduction is exact, and the polynomial, fitted for |r| <= 1/2 to a relative error of
+ * 9.2e-8 with its constant term held at 1, has degree 5.
+ */
+static inline Vec exp2(Vec x) {
+  const Vec bounded = max(broadcast(-160.0f), x);
+  const Vec n = round_even(bounded);
+  const Vec r = bounded - n;
+  Vec p = broadcast(0.0013264724984765053f);
+  p = fma(p, r, broadcast(0.009671512991189957f));
+  p = fma(p, r, broadcast(0.05550733581185341f));
+  p = fma(p, r, broadcast(0.24022242426872253f));
+  p = fma(p, r, broadcast(0.6931470036506653f));
+  p = fma(p, r, broadcast(1.0f));
+  return scale_by_power(p, n);
+}
+
 /** 1 / (1 + e^-x). */
 static inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
 
