@@ -91,7 +91,9 @@ public final class TrainingRun {
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
     this.pack = resources.own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
-    progress.message("kernel pack " + pack.name() + ", " + pack.threads() + " threads");
+    progress.message(
+        "kernel pack " + pack.name() + ", " + pack.threads() + " threads"
+            + (pack.selection().isEmpty() ? "" : " (" + pack.selection() + ")"));
     DType compute = config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";

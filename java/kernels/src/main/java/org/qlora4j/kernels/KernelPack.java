@@ -24,8 +24,8 @@ import org.qlora4j.kernels.abi.qlora4j;
  * <p>Selection: {@link PackOptions#pack}, else the system property {@code qlora4j.pack}, names a
  * shipped pack or the path of a shared library. Such an explicit choice is honoured or {@link
  * #open} fails. Without one, the packs are tried from the fastest (cuda, then the CPU packs by
- * instruction set) to the plain reference; the log says in one line which was taken and why faster
- * ones were not. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that
+ * instruction set) to the plain reference; {@link #selection} says in one line why faster ones were
+ * not taken. A pack that lacks operators of a training step is taken by name only. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that
  * serves operators the first leaves out. {@code qlora4j.packDirectory} names a directory to take
  * shipped packs from instead of the class path.
  */
@@ -41,8 +41,13 @@ public final class KernelPack implements AutoCloseable {
 
   private static final System.Logger LOG = System.getLogger("org.qlora4j.kernels");
 
+  /** What a pack must have to be chosen without being asked for: the operators of a training step. */
+  private static final List<String> TRAINING_STEP =
+      List.of("linear_forward", "linear_backward_input", "attention_forward", "attention_backward", "cross_entropy", "adamw");
+
   private final Object lock = new Object();
   private final q4j_context context;
+  private String selection = "";
   private final Frame frame;
   private final String name;
   private final String buildInfo;
@@ -64,6 +69,14 @@ public final class KernelPack implements AutoCloseable {
     this.deviceKind = DeviceKind.of(qlora4j.q4j_pack_device_kind(context));
     this.threads = qlora4j.q4j_context_threads(context);
     this.alarm = LeakAlarm.watch(this, "the KernelPack " + name);
+  }
+
+  /**
+   * Why the automatic choice passed over packs that come before this one, in one line; empty when it
+   * passed over none, or the pack was chosen by name.
+   */
+  public String selection() {
+    return selection;
   }
 
   /** Opens what the system properties ask for, or the best pack of this machine. */
@@ -154,11 +167,15 @@ public final class KernelPack implements AutoCloseable {
       }
       try {
         KernelPack pack = create(file, base, options);
-        if (!reasons.isEmpty()) {
-          LOG.log(
-              System.Logger.Level.INFO,
-              "kernel pack " + pack.name() + " (" + String.join("; ", reasons) + ")");
+        List<String> missing =
+            TRAINING_STEP.stream().filter(operator -> !pack.supports(operator)).toList();
+        if (!missing.isEmpty()) {
+          pack.close();
+          reasons.add(candidate + ": has no " + missing.get(0) + ", to be used only by name");
+          continue;
         }
+        pack.selection = reasons.isEmpty() ? "" : String.join("; ", reasons);
+        LOG.log(System.Logger.Level.DEBUG, "kernel pack " + pack.name() + ": " + pack.selection);
         return pack;
       } catch (UnsupportedOperationException | IllegalArgumentException | DeviceException e) {
         reasons.add(candidate + ": " + e.getMessage());
@@ -185,7 +202,13 @@ public final class KernelPack implements AutoCloseable {
           .stream(DeviceAddress.NULL);
       Status.check(qlora4j.q4j_context_create(libraryPath, basePath, nativeOptions, context));
     }
-    return new KernelPack(context);
+    KernelPack pack = new KernelPack(context);
+    if (pack.deviceKind == DeviceKind.CPU && options.device() != 0) {
+      String found = pack.name + " has the CPU alone, which is device 0; found device " + options.device();
+      pack.close();
+      throw new IllegalArgumentException(found);
+    }
+    return pack;
   }
 
   private static String text(@Nullable BytePointer pointer) {
