@@ -1,12 +1,11 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** The table of a CPU pack, and its memory: the host's own, aligned to cache lines. */
-#include <cstdlib>
-#include <cstring>
 #include <new>
 
 #include "build_info.h"
 #include "cpu_operators.h"
 #include "error.h"
+#include "host_memory.h"
 #include "pack_context.h"
 #include "pack_table.h"
 
@@ -17,8 +16,6 @@
 namespace q4j::cpu {
 
 namespace {
-
-constexpr size_t kAlignment = 64;
 
 q4j_status create(const q4j_context_options* options, q4j_pack_context** context) {
   const int threads = options != nullptr && options->threads > 0 ? options->threads : default_threads();
@@ -35,37 +32,6 @@ void destroy(q4j_pack_context* context) { delete context; }
 
 int32_t threads(const q4j_pack_context* context) { return context->pool.threads(); }
 
-q4j_status allocate(q4j_pack_context*, int64_t bytes, void** memory) {
-  *memory = nullptr;
-  if (bytes == 0) return Q4J_OK;
-  // aligned_alloc wants a multiple of the alignment; vector code may then also read to the end of the last line.
-  const size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
-  *memory = bytes < 0 ? nullptr : std::aligned_alloc(kAlignment, rounded);
-  if (*memory == nullptr) {
-    set_error("pack " Q4J_PACK_NAME ": the system has no memory left for this allocation");
-    return Q4J_OUT_OF_DEVICE_MEMORY;
-  }
-  return Q4J_OK;
-}
-
-q4j_status free_memory(q4j_pack_context*, void* memory) {
-  std::free(memory);
-  return Q4J_OK;
-}
-
-q4j_status copy(q4j_pack_context*, void* to, const void* from, int64_t bytes) {
-  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
-  return Q4J_OK;
-}
-
-q4j_status fill(q4j_pack_context*, void* memory, int32_t value, int64_t bytes) {
-  if (bytes > 0) std::memset(memory, value, static_cast<size_t>(bytes));
-  return Q4J_OK;
-}
-
-// Every operator has finished when it returns.
-q4j_status synchronize(q4j_pack_context*) { return Q4J_OK; }
-
 #define Q4J_OPERATOR_ENTRY(name) &q4j::cpu::name,
 #define Q4J_WORKSPACE_ENTRY(name) &q4j::cpu::name##_workspace_size,
 
@@ -81,12 +47,12 @@ const q4j_pack kPack = {
     &create,
     &destroy,
     &threads,
-    &allocate,
-    &free_memory,
-    &copy,
-    &copy,
-    &fill,
-    &synchronize,
+    &host_allocate,
+    &host_free,
+    &host_copy,
+    &host_copy,
+    &host_fill,
+    &host_synchronize,
     &kOperators,
     &kWorkspaces,
 };

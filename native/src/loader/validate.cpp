@@ -302,8 +302,11 @@ q4j_status validate(const q4j_linear_weight_gradient_params& p, Phase phase) {
   return c.status();
 }
 
-q4j_status validate(const q4j_rms_norm_forward_params& p, Phase phase) {
-  Check c("rms_norm_forward", phase);
+namespace {
+
+/** What the two norms have in common. `sum` may be x or the residual. */
+template <typename Params>
+void check_norm_forward(Check& c, const Params& p) {
   const bool some = p.m > 0;
   c.activation_type("dtype", p.dtype)
       .activation_type("weight_dtype", p.weight_dtype)
@@ -311,85 +314,64 @@ q4j_status validate(const q4j_rms_norm_forward_params& p, Phase phase) {
       .size("n", p.n)
       .elements("x", p.m, p.n)
       .at_least_zero("eps", static_cast<double>(p.eps))
-      .flag("unit_offset", p.unit_offset)
       .pointer("x", p.x, some)
       .pointer("weight", p.weight)
       .pointer("y", p.y, some);
-  if (c.ok() && some) {
-    const Region x = region("x", p.x, p.m, p.n, p.n, p.dtype);
-    const Region residual = region("residual", p.residual, p.m, p.n, p.n, p.dtype);
-    const Region sum = region("sum", p.sum, p.m, p.n, p.n, p.dtype);
-    const Region y = region("y", p.y, p.m, p.n, p.n, p.dtype);
-    c.apart(y, x).apart(y, residual).apart(y, sum).same_or_apart(sum, x).same_or_apart(sum, residual);
-  }
+  if (!c.ok()) return;
+  const Region x = region("x", p.x, p.m, p.n, p.n, p.dtype);
+  const Region residual = region("residual", p.residual, p.m, p.n, p.n, p.dtype);
+  const Region sum = region("sum", p.sum, p.m, p.n, p.n, p.dtype);
+  const Region y = region("y", p.y, p.m, p.n, p.n, p.dtype);
+  c.apart(y, x).apart(y, residual).apart(y, sum).same_or_apart(sum, x).same_or_apart(sum, residual);
+}
+
+/** What the two norms have in common. dx may be dresidual. */
+template <typename Params>
+void check_norm_backward(Check& c, const Params& p) {
+  const bool some = p.m > 0;
+  c.activation_type("dtype", p.dtype)
+      .activation_type("weight_dtype", p.weight_dtype)
+      .count("m", p.m)
+      .size("n", p.n)
+      .elements("u", p.m, p.n)
+      .pointer("u", p.u, some)
+      .pointer("weight", p.weight)
+      .pointer("rstd", p.rstd, some)
+      .pointer("dy", p.dy, some)
+      .pointer("dx", p.dx, some);
+  if (!c.ok()) return;
+  const Region dx = region("dx", p.dx, p.m, p.n, p.n, p.dtype);
+  c.apart(dx, region("u", p.u, p.m, p.n, p.n, p.dtype))
+      .apart(dx, region("dy", p.dy, p.m, p.n, p.n, p.dtype))
+      .same_or_apart(dx, region("dresidual", p.dresidual, p.m, p.n, p.n, p.dtype));
+}
+
+}  // namespace
+
+q4j_status validate(const q4j_rms_norm_forward_params& p, Phase phase) {
+  Check c("rms_norm_forward", phase);
+  c.flag("unit_offset", p.unit_offset);
+  check_norm_forward(c, p);
   return c.status();
 }
 
 q4j_status validate(const q4j_rms_norm_backward_params& p, Phase phase) {
   Check c("rms_norm_backward", phase);
-  const bool some = p.m > 0;
-  c.activation_type("dtype", p.dtype)
-      .activation_type("weight_dtype", p.weight_dtype)
-      .count("m", p.m)
-      .size("n", p.n)
-      .elements("u", p.m, p.n)
-      .flag("unit_offset", p.unit_offset)
-      .pointer("u", p.u, some)
-      .pointer("weight", p.weight)
-      .pointer("rstd", p.rstd, some)
-      .pointer("dy", p.dy, some)
-      .pointer("dx", p.dx, some);
-  if (c.ok() && some) {
-    const Region dx = region("dx", p.dx, p.m, p.n, p.n, p.dtype);
-    c.apart(dx, region("u", p.u, p.m, p.n, p.n, p.dtype))
-        .apart(dx, region("dy", p.dy, p.m, p.n, p.n, p.dtype))
-        .same_or_apart(dx, region("dresidual", p.dresidual, p.m, p.n, p.n, p.dtype));
-  }
+  c.flag("unit_offset", p.unit_offset);
+  check_norm_backward(c, p);
   return c.status();
 }
 
 q4j_status validate(const q4j_layer_norm_forward_params& p, Phase phase) {
   Check c("layer_norm_forward", phase);
-  const bool some = p.m > 0;
-  c.activation_type("dtype", p.dtype)
-      .activation_type("weight_dtype", p.weight_dtype)
-      .count("m", p.m)
-      .size("n", p.n)
-      .elements("x", p.m, p.n)
-      .at_least_zero("eps", static_cast<double>(p.eps))
-      .pointer("x", p.x, some)
-      .pointer("weight", p.weight)
-      .pointer("y", p.y, some);
-  if (c.ok() && some) {
-    const Region x = region("x", p.x, p.m, p.n, p.n, p.dtype);
-    const Region residual = region("residual", p.residual, p.m, p.n, p.n, p.dtype);
-    const Region sum = region("sum", p.sum, p.m, p.n, p.n, p.dtype);
-    const Region y = region("y", p.y, p.m, p.n, p.n, p.dtype);
-    c.apart(y, x).apart(y, residual).apart(y, sum).same_or_apart(sum, x).same_or_apart(sum, residual);
-  }
+  check_norm_forward(c, p);
   return c.status();
 }
 
 q4j_status validate(const q4j_layer_norm_backward_params& p, Phase phase) {
   Check c("layer_norm_backward", phase);
-  const bool some = p.m > 0;
-  c.activation_type("dtype", p.dtype)
-      .activation_type("weight_dtype", p.weight_dtype)
-      .count("m", p.m)
-      .size("n", p.n)
-      .elements("u", p.m, p.n)
-      .pointer("u", p.u, some)
-      .pointer("weight", p.weight)
-      .pointer("mean", p.mean, some)
-      .pointer("rstd", p.rstd, some)
-      .pointer("dy", p.dy, some)
-      .pointer("dx", p.dx, some);
-  if (c.ok() && some) {
-    const Region dx = region("dx", p.dx, p.m, p.n, p.n, p.dtype);
-    c.apart(dx, region("u", p.u, p.m, p.n, p.n, p.dtype))
-        .apart(dx, region("dy", p.dy, p.m, p.n, p.n, p.dtype))
-        .same_or_apart(dx, region("dresidual", p.dresidual, p.m, p.n, p.n, p.dtype));
-  }
+  c.pointer("mean", p.mean, p.m > 0);
+  check_norm_backward(c, p);
   return c.status();
 }
 

@@ -16,25 +16,6 @@ void destroy(q4j_pack_context*) {}
 
 int32_t threads(const q4j_pack_context*) { return 1; }
 
-q4j_status allocate(q4j_pack_context*, int64_t bytes, void** memory) { return q4j::host_allocate(bytes, memory); }
-
-q4j_status free_memory(q4j_pack_context*, void* memory) {
-  q4j::host_free(memory);
-  return Q4J_OK;
-}
-
-q4j_status copy(q4j_pack_context*, void* target, const void* source, int64_t bytes) {
-  q4j::host_copy(target, source, bytes);
-  return Q4J_OK;
-}
-
-q4j_status fill(q4j_pack_context*, void* memory, int32_t value, int64_t bytes) {
-  q4j::host_fill(memory, value, bytes);
-  return Q4J_OK;
-}
-
-q4j_status synchronize(q4j_pack_context*) { return Q4J_OK; }
-
 #define Q4J_ENTRY(name) q4j::reference::name,
 #define Q4J_SIZE_ENTRY(name) q4j::reference::name##_workspace_size,
 const q4j_pack_operators operators = {sizeof(q4j_pack_operators), Q4J_FOR_EACH_OPERATOR(Q4J_ENTRY)};
@@ -43,21 +24,9 @@ const q4j_pack_workspaces workspaces = {sizeof(q4j_pack_workspaces), Q4J_FOR_EAC
 #undef Q4J_SIZE_ENTRY
 
 const q4j_pack pack = {
-    sizeof(q4j_pack),
-    Q4J_ABI_VERSION,
-    Q4J_DEVICE_CPU,
-    "reference",
-    Q4J_BUILD_INFO " architectures=any",
-    create,
-    destroy,
-    threads,
-    allocate,
-    free_memory,
-    copy,
-    copy,
-    fill,
-    synchronize,
-    &operators,
+    sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, "reference",           Q4J_BUILD_INFO " architectures=any",
+    create,           destroy,         threads,        q4j::host_allocate,    q4j::host_free,
+    q4j::host_copy,   q4j::host_copy,  q4j::host_fill, q4j::host_synchronize, &operators,
     &workspaces,
 };
 

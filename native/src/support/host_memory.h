@@ -17,7 +17,7 @@ constexpr std::size_t host_alignment = 64;
 static inline q4j_status host_allocate(int64_t bytes, void** memory) {
   *memory = nullptr;
   if (bytes == 0) return Q4J_OK;
-  // aligned_alloc wants a multiple of the alignment.
+  // aligned_alloc wants a multiple of the alignment; vector code may then also read to the end of the last line.
   const std::size_t rounded = (static_cast<std::size_t>(bytes) + host_alignment - 1) / host_alignment * host_alignment;
   *memory = std::aligned_alloc(host_alignment, rounded);
   Q4J_REQUIRE(*memory != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "allocate: the system has no %lld bytes to give",
@@ -34,6 +34,28 @@ static inline void host_copy(void* target, const void* source, int64_t bytes) {
 static inline void host_fill(void* target, int32_t value, int64_t bytes) {
   if (bytes > 0) std::memset(target, value, static_cast<std::size_t>(bytes));
 }
+
+// The same with the signatures of a pack's table. copy_in and copy_out are one function here, and every operator has finished
+// when it returns.
+
+static inline q4j_status host_allocate(q4j_pack_context*, int64_t bytes, void** memory) { return host_allocate(bytes, memory); }
+
+static inline q4j_status host_free(q4j_pack_context*, void* memory) {
+  host_free(memory);
+  return Q4J_OK;
+}
+
+static inline q4j_status host_copy(q4j_pack_context*, void* target, const void* source, int64_t bytes) {
+  host_copy(target, source, bytes);
+  return Q4J_OK;
+}
+
+static inline q4j_status host_fill(q4j_pack_context*, void* target, int32_t value, int64_t bytes) {
+  host_fill(target, value, bytes);
+  return Q4J_OK;
+}
+
+static inline q4j_status host_synchronize(q4j_pack_context*) { return Q4J_OK; }
 
 }  // namespace q4j
 
