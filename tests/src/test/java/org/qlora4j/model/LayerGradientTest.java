@@ -146,7 +146,7 @@ class LayerGradientTest {
         },
         (saved, dy, dx) -> {
           ffn.layer.backward(pass, (FeedForward.Saved) saved, dy, dx);
-          TorchBridge.add(dx, dy); // the residual's gradient, which the block adds
+          TorchBridge.view(dx).add_(TorchBridge.view(dy)); // the residual's gradient, which the block adds
         },
         x -> ffn.torch(x).add(x),
         64);

@@ -4,7 +4,6 @@ package org.qlora4j.model;
 import java.util.ArrayList;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
-import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.tensor.TensorArena;
@@ -192,10 +191,5 @@ public final class DecoderModel implements AutoCloseable {
         throw new IllegalStateException("releasing a weight failed", e);
       }
     }
-  }
-
-  /** Element type activations have when the weights are used as they are stored. */
-  public DType embeddingType() {
-    return embedding.dtype();
   }
 }

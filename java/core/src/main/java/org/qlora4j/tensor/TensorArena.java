@@ -84,11 +84,6 @@ public final class TensorArena implements AutoCloseable {
     return peak;
   }
 
-  /** Bytes of all slabs. */
-  public long capacityBytes() {
-    return slabs.stream().mapToLong(s -> s.buffer.bytes()).sum();
-  }
-
   @Override
   public void close() {
     slabs.forEach(Slab::close);

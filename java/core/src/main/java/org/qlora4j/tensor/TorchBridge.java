@@ -3,7 +3,6 @@ package org.qlora4j.tensor;
 
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.LongOptional;
-import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch;
@@ -96,20 +95,6 @@ public final class TorchBridge {
       if (ids.elements() > 0) {
         to.index_copy_(0, view(ids).to(ScalarType.Long), view(rows));
       }
-    }
-  }
-
-  /** target += source, same type and shape. */
-  public static void add(DeviceTensor target, DeviceTensor source) {
-    try (PointerScope scope = new PointerScope()) {
-      view(target).add_(view(source));
-    }
-  }
-
-  /** target *= factor. */
-  public static void scale(DeviceTensor target, double factor) {
-    try (PointerScope scope = new PointerScope()) {
-      view(target).mul_(new Scalar(factor));
     }
   }
 
