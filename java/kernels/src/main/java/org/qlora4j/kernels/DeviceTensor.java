@@ -201,11 +201,13 @@ public final class DeviceTensor {
       throw new IllegalArgumentException("a tensor has at least one dimension");
     }
     long product = 1;
+    boolean negative = false;
     for (long size : newShape) {
       product = Math.multiplyExact(product, size);
+      negative |= size < 0;
     }
     boolean sameRows = newShape[newShape.length - 1] == cols;
-    if (product != elements() || (!isContiguous() && !sameRows)) {
+    if (negative || product != elements() || (!isContiguous() && !sameRows)) {
       throw new IllegalArgumentException(this + " cannot be seen as " + Arrays.toString(newShape));
     }
     long[] copy = newShape.clone();

@@ -25,9 +25,10 @@ import org.qlora4j.kernels.abi.qlora4j;
  * shipped pack or the path of a shared library. Such an explicit choice is honoured or {@link
  * #open} fails. Without one, the packs are tried from the fastest (cuda, then the CPU packs by
  * instruction set) to the plain reference; {@link #selection} says in one line why faster ones were
- * not taken. A pack that lacks operators of a training step is taken by name only. {@link PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that
- * serves operators the first leaves out. {@code qlora4j.packDirectory} names a directory to take
- * shipped packs from instead of the class path.
+ * not taken. A pack that lacks operators of a training step is taken by name only. {@link
+ * PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that serves operators the
+ * first leaves out. {@code qlora4j.packDirectory} names a directory to take shipped packs from
+ * instead of the class path.
  */
 public final class KernelPack implements AutoCloseable {
   /**
@@ -41,9 +42,17 @@ public final class KernelPack implements AutoCloseable {
 
   private static final System.Logger LOG = System.getLogger("org.qlora4j.kernels");
 
-  /** What a pack must have to be chosen without being asked for: the operators of a training step. */
+  /**
+   * What a pack must have to be chosen without being asked for: the operators of a training step.
+   */
   private static final List<String> TRAINING_STEP =
-      List.of("linear_forward", "linear_backward_input", "attention_forward", "attention_backward", "cross_entropy", "adamw");
+      List.of(
+          "linear_forward",
+          "linear_backward_input",
+          "attention_forward",
+          "attention_backward",
+          "cross_entropy",
+          "adamw");
 
   private final Object lock = new Object();
   private final q4j_context context;
@@ -72,8 +81,8 @@ public final class KernelPack implements AutoCloseable {
   }
 
   /**
-   * Why the automatic choice passed over packs that come before this one, in one line; empty when it
-   * passed over none, or the pack was chosen by name.
+   * Why the automatic choice passed over packs that come before this one, in one line; empty when
+   * it passed over none, or the pack was chosen by name.
    */
   public String selection() {
     return selection;
@@ -204,7 +213,8 @@ public final class KernelPack implements AutoCloseable {
     }
     KernelPack pack = new KernelPack(context);
     if (pack.deviceKind == DeviceKind.CPU && options.device() != 0) {
-      String found = pack.name + " has the CPU alone, which is device 0; found device " + options.device();
+      String found =
+          pack.name + " has the CPU alone, which is device 0; found device " + options.device();
       pack.close();
       throw new IllegalArgumentException(found);
     }
