@@ -36,6 +36,8 @@ import picocli.CommandLine.ParameterException;
       "Start with: qlora4j train examples/quickstart.yaml"
     })
 public final class Main implements Runnable {
+  private static final String LOG_FORMAT = "java.util.logging.SimpleFormatter.format";
+
   /** Done. */
   static final int DONE = 0;
 
@@ -58,6 +60,11 @@ public final class Main implements Runnable {
     PrintStream err = utf8(FileDescriptor.err);
     System.setOut(out);
     System.setErr(err);
+    // One line a message, without the time and the class that java.util.logging puts on a line of
+    // its own.
+    if (System.getProperty(LOG_FORMAT) == null) {
+      System.setProperty(LOG_FORMAT, "%5$s%6$s%n");
+    }
     int code =
         run(
             new PrintWriter(out, true, StandardCharsets.UTF_8),
@@ -123,6 +130,10 @@ public final class Main implements Runnable {
           "qlora4j: "
               + Text.oneLine(String.valueOf(e.getMessage()))
               + (cause == e ? "" : ": " + Text.oneLine(String.valueOf(cause.getMessage()))));
+      return FIXABLE;
+    }
+    if (e instanceof UnsupportedOperationException && e.getMessage() != null) {
+      err.println("qlora4j: not supported here: " + Text.oneLine(e.getMessage()));
       return FIXABLE;
     }
     err.println("qlora4j: a defect of qlora4j; please report it with the lines below");

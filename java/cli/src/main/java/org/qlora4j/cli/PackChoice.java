@@ -29,9 +29,12 @@ final class PackChoice {
     }
   }
 
-  /** Makes the choice hold for code that opens a pack itself, and checks that it can be opened. */
+  /** Makes a choice hold for code that opens a pack itself, and checks that it can be opened. */
   void require() {
-    open(0).close();
+    choose();
+    if (System.getProperty("qlora4j.pack") != null) {
+      open(0).close();
+    }
   }
 
   private void choose() {
