@@ -4,9 +4,9 @@
  *
  * usage: linear_benchmark PACK.so [threads] [repetitions]
  *
- * Prints one CSV row per operator and shape: median and best time, GFLOPS of the best, and its share of the limit. The limit is that of
- * VDPBF16PS where the CPU has it (bf16), or of FMA (f32), on the same number of threads, timed before every row; so the share holds
- * on a shared machine too, where absolute times mean little.
+ * Prints one CSV row per operator and shape: median and best time, GFLOPS of the best, and its share of the limit. The limit is
+ * that of VDPBF16PS where the CPU has it (bf16), or of FMA (f32), on the same number of threads, timed before every row; so the
+ * share holds on a shared machine too, where absolute times mean little.
  */
 #include <cpuid.h>
 #include <dlfcn.h>
@@ -30,12 +30,16 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Operations of 24 independent chains of one instruction.
-#define CHAIN_4(op, a, b, c, d) op " %%zmm31, %%zmm30, %%zmm" #a "\n" op " %%zmm31, %%zmm30, %%zmm" #b "\n" \
-                                op " %%zmm31, %%zmm30, %%zmm" #c "\n" op " %%zmm31, %%zmm30, %%zmm" #d "\n"
-#define CHAIN_24(op) CHAIN_4(op, 0, 1, 2, 3) CHAIN_4(op, 4, 5, 6, 7) CHAIN_4(op, 8, 9, 10, 11) CHAIN_4(op, 12, 13, 14, 15) \
-                     CHAIN_4(op, 16, 17, 18, 19) CHAIN_4(op, 20, 21, 22, 23)
-#define CLOBBERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
-                 "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31"
+#define CHAIN_4(op, a, b, c, d)                                                                                        \
+  op " %%zmm31, %%zmm30, %%zmm" #a "\n" op " %%zmm31, %%zmm30, %%zmm" #b "\n" op " %%zmm31, %%zmm30, %%zmm" #c "\n" op \
+     " %%zmm31, %%zmm30, %%zmm" #d "\n"
+#define CHAIN_24(op)                                                                                        \
+  CHAIN_4(op, 0, 1, 2, 3)                                                                                   \
+  CHAIN_4(op, 4, 5, 6, 7) CHAIN_4(op, 8, 9, 10, 11) CHAIN_4(op, 12, 13, 14, 15) CHAIN_4(op, 16, 17, 18, 19) \
+      CHAIN_4(op, 20, 21, 22, 23)
+#define CLOBBERS                                                                                                               \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", \
+      "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31"
 
 constexpr long kRounds = 400000;
 
@@ -199,7 +203,8 @@ class Bench {
     p.dy = dy_.data();
     p.lddy = c_.n;
     p.dw = dw_.data();
-    return time(repetitions, p, pack->workspaces->linear_weight_gradient_workspace_size, pack->operators->linear_weight_gradient);
+    return time(repetitions, p, pack->workspaces->linear_weight_gradient_workspace_size,
+                pack->operators->linear_weight_gradient);
   }
 
  private:
@@ -290,8 +295,8 @@ int main(int argc, char** argv) {
       const double rate = operations / time.best / 1e9;
       std::printf("%s,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.0f,%.0f,%.2f\n", pack->name, threads, name, test.what,
                   q4j::dtype_name(test.dtype), static_cast<long long>(test.m), static_cast<long long>(test.n),
-                  static_cast<long long>(test.k), static_cast<long long>(test.rank), time.median * 1e3, time.best * 1e3, rate, limit,
-                  rate / limit);
+                  static_cast<long long>(test.k), static_cast<long long>(test.rank), time.median * 1e3, time.best * 1e3, rate,
+                  limit, rate / limit);
       std::fflush(stdout);
     };
     const double m = static_cast<double>(test.m), n = static_cast<double>(test.n), k = static_cast<double>(test.k);

@@ -4,16 +4,17 @@
  *
  * usage: linear_test PACK.so [cases per operator] [seed]
  *
- * Shapes around every tile and block size are drawn at random from a fixed seed, with everything the operators offer switched on and off:
- * types, formats, block sizes, double quantization, ranks, branch modes, dropout, bias, residual, strides. Each case runs with 1 to 4
- * threads, which must agree bit for bit, with a workspace of exactly the promised size full of NaN, with NaN between the rows of
- * strided inputs, and with guards between the rows of strided outputs.
+ * Shapes around every tile and block size are drawn at random from a fixed seed, with everything the operators offer switched
+ * on and off: types, formats, block sizes, double quantization, ranks, branch modes, dropout, bias, residual, strides. Each
+ * case runs with 1 to 4 threads, which must agree bit for bit, with a workspace of exactly the promised size full of NaN, with
+ * NaN between the rows of strided inputs, and with guards between the rows of strided outputs.
  *
- * Tolerance, element by element: a sum of t products in f32 is off by at most (t + 8) * 2^-24 * (sum of magnitudes), whatever its
- * order; 8 covers the factors, bias and residual. A bf16 result adds 2^-8 of itself (its rounding, and once more where the error
- * above moves it over a boundary). Flushed denormals add 1e-36.
+ * Tolerance, element by element: a sum of t products in f32 is off by at most (t + 8) * 2^-24 * (sum of magnitudes), whatever
+ * its order; 8 covers the factors, bias and residual. A bf16 result adds 2^-8 of itself (its rounding, and once more where the
+ * error above moves it over a boundary). Flushed denormals add 1e-36.
  *
- * The narrow outputs xa and dyb are checked first; the wide ones are then expected to follow from the xa or dyb the operator returned.
+ * The narrow outputs xa and dyb are checked first; the wide ones are then expected to follow from the xa or dyb the operator
+ * returned.
  */
 #include <dlfcn.h>
 
@@ -46,7 +47,8 @@ std::string worst_case;
 /** Memory of exactly the given size, so that a sanitizer sees any access beyond it. */
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes, int fill = 0xff) : bytes_(bytes), data_(bytes == 0 ? nullptr : std::malloc(static_cast<size_t>(bytes))) {
+  explicit Buffer(int64_t bytes, int fill = 0xff)
+      : bytes_(bytes), data_(bytes == 0 ? nullptr : std::malloc(static_cast<size_t>(bytes))) {
     if (data_ != nullptr) std::memset(data_, fill, static_cast<size_t>(bytes));
   }
   Buffer(const Buffer& other) : Buffer(other.bytes_) {
@@ -148,7 +150,8 @@ struct TestWeight {
     for (int64_t i = 0; nested != 0 && i < (blocks + nested - 1) / nested; ++i) {
       nested_absmax.as<float>()[i] = std::fabs(random.normal());
     }
-    weight = {sizeof weight, format, dense.dtype, block_size, nested, nested != 0 ? 0.7f : 0.0f, rows, cols, ld, nullptr, nullptr, nullptr};
+    weight = {sizeof weight, format, dense.dtype, block_size, nested,  nested != 0 ? 0.7f : 0.0f,
+              rows,          cols,   ld,          nullptr,    nullptr, nullptr};
     weight.data = format == Q4J_WEIGHT_DENSE ? dense.memory.get() : packed.get();
     weight.absmax = absmax.get();
     weight.nested_absmax = nested_absmax.get();
@@ -174,14 +177,17 @@ struct TestWeight {
 /** A LoRA branch. */
 struct TestLora {
   TestLora(Random& random, int64_t n, int64_t k)
-      : rank(random.pick({0, 1, 4, 8, 9, 16, 33, 64})), a(random.matrix(rank, k, k, Q4J_F32)), b(random.matrix(n, rank, rank, Q4J_F32)) {
+      : rank(random.pick({0, 1, 4, 8, 9, 16, 33, 64})),
+        a(random.matrix(rank, k, k, Q4J_F32)),
+        b(random.matrix(n, rank, rank, Q4J_F32)) {
     lora.size = sizeof lora;
     lora.rank = static_cast<int32_t>(rank);
     lora.s = random.pick({2.0f, 0.37f, 1.0f});
     lora.compute = random.pick({Q4J_LORA_FAST, Q4J_LORA_F32});
     lora.a = a.memory.get();
     lora.b = b.memory.get();
-    lora.dropout = {sizeof lora.dropout, random.pick({0.0f, 0.0f, 0.1f, 0.5f}), 0x123456789abcdef0u, 7, 3, 11, 0, random.below(3) * 1000003};
+    lora.dropout = {sizeof lora.dropout,      random.pick({0.0f, 0.0f, 0.1f, 0.5f}), 0x123456789abcdef0u, 7, 3, 11, 0,
+                    random.below(3) * 1000003};
   }
 
   bool rounds(int32_t dtype) const { return dtype == Q4J_BF16 && lora.compute == Q4J_LORA_FAST; }
@@ -249,8 +255,8 @@ class Check {
 const q4j_pack* pack = nullptr;
 q4j_pack_context* contexts[4] = {};
 
-constexpr int64_t kSizes[] = {1,  2,  3,  5,  6,  7,  8,  11, 12, 13,  15,  16,  17,  23,  24,  25,  31, 32,
-                              33, 48, 63, 64, 65, 96, 97, 127, 128, 129, 192, 200, 257, 385, 800};
+constexpr int64_t kSizes[] = {1,  2,  3,  5,  6,  7,  8,  11, 12,  13,  15,  16,  17,  23,  24,  25, 31,
+                              32, 33, 48, 63, 64, 65, 96, 97, 127, 128, 129, 192, 200, 257, 385, 800};
 
 int64_t size(Random& random) { return random.chance(2) ? 0 : random.pick(kSizes); }
 
@@ -291,8 +297,8 @@ std::string shape(const char* name, int64_t m, int64_t n, int64_t k, int32_t dty
 
 std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
   char text[160];
-  std::snprintf(text, sizeof text, " format=%d block=%d nested=%d rank=%d compute=%d dropout=%g", w.format, w.block_size, w.nested,
-                branch ? l.lora.rank : -1, l.lora.compute, static_cast<double>(l.lora.dropout.probability));
+  std::snprintf(text, sizeof text, " format=%d block=%d nested=%d rank=%d compute=%d dropout=%g", w.format, w.block_size,
+                w.nested, branch ? l.lora.rank : -1, l.lora.compute, static_cast<double>(l.lora.dropout.probability));
   return text;
 }
 
@@ -495,8 +501,8 @@ void test_weight_gradient(uint64_t seed) {
   p.ldx = x.ld;
   p.dy = dy.memory.get();
   p.lddy = dy.ld;
-  run_all(check, p, pack->workspaces->linear_weight_gradient_workspace_size, pack->operators->linear_weight_gradient, {&dw, &dbias},
-          [&](const std::vector<Matrix*>& to) {
+  run_all(check, p, pack->workspaces->linear_weight_gradient_workspace_size, pack->operators->linear_weight_gradient,
+          {&dw, &dbias}, [&](const std::vector<Matrix*>& to) {
             p.dw = wants_dw ? to[0]->memory.get() : nullptr;
             p.dbias = wants_dbias ? to[1]->memory.get() : nullptr;
           });
@@ -549,6 +555,7 @@ int main(int argc, char** argv) {
     test_weight_gradient(seed);
   }
   for (q4j_pack_context* context : contexts) pack->destroy(context);
-  std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed, failed);
+  std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed,
+              failed);
   return failed == 0 ? 0 : 1;
 }

@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * The five AMX instructions that the packs use, behind one thin layer with two bodies: the instructions themselves, and plain C++ that
- * does what Intel's manual says they do. The second is compiled into the pack when Q4J_AMX_EMULATED is defined; it lets a machine
- * without AMX test everything around the instructions.
+ * The five AMX instructions that the packs use, behind one thin layer with two bodies: the instructions themselves, and plain
+ * C++ that does what Intel's manual says they do. The second is compiled into the pack when Q4J_AMX_EMULATED is defined; it
+ * lets a machine without AMX test everything around the instructions.
  *
  * Eight tiles of 16 rows of 64 bytes each; all sixteen rows are always used.
  */
@@ -87,7 +87,8 @@ static inline void zero_tile() {
 }
 template <int Tile>
 static inline void load_tile(const void* base, int64_t stride_bytes) {
-  for (int row = 0; row < 16; ++row) std::memcpy(tiles.bytes[Tile][row], static_cast<const char*>(base) + row * stride_bytes, 64);
+  for (int row = 0; row < 16; ++row)
+    std::memcpy(tiles.bytes[Tile][row], static_cast<const char*>(base) + row * stride_bytes, 64);
 }
 template <int Tile>
 static inline void store_tile(void* base, int64_t stride_bytes) {

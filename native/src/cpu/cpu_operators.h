@@ -13,9 +13,9 @@ namespace q4j::cpu {
 // Weak: an operator that no source file defines is a null entry of the table, which the loader reports as unsupported.
 #define Q4J_DECLARE_OPERATOR(name) \
   __attribute__((weak)) q4j_status name(q4j_pack_context* context, const q4j_##name##_params* params);
-#define Q4J_DECLARE_WORKSPACE(name)                                                            \
-  __attribute__((weak)) q4j_status name##_workspace_size(q4j_pack_context* context,            \
-                                                         const q4j_##name##_params* params, int64_t* bytes);
+#define Q4J_DECLARE_WORKSPACE(name) \
+  __attribute__((weak))             \
+  q4j_status name##_workspace_size(q4j_pack_context* context, const q4j_##name##_params* params, int64_t* bytes);
 
 Q4J_FOR_EACH_OPERATOR(Q4J_DECLARE_OPERATOR)
 Q4J_FOR_EACH_WORKSPACE(Q4J_DECLARE_WORKSPACE)

@@ -147,14 +147,17 @@ void mask_tile(const DropoutMask& mask, float* tile, int64_t row, int64_t column
 
 // Bytes of one panel of B for a range of steps. It stays in the first-level cache (32 KiB and more) while panels of A pass by.
 constexpr int64_t kPanelBytes = 24 * 1024;
-// Rows of A that one pass over the panels of B takes, so that they stay in the second-level cache: 240 rows of 384 bf16 are 180 KiB.
+// Rows of A that one pass over the panels of B takes, so that they stay in the second-level cache: 240 rows of 384 bf16 are 180
+// KiB.
 constexpr int64_t kBlockRows = 240;
-// Bytes of a packed chunk of A: rows beyond are a second chunk, which dequantizes the weight again.
+// Bytes of a packed chunk of A, and rows it has at least: rows beyond are a second chunk, which dequantizes the weight again,
+// at 1/30 of the chunk's time for 960 rows.
 constexpr int64_t kChunkBytes = int64_t{8} << 20;
 constexpr int64_t kChunkLeastRows = 960;
-// Packed operands of at most this size are packed once, before the tasks, and not once per task.
+// A packed B of at most this size is packed once, before the tasks, and not once per task.
 constexpr int64_t kSharedBytes = int64_t{2} << 20;
-// Columns of a task: A is read from the third-level cache once per task.
+// Panels of columns of a task: A is read from the third-level cache once per task. Products that are not wider, such as xa,
+// have each task pack its own rows of A instead, which then never leave the second-level cache.
 constexpr int64_t kTaskPanels = 4;
 // Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
 constexpr int64_t kTasksPerThread = 4;
@@ -168,14 +171,14 @@ struct Plan {
   Element element;
   Element branch_element;
   int threads;
-  int64_t k_block;    // steps per range, a multiple of 32
-  int64_t k_blocks;   // at least 1
-  int64_t k_padded;   // steps of all ranges with padding
+  int64_t k_block;   // steps per range, a multiple of 32
+  int64_t k_blocks;  // at least 1
+  int64_t k_padded;  // steps of all ranges with padding
   int64_t rank_padded;
   int64_t chunk_rows;  // multiple of kTileRows
   int64_t column_panels;
   bool shared_b;
-  bool own_a;  // each task packs its rows of A
+  bool own_a;           // each task packs its rows of A
   int64_t task_panels;  // columns of a task
   int64_t task_rows;    // multiple of kTileRows
   // Offsets into the workspace, all multiples of 64.
@@ -194,7 +197,8 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
   plan.element = element_of(p.bf16);
   plan.branch_element = element_of(p.bf16 && !p.branch.full_precision);
-  const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
+  const double operations =
+      2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
   plan.threads = operations < kSerialOperations ? 1 : pool.threads();
 
   const int64_t bytes = bytes_of(plan.element);
@@ -241,11 +245,13 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
 
   const int64_t q_elements = plan.rank_padded * kTileColumns;
   const int64_t branch_bytes = bytes_of(plan.branch_element);
-  plan.a_bytes = round_up((plan.own_a ? plan.task_rows * round_up(plan.k_block, step_granule(plan.element))
-                                      : plan.chunk_rows * plan.k_padded) * bytes, 64);
+  plan.a_bytes = round_up(
+      (plan.own_a ? plan.task_rows * round_up(plan.k_block, step_granule(plan.element)) : plan.chunk_rows * plan.k_padded) *
+          bytes,
+      64);
   plan.p_bytes = round_up((plan.own_a ? plan.task_rows : plan.chunk_rows) * plan.rank_padded * branch_bytes, 64);
-  plan.b_bytes = round_up((plan.shared_b ? plan.column_panels * panel_elements
-                                         : plan.task_panels * kTileColumns * plan.k_block) * bytes, 64);
+  plan.b_bytes = round_up(
+      (plan.shared_b ? plan.column_panels * panel_elements : plan.task_panels * kTileColumns * plan.k_block) * bytes, 64);
   plan.q_bytes = round_up((plan.shared_b ? plan.column_panels : plan.task_panels) * q_elements * branch_bytes, 64);
   const int64_t tiles = plan.k_blocks == 1 ? 1 : plan.task_rows / kTileRows * plan.task_panels;
   plan.tile_bytes = tiles * kTileElements * static_cast<int64_t>(sizeof(float));
@@ -300,7 +306,8 @@ class Multiplication {
   }
   char* shared_p(int64_t panel) const { return p_ + panel * p_panel_bytes(); }
   char* shared_b(int64_t block, int64_t panel) const {
-    return b_ + (block * plan_.k_block * plan_.column_panels + panel * padded_steps(block)) * kTileColumns * bytes_of(plan_.element);
+    return b_ +
+           (block * plan_.k_block * plan_.column_panels + panel * padded_steps(block)) * kTileColumns * bytes_of(plan_.element);
   }
 
   // Packed panels follow each other; their stride is counted in 32 bits.
@@ -316,15 +323,16 @@ class Multiplication {
     if (product_.branch.rank == 0) return;
     const int64_t column = panel * kTileColumns;
     pack<Side::kB>(product_.branch.q, plan_.branch_element,
-                   {column, std::min(panels * kTileColumns, product_.n - column), 0, product_.branch.rank, q_panel_bytes() / 4}, to);
+                   {column, std::min(panels * kTileColumns, product_.n - column), 0, product_.branch.rank, q_panel_bytes() / 4},
+                   to);
   }
 
   void pack_a(int64_t block, int64_t panel, int64_t panels, char* to) const {
     const int64_t row = chunk_ + panel * kTileRows;
-    pack<Side::kA>(product_.a, plan_.element,
-                   {row, std::min(panels * kTileRows, product_.m - row), block * plan_.k_block, steps(block),
-                    a_panel_bytes(block) / 4},
-                   to);
+    pack<Side::kA>(
+        product_.a, plan_.element,
+        {row, std::min(panels * kTileRows, product_.m - row), block * plan_.k_block, steps(block), a_panel_bytes(block) / 4},
+        to);
   }
 
   void pack_p(int64_t panel, int64_t panels, char* to) const {
@@ -354,7 +362,8 @@ class Multiplication {
       const int64_t first_column_panel = task / row_tasks * plan_.task_panels;
       const int64_t first_row = task % row_tasks * plan_.task_rows;
       run_task(first_column_panel, std::min(plan_.task_panels, plan_.column_panels - first_column_panel), first_row / kTileRows,
-               (std::min(plan_.task_rows, rows - first_row) + kTileRows - 1) / kTileRows, threads_ + thread * plan_.thread_bytes());
+               (std::min(plan_.task_rows, rows - first_row) + kTileRows - 1) / kTileRows,
+               threads_ + thread * plan_.thread_bytes());
     });
   }
 
@@ -384,16 +393,16 @@ class Multiplication {
         for (int64_t j = 0; j < column_panels; ++j) {
           for (int64_t i = first; i < std::min(first + kPanels, row_panels); ++i) {
             float* tile = plan_.k_blocks == 1 ? tiles : tiles + (j * row_panels + i) * kTileElements;
-            run_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block), b + j * b_panel_bytes(block),
-                     p + i * p_panel_bytes(), q + j * q_panel_bytes(), tile);
+            run_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block),
+                     b + j * b_panel_bytes(block), p + i * p_panel_bytes(), q + j * q_panel_bytes(), tile);
           }
         }
       }
     }
   }
 
-  void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* a, const char* b, const char* p, const char* q,
-                float* tile) {
+  void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* a, const char* b, const char* p,
+                const char* q, float* tile) {
     const int64_t row = chunk_ + row_panel * kTileRows;
     const int64_t column = column_panel * kTileColumns;
     const int rows = static_cast<int>(std::min<int64_t>(kTileRows, product_.m - row));

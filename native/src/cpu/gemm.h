@@ -4,16 +4,16 @@
  *
  *   C[m, n] = epilogue( sum over k of A[m, k] B[k, n]  +  s * mask * sum over r of P[m, r] Q[r, n] )
  *
- * The second sum is the LoRA branch. A tile computes it first, is scaled and masked in place, and then goes on to collect the first sum
- * in the same f32 accumulators, so the branch costs its own arithmetic and no pass over C.
+ * The second sum is the LoRA branch. A tile computes it first, is scaled and masked in place, and then goes on to collect the
+ * first sum in the same f32 accumulators, so the branch costs its own arithmetic and no pass over C.
  *
- * Operands are packed into panels (gemm_pack.h) that the kernels (gemm_kernel.h) read front to back; a 4-bit weight is dequantized on
- * the way into its panel and exists in no other form. A is packed a chunk of rows at a time, all of its steps; B a panel range per task
- * and step range, or once for all tasks where that is small. Tasks are ranges of columns, and of rows where columns alone do not
- * occupy the threads.
+ * Operands are packed into panels (gemm_pack.h) that the kernels (gemm_kernel.h) read front to back; a 4-bit weight is
+ * dequantized on the way into its panel and exists in no other form. A is packed a chunk of rows at a time, all of its steps; B
+ * a panel range per task and step range, or once for all tasks where that is small. Tasks are ranges of columns, and of rows
+ * where columns alone do not occupy the threads.
  *
- * Each element of C is one sum in a fixed order: the branch, then the steps in order. It depends neither on the threads nor on the
- * other rows.
+ * Each element of C is one sum in a fixed order: the branch, then the steps in order. It depends neither on the threads nor on
+ * the other rows.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_H_
 #define QLORA4J_SRC_CPU_GEMM_H_
@@ -26,15 +26,15 @@
 namespace q4j::cpu {
 
 /**
- * One operand: a stored matrix and the direction the contraction takes in it. The other direction is the outer one: rows of C for A,
- * columns of C for B.
+ * One operand: a stored matrix and the direction the contraction takes in it. The other direction is the outer one: rows of C
+ * for A, columns of C for B.
  */
 struct Operand {
   const void* data = nullptr;
   int32_t dtype = Q4J_F32;
-  int64_t ld = 0;                      // elements between stored rows
-  const q4j_weight* weight = nullptr;  // or a 4-bit weight; data, dtype, ld are then unused
-  bool contract_rows = false;          // the contraction runs from stored row to stored row, not along a row
+  int64_t ld = 0;                        // elements between stored rows
+  const q4j_weight* weight = nullptr;    // or a 4-bit weight; data, dtype, ld are then unused
+  bool contract_rows = false;            // the contraction runs from stored row to stored row, not along a row
   const q4j_dropout* dropout = nullptr;  // dropped elements are zero; kept ones are not scaled
   int64_t dropout_columns = 0;           // columns of the matrix that dropout counts
 };
@@ -47,7 +47,7 @@ struct Branch {
   Operand p;
   Operand q;
   float s = 1.0f;
-  bool full_precision = false;            // f32 panels although the main product has bf16 ones
+  bool full_precision = false;           // f32 panels although the main product has bf16 ones
   const q4j_dropout* dropout = nullptr;  // on C, which then has dropout's columns; its scale is not applied
 };
 
@@ -55,9 +55,9 @@ struct Epilogue {
   void* c = nullptr;
   int32_t dtype = Q4J_F32;
   int64_t ldc = 0;
-  float alpha = 1.0f;            // C = alpha * sum + bias + residual
-  bool round_to_bf16 = false;    // f32 C holds values rounded to bf16
-  const void* bias = nullptr;    // per column
+  float alpha = 1.0f;          // C = alpha * sum + bias + residual
+  bool round_to_bf16 = false;  // f32 C holds values rounded to bf16
+  const void* bias = nullptr;  // per column
   int32_t bias_dtype = Q4J_F32;
   const void* residual = nullptr;  // of `dtype`; may be c itself
   int64_t ldr = 0;

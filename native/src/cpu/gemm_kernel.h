@@ -4,14 +4,15 @@
  *
  * Panels are packed so that the kernel reads both from front to back:
  *   f32          A [k][kTileRows]         B [k][kTileColumns]
- *   bf16         A [k/2][kTileRows][2]    B [k/2][kTileColumns][2]     pairs along the contraction, as VDPBF16PS multiplies them
- *   bf16 on AMX  A [k/32][kTileRows][32]  B as bf16                    a tile of A is 16 rows of 64 bytes
- * Rows, columns and steps of the contraction beyond the matrix are zeros in the panels.
+ *   bf16         A [k/2][kTileRows][2]    B [k/2][kTileColumns][2]     pairs along the contraction, as VDPBF16PS multiplies
+ * them bf16 on AMX  A [k/32][kTileRows][32]  B as bf16                    a tile of A is 16 rows of 64 bytes Rows, columns and
+ * steps of the contraction beyond the matrix are zeros in the panels.
  *
  * Every element of C is summed in the order of the contraction, whatever the tile's place, its number of rows, or the thread.
  *
- * The tiles: AVX-512 12 x 32 has 24 accumulators, two vectors of B and a broadcast from memory, so 24 products need 14 loads; two
- * products per cycle wait 12 cycles for each other, more than their latency. AVX2 6 x 16 has 12 accumulators. AMX 32 x 32 has four.
+ * The tiles: AVX-512 12 x 32 has 24 accumulators, two vectors of B and a broadcast from memory, so 24 products need 14 loads;
+ * two products per cycle wait 12 cycles for each other, more than their latency. AVX2 6 x 16 has 12 accumulators. AMX 32 x 32
+ * has four.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_KERNEL_H_
 #define QLORA4J_SRC_CPU_GEMM_KERNEL_H_
@@ -77,8 +78,8 @@ static inline void multiply_rows_f32(int64_t k, const float* __restrict a, const
 
 #if defined(__AVX512BF16__)
 template <int Rows>
-static inline void multiply_rows_bf16(int64_t k, const uint32_t* __restrict a, const uint32_t* __restrict b, float* __restrict c,
-                                      Accumulate accumulate, float alpha) {
+static inline void multiply_rows_bf16(int64_t k, const uint32_t* __restrict a, const uint32_t* __restrict b,
+                                      float* __restrict c, Accumulate accumulate, float alpha) {
   __m512 sums[Rows][2];
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
@@ -107,7 +108,8 @@ static inline void multiply_rows_bf16(int64_t k, const uint32_t* __restrict a, c
 }
 #endif
 
-/** C = (C +) A * B * alpha. rows: those of the tile that are wanted, 1 to kTileRows. alpha multiplies what the tile held, too. */
+/** C = (C +) A * B * alpha. rows: those of the tile that are wanted, 1 to kTileRows. alpha multiplies what the tile held, too.
+ */
 void multiply_tile_f32(int rows, int64_t k, const float* a, const float* b, float* c, Accumulate accumulate, float alpha);
 
 #if defined(__AVX512BF16__)

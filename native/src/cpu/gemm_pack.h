@@ -1,10 +1,13 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
  * Packs panels of an operand: rows (of A) or columns (of B) by a range of the contraction, in the orders that gemm_kernel.h
- * lists. The stored matrix is read along its rows, where elements are contiguous. Where the contraction runs along them too, a square of
- * vectors is transposed in registers; otherwise rows are copied or interleaved.
+ * lists. The stored matrix is read along its rows, where elements are contiguous. Where the contraction runs along them too, a
+ * square of vectors is transposed in registers; otherwise rows are copied or interleaved.
  *
  * Width is a panel's number of rows or columns; those of the last panel from `outer_count` on become zeros.
+ *
+ * Sources and ranges are passed by value: behind a reference the compiler must read them again after every store to a panel,
+ * which cost half of the time of packing a 4-bit weight row by row.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_PACK_H_
 #define QLORA4J_SRC_CPU_GEMM_PACK_H_
@@ -19,7 +22,8 @@
 
 namespace q4j::cpu {
 
-/** The part of a stored matrix that goes into panels that follow each other `stride` elements (of 32 or, bf16 pairs, 2 x 16 bits) apart. */
+/** The part of a stored matrix that goes into panels that follow each other `stride` elements (of 32 or, bf16 pairs, 2 x 16
+ * bits) apart. */
 struct PanelRange {
   int64_t outer;        // first row of A or column of B
   int64_t outer_count;  // at least 1; panels = outer_count / Width, rounded up
@@ -114,12 +118,12 @@ struct RowScales {
 };
 
 /**
- * Calls f(column, k) for the pieces that a panel takes from a row, where the contraction runs across rows: k counts from the range's
- * first step on, column from its first column.
+ * Calls f(column, k) for the pieces that a panel takes from a row, where the contraction runs across rows: k counts from the
+ * range's first step on, column from its first column.
  *
- * Panels as wide as a cache line of the source are made one by one. Narrower ones share its lines, so all of them take their part
- * of a few rows before the next rows; a few, so that whole lines of the panels are written. One row at a time took three times as
- * long where the panels did not fit into the second-level cache.
+ * Panels as wide as a cache line of the source are made one by one. Narrower ones share its lines, so all of them take their
+ * part of a few rows before the next rows; a few, so that whole lines of the panels are written. One row at a time took three
+ * times as long where the panels did not fit into the second-level cache.
  */
 template <int Width, int Step, class F>
 static inline void for_each_piece(const PanelRange& range, int64_t steps, F&& f) {
@@ -198,7 +202,7 @@ void pack_f32(const Source source, bool contract_rows, const PanelRange range, f
 /** Elements of two rows side by side: lanes `first` .. `first` + 15 of both as 16 pairs. */
 static inline __m512i interleave(__m512i row_0, __m512i row_1, int first) {
   alignas(64) static constexpr uint16_t kOrder[2][32] = {
-      {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
       {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
        24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63},
   };

@@ -3,9 +3,9 @@
  * Where the elements of a matrix product come from: dense matrices of three types and 4-bit weights, with or without dropout,
  * read a vector at a time along a row.
  *
- * A source has load(row, column, count): `count` f32 elements from (row, column) on, at most kLanes, zeros beyond. With AVX512-BF16 it
- * also has load_bf16 for 32 elements rounded to bf16. That rounding is VCVTNE2PS2BF16's: to nearest even, with results and inputs
- * below the smallest normal number flushed to zero, as VDPBF16PS reads them anyway.
+ * A source has load(row, column, count): `count` f32 elements from (row, column) on, at most kLanes, zeros beyond. With
+ * AVX512-BF16 it also has load_bf16 for 32 elements rounded to bf16. That rounding is VCVTNE2PS2BF16's: to nearest even, with
+ * results and inputs below the smallest normal number flushed to zero, as VDPBF16PS reads them anyway.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_SOURCE_H_
 #define QLORA4J_SRC_CPU_GEMM_SOURCE_H_
@@ -73,7 +73,8 @@ class QuantizedSource {
         cols_(weight.cols),
         block_size_(weight.block_size),
         shift_(__builtin_ctz(static_cast<unsigned>(weight.block_size))),
-        nested_shift_(is_power_of_two(weight.nested_block_size) ? __builtin_ctz(static_cast<unsigned>(weight.nested_block_size)) : -1),
+        nested_shift_(is_power_of_two(weight.nested_block_size) ? __builtin_ctz(static_cast<unsigned>(weight.nested_block_size))
+                                                                : -1),
         regular_(weight.cols % kChunk == 0) {
     const float* table = values_4bit(weight.format).data();
 #if defined(__AVX512F__)
@@ -126,7 +127,8 @@ class QuantizedSource {
   int64_t index(int64_t row, int64_t column) const { return row * cols_ + column; }
   int64_t block_size() const { return block_size_; }
 
-  /** The absmax of an element's block: dequantized_absmax without its 64-bit division, which took a third of the packing time. */
+  /** The absmax of an element's block: dequantized_absmax without its 64-bit division, which took a third of the packing time.
+   */
   float absmax_at(int64_t index) const {
     const int64_t block = index >> shift_;
     if (nested_shift_ < 0) return dequantized_absmax(weight_, block);
@@ -227,12 +229,8 @@ class DropoutMask {
     high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
     low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
   }
-  static Words first_words(uint32_t index) {
-    return _mm256_add_epi32(set1(index), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-  }
-  Mask at_least_threshold(Words words) const {
-    return {_mm256_cmpeq_epi32(_mm256_max_epu32(words, set1(threshold_)), words)};
-  }
+  static Words first_words(uint32_t index) { return _mm256_add_epi32(set1(index), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  Mask at_least_threshold(Words words) const { return {_mm256_cmpeq_epi32(_mm256_max_epu32(words, set1(threshold_)), words)}; }
 #endif
 
   Mask keeps_from(uint32_t index) const {

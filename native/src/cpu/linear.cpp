@@ -1,9 +1,11 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Linear layers with a dense or 4-bit weight and a LoRA branch, forward and backward to the input. Both are a narrow product (xa or dyb)
- * and a wide one that takes the branch in; see gemm.h. docs/lora.md has the formulas, docs/kernels/linear.md the measurements.
+ * Linear layers with a dense or 4-bit weight and a LoRA branch, forward and backward to the input. Both are a narrow product
+ * (xa or dyb) and a wide one that takes the branch in; see gemm.h. docs/lora.md has the formulas, docs/kernels/linear.md the
+ * measurements.
  *
- * Dropout's scale is applied where it costs nothing and rounds once: to xa in the narrow product's epilogue, to the branch with s.
+ * Dropout's scale is applied where it costs nothing and rounds once: to xa in the narrow product's epilogue, to the branch with
+ * s.
  */
 #include <algorithm>
 
@@ -20,7 +22,9 @@ int64_t rank_of(const q4j_lora* lora) { return lora == nullptr ? 0 : lora->rank;
 
 const q4j_dropout* dropout_of(const q4j_lora& lora) { return lora.dropout.probability > 0.0f ? &lora.dropout : nullptr; }
 
-float scale_of(const q4j_lora& lora) { return lora.dropout.probability > 0.0f ? dropout_scale(lora.dropout.probability) : 1.0f; }
+float scale_of(const q4j_lora& lora) {
+  return lora.dropout.probability > 0.0f ? dropout_scale(lora.dropout.probability) : 1.0f;
+}
 
 Operand dense(const void* data, int32_t dtype, int64_t ld, bool contract_rows) {
   Operand operand;

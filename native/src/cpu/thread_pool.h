@@ -48,8 +48,9 @@ class ThreadPool {
       f(0);
       return;
     }
-    dispatch(count, [](void* function, int thread) { (*static_cast<Function*>(function))(thread); },
-             const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+    dispatch(
+        count, [](void* function, int thread) { (*static_cast<Function*>(function))(thread); },
+        const_cast<void*>(static_cast<const void*>(std::addressof(f))));
   }
 
   /**

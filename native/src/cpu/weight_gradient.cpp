@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Gradients of weights: products whose contraction runs over the rows of the batch, added to f32. Both operands are stored with that
- * direction outermost, so their panels are made without transposing.
+ * Gradients of weights: products whose contraction runs over the rows of the batch, added to f32. Both operands are stored with
+ * that direction outermost, so their panels are made without transposing.
  */
 #include <algorithm>
 
@@ -25,7 +25,8 @@ Operand rows_of(const void* data, int32_t dtype, int64_t ld) {
 }
 
 // c [rows, columns] += alpha * p^T * q over m rows of p and q.
-Product gradient(int64_t rows, int64_t columns, int64_t m, bool bf16, const Operand& p, const Operand& q, float alpha, void* c) {
+Product gradient(int64_t rows, int64_t columns, int64_t m, bool bf16, const Operand& p, const Operand& q, float alpha,
+                 void* c) {
   Product product;
   product.m = rows;
   product.n = columns;
