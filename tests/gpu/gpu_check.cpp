@@ -117,7 +117,9 @@ std::vector<uint8_t> narrow(const std::vector<float>& values, int32_t dtype) {
       // Normal f16 numbers, truncated; smaller ones become 0, larger ones infinity.
       const uint32_t sign = bits >> 16 & 0x8000u;
       const int exponent = static_cast<int>(bits >> 23 & 255u) - 112;
-      const uint32_t magnitude = exponent <= 0 ? 0u : exponent >= 31 ? 0x7c00u : static_cast<uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ffu);
+      const uint32_t magnitude = exponent <= 0    ? 0u
+                                 : exponent >= 31 ? 0x7c00u
+                                                  : static_cast<uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ffu);
       const auto half = static_cast<uint16_t>(sign | magnitude | ((bits & 0x7fffffffu) > 0x7f800000u ? 0x200u : 0u));
       std::memcpy(&bytes[i * 2], &half, 2);
     }
@@ -263,8 +265,9 @@ void check_4bit(const Context& pack, const Context& reference, bool small, Tally
             const std::vector<uint8_t> input = narrow(some_values(random, n, special), dtype);
             const Result4Bit want = run_4bit(reference, c, input, nullptr);
             const Result4Bit got = run_4bit(pack, c, input, &want);
-            const std::string what = text("format %d dtype %d block %d nested %d n %lld special %d offset %lld", format, dtype, block_size,
-                                          nested, static_cast<long long>(n), special, static_cast<long long>(c.offset));
+            const std::string what =
+                text("format %d dtype %d block %d nested %d n %lld special %d offset %lld", format, dtype, block_size, nested,
+                     static_cast<long long>(n), special, static_cast<long long>(c.offset));
             quantize.add(same(got.packed, want.packed) && same(got.absmax, want.absmax, nested > 0 ? -1 : Q4J_F32) &&
                              (nested == 0 || (same(got.nested_absmax, want.nested_absmax, Q4J_F32) &&
                                               same(got.nested_offset, want.nested_offset, Q4J_F32))),
@@ -280,7 +283,8 @@ void check_4bit(const Context& pack, const Context& reference, bool small, Tally
 void check_8bit(const Context& pack, const Context& reference, bool small, Tally& quantize, Tally& dequantize) {
   Random random(18);
   for (const int32_t block_size : {32, 64, 256, 4096}) {
-    for (const int64_t n : {int64_t{1}, int64_t{9}, int64_t{block_size}, int64_t{3} * block_size + 5, int64_t{small ? 10007 : 1000003}}) {
+    for (const int64_t n :
+         {int64_t{1}, int64_t{9}, int64_t{block_size}, int64_t{3} * block_size + 5, int64_t{small ? 10007 : 1000003}}) {
       for (const int32_t map : {Q4J_MAP_DYNAMIC_SIGNED, Q4J_MAP_DYNAMIC_UNSIGNED}) {
         const std::vector<uint8_t> input = narrow(some_values(random, n, random.below(3) == 0), Q4J_F32);
         std::vector<uint8_t> codes[2], absmax[2], output[2];
@@ -382,8 +386,9 @@ void check_int8(const Context& pack, const Context& reference, bool small, Tally
 int parity(const char* pack_path, const char* reference_path, bool small) {
   const Context pack(pack_path);
   const Context reference(reference_path);
-  Tally tallies[] = {{"quantize_4bit"},           {"dequantize_4bit"},       {"quantize_8bit_blockwise"},
-                     {"dequantize_8bit_blockwise"}, {"quantize_int8_rowwise"}, {"dequantize_int8_rowwise"}};
+  Tally tallies[] = {{"quantize_4bit"},           {"dequantize_4bit"},
+                     {"quantize_8bit_blockwise"}, {"dequantize_8bit_blockwise"},
+                     {"quantize_int8_rowwise"},   {"dequantize_int8_rowwise"}};
   check_4bit(pack, reference, small, tallies[0], tallies[1]);
   check_8bit(pack, reference, small, tallies[2], tallies[3]);
   check_int8(pack, reference, small, tallies[4], tallies[5]);
@@ -439,7 +444,8 @@ double copy_rate(const Context& context, int64_t bytes) {
   const Buffer from(context, bytes);
   const Buffer to(context, bytes);
   const double time = seconds(context, 9, 10, [&](int) {
-    if (cudaMemcpyAsync(to.at(), from.at(), static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, nullptr) != cudaSuccess) std::exit(2);
+    if (cudaMemcpyAsync(to.at(), from.at(), static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, nullptr) != cudaSuccess)
+      std::exit(2);
   });
   return 2.0 * static_cast<double>(bytes) / time;
 #else
@@ -449,7 +455,8 @@ double copy_rate(const Context& context, int64_t bytes) {
 #endif
 }
 
-void row(const char* name, const char* what, const char* rungs, int64_t rows, int64_t cols, double time, double bytes, double limit) {
+void row(const char* name, const char* what, const char* rungs, int64_t rows, int64_t cols, double time, double bytes,
+         double limit) {
   std::printf("  %-16s %-12s %-4s %6lld x %-6lld %10.1f us %8.1f GB/s", name, what, rungs, static_cast<long long>(rows),
               static_cast<long long>(cols), time * 1e6, bytes / time * 1e-9);
   if (limit > 0) std::printf(" %5.1f %% of copy", bytes / time / limit * 100);
@@ -500,7 +507,8 @@ int bench(const char* pack_path, const char* rungs, bool small) {
       require(q4j_quantize_4bit_workspace_size(context.get(), &q, &q.workspace_bytes), "quantize_4bit_workspace_size");
       const Buffer workspace(context, std::max<int64_t>(q.workspace_bytes, 1));
       q.workspace = workspace.at();
-      const double stored = 2.0 * static_cast<double>(n) + 0.5 * static_cast<double>(n) + static_cast<double>(nested > 0 ? blocks : blocks * 4);
+      const double stored =
+          2.0 * static_cast<double>(n) + 0.5 * static_cast<double>(n) + static_cast<double>(nested > 0 ? blocks : blocks * 4);
       double time = seconds(context, batches, calls, [&](int i) {
         q.input = dense[static_cast<size_t>(i % sets)]->at();
         q.packed = packed[static_cast<size_t>(i % sets)]->at();

@@ -12,7 +12,8 @@ namespace {
 constexpr int kThreads = 256;
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 1) dequantize_4bit_1_bytes(const Dequantize4Bit d) {
+Q4J_KERNEL(kThreads, 1)
+dequantize_4bit_1_bytes(const Dequantize4Bit d) {
   const int64_t byte = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   const int64_t even = byte * 2;
   if (even >= d.n) return;

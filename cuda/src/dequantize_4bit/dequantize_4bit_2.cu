@@ -1,5 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** Rung 2: one thread per 32 codes, the largest load there is. The smallest block has 32 elements, so one absmax serves a thread. */
+/** Rung 2: one thread per 32 codes, the largest load there is. The smallest block has 32 elements, so one absmax serves a
+ * thread. */
 #include "dequantize_4bit/dequantize_4bit.h"
 #include "dequantize_4bit/scale.h"
 #include "support/dispatch.h"
@@ -13,7 +14,8 @@ constexpr int kThreads = 256;
 constexpr int kCodes = 32;
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 4) dequantize_4bit_2_vectors(const Dequantize4Bit d) {
+Q4J_KERNEL(kThreads, 4)
+dequantize_4bit_2_vectors(const Dequantize4Bit d) {
   const DequantizeTables& tables = load_tables<Format>(d);
   const bool wide_packed = is_aligned(d.packed, sizeof(Words4));
   const bool wide_output = is_aligned(d.output, sizeof(Words4));

@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Rung 3: contiguous loads and stores. A warp writes 512 contiguous bytes per instruction in bf16, where rung 2 writes 32 pieces of 16
- * bytes, half a sector each. Four words per thread are loaded, with their absmax, before the first is used.
+ * Rung 3: contiguous loads and stores. A warp writes 512 contiguous bytes per instruction in bf16, where rung 2 writes 32
+ * pieces of 16 bytes, half a sector each. Four words per thread are loaded, with their absmax, before the first is used.
  */
 #include "dequantize_4bit/dequantize_4bit.h"
 #include "dequantize_4bit/scale.h"
@@ -18,7 +18,8 @@ constexpr int64_t kRow = kThreads * kEight;
 constexpr int64_t kTile = kInFlight * kRow;
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 6) dequantize_4bit_3_rows(const Dequantize4Bit d) {
+Q4J_KERNEL(kThreads, 6)
+dequantize_4bit_3_rows(const Dequantize4Bit d) {
   const DequantizeTables& tables = load_tables<Format>(d);
   const bool wide_packed = is_aligned(d.packed, sizeof(uint32_t));
   const bool wide_output = is_aligned(d.output, sizeof(Words4));

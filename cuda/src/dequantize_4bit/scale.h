@@ -53,8 +53,8 @@ Q4J_DEVICE uint32_t load_codes(const Dequantize4Bit& d, int64_t from, bool words
 
 /** Writes the eight elements from `from` on. */
 template <typename T>
-Q4J_DEVICE void decode_eight(const Dequantize4Bit& d, const DequantizeTables& tables, uint32_t codes, float absmax, int64_t from,
-                             bool vectors) {
+Q4J_DEVICE void decode_eight(const Dequantize4Bit& d, const DequantizeTables& tables, uint32_t codes, float absmax,
+                             int64_t from, bool vectors) {
   float value[kEight];
   Q4J_UNROLL
   for (int i = 0; i < kEight; ++i) {

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * dequantize_int8_rowwise: output = (code * row_absmax) * (1/127), each product rounded to f32, then to T: the reference's bits.
+ * dequantize_int8_rowwise: output = (code * row_absmax) * (1/127), each product rounded to f32, then to T: the reference's
+ * bits.
  *
  * Launch contract
  *   codes      i8[rows, cols]; any alignment (8 bytes, also of every row, is fast)
@@ -37,16 +38,18 @@ Q4J_DEVICE float decode_int8(uint32_t byte, float row_absmax) {
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 1) dequantize_int8_rowwise_1_elements(const DequantizeInt8 d) {
+Q4J_KERNEL(kThreads, 1)
+dequantize_int8_rowwise_1_elements(const DequantizeInt8 d) {
   const int64_t i = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   if (i < d.rows * d.cols) static_cast<T*>(d.output)[i] = narrow<T>(decode_int8(d.codes[i], d.row_absmax[i / d.cols]));
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 4) dequantize_int8_rowwise_2_rows(const DequantizeInt8 d) {
+Q4J_KERNEL(kThreads, 4)
+dequantize_int8_rowwise_2_rows(const DequantizeInt8 d) {
   const bool words = is_aligned(d.codes, sizeof(Words2)) && d.cols % static_cast<int64_t>(sizeof(Words2)) == 0;
-  const bool vectors =
-      is_aligned(d.output, sizeof(Words4)) && d.cols * static_cast<int64_t>(sizeof(T)) % static_cast<int64_t>(sizeof(Words4)) == 0;
+  const bool vectors = is_aligned(d.output, sizeof(Words4)) &&
+                       d.cols * static_cast<int64_t>(sizeof(T)) % static_cast<int64_t>(sizeof(Words4)) == 0;
   for (int64_t row = block_index(); row < d.rows; row += grid_blocks()) {
     const uint8_t* codes = d.codes + row * d.cols;
     T* output = static_cast<T*>(d.output) + row * d.cols;

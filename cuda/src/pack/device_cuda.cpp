@@ -14,8 +14,8 @@ namespace {
 constexpr int kOldestMajor = 8;
 
 /**
- * True for errors that leave the context unusable. The codes CUDA documents as such are named; for others a call that cannot fail
- * by itself is asked, because a corrupted context answers every call with its error.
+ * True for errors that leave the context unusable. The codes CUDA documents as such are named; for others a call that cannot
+ * fail by itself is asked, because a corrupted context answers every call with its error.
  */
 bool is_fatal(cudaError_t error) {
   switch (error) {
@@ -50,8 +50,8 @@ q4j_status fail_cuda(cudaError_t error, const char* what, const char* file, int 
     status = Q4J_DEVICE_ERROR_FATAL;
     advice = "; the device cannot be used until the process restarts";
   }
-  return fail(status, file, line, nullptr, "%s: %s (CUDA error %d), %s%s", what, cudaGetErrorName(error), static_cast<int>(error),
-              cudaGetErrorString(error), advice);
+  return fail(status, file, line, nullptr, "%s: %s (CUDA error %d), %s%s", what, cudaGetErrorName(error),
+              static_cast<int>(error), cudaGetErrorString(error), advice);
 }
 
 CurrentDevice::CurrentDevice(const q4j_pack_context& context) {
@@ -85,14 +85,14 @@ q4j_status describe_device(const q4j_context_options* options, q4j_pack_context*
   int count = 0;
   Q4J_CUDA(cudaGetDeviceCount(&count));
   const int device = options == nullptr ? 0 : options->device;
-  Q4J_REQUIRE(device >= 0 && device < count, Q4J_INVALID_ARGUMENT, "device %d: this machine has the CUDA devices 0 to %d", device,
-              count - 1);
+  Q4J_REQUIRE(device >= 0 && device < count, Q4J_INVALID_ARGUMENT, "device %d: this machine has the CUDA devices 0 to %d",
+              device, count - 1);
   int major = 0;
   int minor = 0;
   Q4J_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   Q4J_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  Q4J_REQUIRE(major >= kOldestMajor, Q4J_UNSUPPORTED, "device %d has compute capability %d.%d, the pack needs %d.0 or newer", device, major,
-              minor, kOldestMajor);
+  Q4J_REQUIRE(major >= kOldestMajor, Q4J_UNSUPPORTED, "device %d has compute capability %d.%d, the pack needs %d.0 or newer",
+              device, major, minor, kOldestMajor);
   int multiprocessors = 0;
   int cooperative = 0;
   Q4J_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));

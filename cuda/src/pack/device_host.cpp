@@ -1,5 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** The CPU behind the pack `cuda-on-host`. Kernels have finished when a launch returns, so every order of calls is a stream's. */
+/** The CPU behind the pack `cuda-on-host`. Kernels have finished when a launch returns, so every order of calls is a stream's.
+ */
 #include "error.h"
 #include "host_memory.h"
 #include "pack/context.h"

@@ -66,9 +66,21 @@ constexpr q4j_pack_operators kOperators = make_operators();
 constexpr q4j_pack_workspaces kWorkspaces = make_workspaces();
 
 constexpr q4j_pack kPack = {
-    sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_PACK_DEVICE_KIND, Q4J_PACK_NAME, Q4J_BUILD_INFO " architectures=" Q4J_PACK_ARCHITECTURES,
-    &create,          &destroy,        &threads,             &allocate,     &free_memory,
-    &copy_in,         &copy_out,       &fill,                &synchronize,  &kOperators,
+    sizeof(q4j_pack),
+    Q4J_ABI_VERSION,
+    Q4J_PACK_DEVICE_KIND,
+    Q4J_PACK_NAME,
+    Q4J_BUILD_INFO " architectures=" Q4J_PACK_ARCHITECTURES,
+    &create,
+    &destroy,
+    &threads,
+    &allocate,
+    &free_memory,
+    &copy_in,
+    &copy_out,
+    &fill,
+    &synchronize,
+    &kOperators,
     &kWorkspaces,
 };
 

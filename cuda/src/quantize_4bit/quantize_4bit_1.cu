@@ -30,7 +30,8 @@ Q4J_DEVICE uint32_t count_thresholds(float scaled) {
 Q4J_DEVICE int64_t global_thread() { return static_cast<int64_t>(block_index()) * block_threads() + thread_index(); }
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 1) quantize_4bit_1_blocks(const Quantize4Bit q) {
+Q4J_KERNEL(kThreads, 1)
+quantize_4bit_1_blocks(const Quantize4Bit q) {
   const int64_t block = global_thread();
   if (block >= q.blocks) return;
   const int64_t first = block * q.block_size;

@@ -93,7 +93,8 @@ Q4J_DEVICE void quantize_tiles(const Quantize4Bit& q) {
       if (full) {
         const float reciprocal = divide(1.0f, divisor);
         Q4J_UNROLL
-        for (int i = 0; i < kEight; ++i) codes |= encode_4bit<Format>(buckets, multiply(element(raw[c], i), reciprocal)) << (4 * (i ^ 1));
+        for (int i = 0; i < kEight; ++i)
+          codes |= encode_4bit<Format>(buckets, multiply(element(raw[c], i), reciprocal)) << (4 * (i ^ 1));
       } else {
         // One block of the whole tensor divides. Its elements are read again, so that this loop need not be unrolled.
         Q4J_NO_UNROLL
@@ -147,7 +148,8 @@ Q4J_DEVICE void sum_absmax(const Quantize4Bit& q) {
   }
 }
 
-/** The offset, and codes of absmax - offset: every block adds up the few partial sums itself, then each warp takes nested blocks. */
+/** The offset, and codes of absmax - offset: every block adds up the few partial sums itself, then each warp takes nested
+ * blocks. */
 Q4J_DEVICE void encode_absmax(const Quantize4Bit& q) {
   auto& thresholds = block_shared<Table<float, 255>>();
   if (thread_index() < 255) thresholds.at[thread_index()] = map_thresholds.at[thread_index()];
@@ -158,11 +160,13 @@ Q4J_DEVICE void encode_absmax(const Quantize4Bit& q) {
   if (block_index() == 0 && thread_index() == 0) *q.nested_offset = offset;
 
   const int64_t warps = static_cast<int64_t>(grid_blocks()) * kWarps;
-  for (int64_t nested = static_cast<int64_t>(block_index()) * kWarps + warp_index(); nested < q.nested_blocks; nested += warps) {
+  for (int64_t nested = static_cast<int64_t>(block_index()) * kWarps + warp_index(); nested < q.nested_blocks;
+       nested += warps) {
     const int64_t first = nested * q.nested_block_size;
     const int64_t last = first + q.nested_block_size < q.blocks ? first + q.nested_block_size : q.blocks;
     float largest = 0.0f;
-    for (int64_t b = first + lane_index(); b < last; b += kWarp) largest = maximum(largest, absolute(subtract(q.absmax[b], offset)));
+    for (int64_t b = first + lane_index(); b < last; b += kWarp)
+      largest = maximum(largest, absolute(subtract(q.absmax[b], offset)));
     Q4J_UNROLL
     for (int mask = kWarp / 2; mask > 0; mask /= 2) largest = maximum(largest, shuffle_xor(largest, mask));
     for (int64_t b = first + lane_index(); b < last; b += kWarp) {
@@ -173,7 +177,8 @@ Q4J_DEVICE void encode_absmax(const Quantize4Bit& q) {
 }
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 2) quantize_4bit_2_tiles(const Quantize4Bit q) {
+Q4J_KERNEL(kThreads, 2)
+quantize_4bit_2_tiles(const Quantize4Bit q) {
   quantize_tiles<T, Format>(q);
 }
 
@@ -182,7 +187,8 @@ Q4J_KERNEL(kThreads, 2) quantize_4bit_2_sums(const Quantize4Bit q) { sum_absmax(
 Q4J_KERNEL(kThreads, 2) quantize_4bit_2_absmax(const Quantize4Bit q) { encode_absmax(q); }
 
 template <typename T, int Format>
-Q4J_KERNEL(kThreads, 2) quantize_4bit_3_all(const Quantize4Bit q) {
+Q4J_KERNEL(kThreads, 2)
+quantize_4bit_3_all(const Quantize4Bit q) {
   quantize_tiles<T, Format>(q);
   grid_barrier();
   sum_absmax(q);
@@ -193,9 +199,8 @@ Q4J_KERNEL(kThreads, 2) quantize_4bit_3_all(const Quantize4Bit q) {
 /** Calls body(T{}, Constant<Format>{}). */
 template <typename Body>
 q4j_status with_kernel(const Quantize4Bit& arguments, Body body) {
-  return with_dtype(arguments.dtype, [&](auto type) {
-    return with_format(arguments.format, [&](auto format) { return body(type, format); });
-  });
+  return with_dtype(arguments.dtype,
+                    [&](auto type) { return with_format(arguments.format, [&](auto format) { return body(type, format); }); });
 }
 
 }  // namespace

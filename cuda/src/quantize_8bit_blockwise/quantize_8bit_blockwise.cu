@@ -7,8 +7,8 @@
  *   codes      u8[n]; any alignment (8 bytes is fast)
  *   absmax     f32[ceil(n / block_size)]
  *   block_size 32 to 4096, a power of two
- * code = exact nearest of x / absmax, ties to the lower index, as the reference pack; an all-zero block holds the code of 0. Every
- * output element is written; n = 0 launches nothing.
+ * code = exact nearest of x / absmax, ties to the lower index, as the reference pack; an all-zero block holds the code of 0.
+ * Every output element is written; n = 0 launches nothing.
  *
  * Rungs
  *   1 one thread per block.
@@ -58,7 +58,8 @@ Q4J_KERNEL(kThreads, 1) quantize_8bit_blockwise_1_blocks(const Quantize8Bit q) {
   const int64_t last = end_of_block(q, first);
   float absmax = 0.0f;
   for (int64_t i = first; i < last; ++i) absmax = maximum(absmax, absolute(q.input[i]));
-  for (int64_t i = first; i < last; ++i) q.codes[i] = static_cast<uint8_t>(encode_8bit_of_block(thresholds, q.input[i], absmax));
+  for (int64_t i = first; i < last; ++i)
+    q.codes[i] = static_cast<uint8_t>(encode_8bit_of_block(thresholds, q.input[i], absmax));
   q.absmax[block] = absmax;
 }
 
@@ -72,7 +73,8 @@ Q4J_DEVICE float absmax_of_eight(const Eight<float>& eight) {
 Q4J_DEVICE Words2 encode_eight(const float* thresholds, const Eight<float>& eight, float absmax) {
   Words2 codes = {{0u, 0u}};
   Q4J_UNROLL
-  for (int i = 0; i < kEight; ++i) codes.word[i / 4] |= encode_8bit_of_block(thresholds, element(eight, i), absmax) << (8 * (i % 4));
+  for (int i = 0; i < kEight; ++i)
+    codes.word[i / 4] |= encode_8bit_of_block(thresholds, element(eight, i), absmax) << (8 * (i % 4));
   return codes;
 }
 

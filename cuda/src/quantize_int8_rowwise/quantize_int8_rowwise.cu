@@ -7,8 +7,8 @@
  *   codes        i8[rows, cols]; any alignment (8 bytes, also of every row, is fast)
  *   row_absmax   f32[rows]: largest magnitude of the row's elements that are no outliers
  *   outlier_cols u8[cols], or NULL without a threshold; filled with 0 first, then 1 where a column holds an outlier
- * code = x * (127 / row_absmax), both rounded, to the nearest integer, half to even; 0 in outlier columns and where the scaled element
- * is not a number within +-127.5 (rows of zeros, NaN). The reference's bits.
+ * code = x * (127 / row_absmax), both rounded, to the nearest integer, half to even; 0 in outlier columns and where the scaled
+ * element is not a number within +-127.5 (rows of zeros, NaN). The reference's bits.
  *
  * Rungs. With a threshold the codes wait for the outliers of all rows, so every rung then has a second launch for them.
  *   1 one thread per row, then one thread per element.
@@ -46,7 +46,8 @@ Q4J_DEVICE uint32_t encode_int8(float x, float scale) {
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 1) quantize_int8_rowwise_1_rows(const QuantizeInt8 q) {
+Q4J_KERNEL(kThreads, 1)
+quantize_int8_rowwise_1_rows(const QuantizeInt8 q) {
   const int64_t row = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   if (row >= q.rows) return;
   const T* input = static_cast<const T*>(q.input) + row * q.cols;
@@ -63,7 +64,8 @@ Q4J_KERNEL(kThreads, 1) quantize_int8_rowwise_1_rows(const QuantizeInt8 q) {
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 1) quantize_int8_rowwise_1_codes(const QuantizeInt8 q) {
+Q4J_KERNEL(kThreads, 1)
+quantize_int8_rowwise_1_codes(const QuantizeInt8 q) {
   const int64_t i = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   if (i >= q.rows * q.cols) return;
   const int64_t row = i / q.cols;
@@ -79,7 +81,8 @@ struct WarpMaxima {
 /** Whether every row starts where wide accesses may. */
 template <typename T>
 Q4J_DEVICE bool wide_rows(const QuantizeInt8& q) {
-  return is_aligned(q.input, sizeof(Words4)) && q.cols * static_cast<int64_t>(sizeof(T)) % static_cast<int64_t>(sizeof(Words4)) == 0;
+  return is_aligned(q.input, sizeof(Words4)) &&
+         q.cols * static_cast<int64_t>(sizeof(T)) % static_cast<int64_t>(sizeof(Words4)) == 0;
 }
 
 /** Codes of one row; with outliers, of the columns that hold none. */
@@ -102,7 +105,8 @@ Q4J_DEVICE void encode_row(const QuantizeInt8& q, int64_t row, float absmax, boo
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 4) quantize_int8_rowwise_2_rows(const QuantizeInt8 q) {
+Q4J_KERNEL(kThreads, 4)
+quantize_int8_rowwise_2_rows(const QuantizeInt8 q) {
   auto& maxima = block_shared<WarpMaxima>();
   const bool vectors = wide_rows<T>(q);
   for (int64_t row = block_index(); row < q.rows; row += grid_blocks()) {
@@ -133,7 +137,8 @@ Q4J_KERNEL(kThreads, 4) quantize_int8_rowwise_2_rows(const QuantizeInt8 q) {
 }
 
 template <typename T>
-Q4J_KERNEL(kThreads, 4) quantize_int8_rowwise_2_codes(const QuantizeInt8 q) {
+Q4J_KERNEL(kThreads, 4)
+quantize_int8_rowwise_2_codes(const QuantizeInt8 q) {
   const bool vectors = wide_rows<T>(q);
   for (int64_t row = block_index(); row < q.rows; row += grid_blocks()) encode_row<T>(q, row, q.row_absmax[row], vectors);
 }
@@ -155,7 +160,8 @@ q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_i
     using T = decltype(type);
     if (simple) {
       const Grid rows = {blocks_for(arguments.rows, kThreads), kThreads};
-      const q4j_status status = launch(*context, rows, "quantize_int8_rowwise_1_rows", quantize_int8_rowwise_1_rows<T>, arguments);
+      const q4j_status status =
+          launch(*context, rows, "quantize_int8_rowwise_1_rows", quantize_int8_rowwise_1_rows<T>, arguments);
       if (status != Q4J_OK) return status;
       const Grid elements = {blocks_for(arguments.rows * arguments.cols, kThreads), kThreads};
       return launch(*context, elements, "quantize_int8_rowwise_1_codes", quantize_int8_rowwise_1_codes<T>, arguments);

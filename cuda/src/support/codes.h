@@ -48,14 +48,16 @@ struct Format4<Q4J_WEIGHT_FP4> {
 
 /**
  * A shorter search for the nearest 4-bit code, exact like the count over all thresholds. [-1, 1] is cut into buckets by
- * rounding a scaled value to an integer (a single multiply-add whose low bits are the bucket), so narrow that a bucket holds one
- * threshold at most. The bucket's entry holds that threshold and the codes on both its sides. A rounded multiply-add is monotone,
- * therefore every value of bucket k lies above all thresholds of lower buckets, whatever the rounding at a bucket's edge.
+ * rounding a scaled value to an integer (a single multiply-add whose low bits are the bucket), so narrow that a bucket holds
+ * one threshold at most. The bucket's entry holds that threshold and the codes on both its sides. A rounded multiply-add is
+ * monotone, therefore every value of bucket k lies above all thresholds of lower buckets, whatever the rounding at a bucket's
+ * edge.
  *
  * NF4 buckets the signed value. FP4's thresholds around zero are 0.0026 apart, so it buckets the magnitude and settles the sign
  * afterwards. An entry is 8 bytes; 32 of them in shared memory cost a warp one or two accesses per code.
  *
- * NaN, whose multiply-add has all mantissa bits set, lands in bucket 31, where both codes are the lowest value's, as the count gives it.
+ * NaN, whose multiply-add has all mantissa bits set, lands in bucket 31, where both codes are the lowest value's, as the count
+ * gives it.
  */
 struct alignas(8) Bucket {
   float threshold;
@@ -139,7 +141,8 @@ Q4J_DEVICE uint32_t encode_4bit(const Table<Bucket, kBuckets>& buckets, float sc
     const bool negative = scaled < 0.0f;
     const bool above = negative ? magnitude >= entry.threshold : magnitude > entry.threshold;
     const uint32_t code = (above ? entry.codes >> 8 : entry.codes) & 15u;
-    // Code 8 stands for a magnitude next to zero: it is the code of tiny positive values, 0 that of zero and tiny negative ones.
+    // Code 8 stands for a magnitude next to zero: it is the code of tiny positive values, 0 that of zero and tiny negative
+    // ones.
     if (code == 8u) return scaled > 0.0f ? 8u : 0u;
     return negative ? code | 8u : code;
   }

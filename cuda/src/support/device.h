@@ -25,12 +25,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "host_execution.h"
 #include "half.h"
+#include "host_execution.h"
 #endif
 
 #if defined(__CUDACC__)
-/** A kernel: Q4J_KERNEL(threads, blocks) name(...). `threads` per block at most, `blocks` resident per multiprocessor at least. */
+/** A kernel: Q4J_KERNEL(threads, blocks) name(...). `threads` per block at most, `blocks` resident per multiprocessor at least.
+ */
 #define Q4J_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define Q4J_DEVICE __device__ __forceinline__
 /** A constant table that kernels read. */
@@ -124,7 +125,9 @@ Q4J_DEVICE float load_read_only(const float* from) { return __ldg(from); }
 Q4J_DEVICE void store(Words4* to, const Words4& value) {
   *reinterpret_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
 }
-Q4J_DEVICE void store(Words2* to, const Words2& value) { *reinterpret_cast<uint2*>(to) = make_uint2(value.word[0], value.word[1]); }
+Q4J_DEVICE void store(Words2* to, const Words2& value) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(value.word[0], value.word[1]);
+}
 
 #else
 

@@ -3,8 +3,8 @@
 #ifndef QLORA4J_CUDA_SUPPORT_ELEMENTS_H_
 #define QLORA4J_CUDA_SUPPORT_ELEMENTS_H_
 
-#include "support/device.h"
 #include "half.h"
+#include "support/device.h"
 
 namespace q4j::cuda {
 

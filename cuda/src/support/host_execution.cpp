@@ -100,7 +100,8 @@ void change(Registers& from, Registers& to) { q4j_cuda_host_switch(&from.stack_p
 class Stack {
  public:
   Stack() : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
-    void* memory = mmap(nullptr, page_ + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, page_ + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<unsigned char*>(memory);
     mprotect(base_, page_, PROT_NONE);
@@ -288,7 +289,8 @@ class Machine {
       const Fiber& other = *fibers_[static_cast<size_t>(i)];
       if (other.state == waiting.state) continue;
       std::snprintf(error_, sizeof error_, "thread %d of block %d %s, but thread %d of block %d %s", waiting.place.thread,
-                    waiting.place.block_index, name(waiting.state), other.place.thread, other.place.block_index, name(other.state));
+                    waiting.place.block_index, name(waiting.state), other.place.thread, other.place.block_index,
+                    name(other.state));
       return;
     }
     std::snprintf(error_, sizeof error_, "every thread %s and none can go on", name(waiting.state));

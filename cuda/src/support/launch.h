@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Starts kernels. Both compilers accept it where only nvcc accepts <<<>>>: nvcc launches on the stream, g++ runs the grid on the
- * CPU before it returns.
+ * Starts kernels. Both compilers accept it where only nvcc accepts <<<>>>: nvcc launches on the stream, g++ runs the grid on
+ * the CPU before it returns.
  */
 #ifndef QLORA4J_CUDA_SUPPORT_LAUNCH_H_
 #define QLORA4J_CUDA_SUPPORT_LAUNCH_H_
@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "error.h"
 #include "pack/context.h"
 #include "support/device.h"
-#include "error.h"
 
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
@@ -59,7 +59,8 @@ q4j_status start(const q4j_pack_context& context, Grid grid, bool cooperative, c
 
 /** Blocks of `threads` threads of the kernel that the whole device holds at once. */
 template <typename... Parameters>
-q4j_status resident_blocks(const q4j_pack_context& context, int threads, const char* name, void (*kernel)(Parameters...), int* blocks) {
+q4j_status resident_blocks(const q4j_pack_context& context, int threads, const char* name, void (*kernel)(Parameters...),
+                           int* blocks) {
   int per_multiprocessor = 0;
   const cudaError_t error =
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, reinterpret_cast<const void*>(kernel), threads, 0);
@@ -79,7 +80,8 @@ q4j_status start(const q4j_pack_context&, Grid grid, bool cooperative, const cha
   using Bound = decltype(bound);
   const host::Body body = {[](const void* state) { (*static_cast<const Bound*>(state))(); }, &bound};
   const char* wrong = host::run(grid.blocks, grid.threads, cooperative, body);
-  Q4J_REQUIRE(wrong == nullptr, Q4J_INTERNAL_ERROR, "kernel %s, %d blocks of %d threads: %s", name, grid.blocks, grid.threads, wrong);
+  Q4J_REQUIRE(wrong == nullptr, Q4J_INTERNAL_ERROR, "kernel %s, %d blocks of %d threads: %s", name, grid.blocks, grid.threads,
+              wrong);
   return Q4J_OK;
 }
 
