@@ -74,7 +74,7 @@ public final class LoraAdapter implements AutoCloseable {
   public void initialise(long seed) {
     SplittableRandom random = new SplittableRandom(seed);
     for (LoraLayer layer : layers.values()) {
-      double bound = 1 / Math.sqrt(layer.a().value().cols());
+      double bound = 1 / Math.sqrt((double) layer.a().value().cols());
       float[] a = new float[Math.toIntExact(layer.a().value().elements())];
       for (int i = 0; i < a.length; i++) {
         a[i] = (float) ((2 * random.nextDouble() - 1) * bound);
