@@ -33,10 +33,10 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 #define CHAIN_4(op, a, b, c, d)                                                                                        \
   op " %%zmm31, %%zmm30, %%zmm" #a "\n" op " %%zmm31, %%zmm30, %%zmm" #b "\n" op " %%zmm31, %%zmm30, %%zmm" #c "\n" op \
      " %%zmm31, %%zmm30, %%zmm" #d "\n"
-#define CHAIN_24(op)                                                                                        \
-  CHAIN_4(op, 0, 1, 2, 3)                                                                                   \
-  CHAIN_4(op, 4, 5, 6, 7) CHAIN_4(op, 8, 9, 10, 11) CHAIN_4(op, 12, 13, 14, 15) CHAIN_4(op, 16, 17, 18, 19) \
-      CHAIN_4(op, 20, 21, 22, 23)
+#define CHAIN_24(op)      \
+  CHAIN_4(op, 0, 1, 2, 3) \
+  CHAIN_4(op, 4, 5, 6, 7) \
+  CHAIN_4(op, 8, 9, 10, 11) CHAIN_4(op, 12, 13, 14, 15) CHAIN_4(op, 16, 17, 18, 19) CHAIN_4(op, 20, 21, 22, 23)
 #define CLOBBERS                                                                                                               \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", \
       "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31"

@@ -204,7 +204,7 @@ Q4J_FOR_EACH_WORKSPACE(Q4J_MEASURE)
 #undef Q4J_MEASURE
 
 template <typename Params>
-void fuzz(const char* operation, q4j_status (*call)(q4j_context*, const Params*), Params ValidCalls::* member,
+void fuzz(const char* operation, q4j_status (*call)(q4j_context*, const Params*), Params ValidCalls::*member,
           q4j_context* reference, q4j_context* fake, ValidCalls& calls, Bender& bender, int64_t iterations) {
   Outcome outcome;
   Params& params = calls.*member;

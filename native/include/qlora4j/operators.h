@@ -91,7 +91,8 @@ q4j_status q4j_dequantize_8bit_blockwise(q4j_context* context, const q4j_dequant
 
 /**
  * Row-wise INT8 (LLM.int8): codes = round half to even of x * (127 / absmax(row)). Elements whose magnitude is at least
- * `outlier_threshold` (when > 0) are left out of the row maximum and get code 0, and columns that hold one get code 0 everywhere.
+ * `outlier_threshold` (when > 0) are left out of the row maximum and get code 0, and columns that hold one get code 0
+ * everywhere.
  */
 typedef struct q4j_quantize_int8_rowwise_params {
   uint32_t size;
@@ -125,8 +126,9 @@ q4j_status q4j_dequantize_int8_rowwise(q4j_context* context, const q4j_dequantiz
 /**
  * y = x * W^T + bias + s * xa * b^T + residual, xa = dropout(x) * a^T.
  * x and y share `dtype`. With dtype bf16 the weight is used in bf16 (dequantized or rounded to it), with f32 in f32.
- * `xa` is an output kept for the backward: f32 [m, rank], contiguous. With Q4J_LORA_FAST and bf16 it holds values already rounded to bf16.
- * `residual` may equal `y`. With y = NULL only xa is computed (a recomputed layer whose output nobody reads needs no base product).
+ * `xa` is an output kept for the backward: f32 [m, rank], contiguous. With Q4J_LORA_FAST and bf16 it holds values already
+ * rounded to bf16. `residual` may equal `y`. With y = NULL only xa is computed (a recomputed layer whose output nobody reads
+ * needs no base product).
  */
 typedef struct q4j_linear_forward_params {
   uint32_t size;
@@ -136,14 +138,14 @@ typedef struct q4j_linear_forward_params {
   const q4j_lora* lora;     /* or NULL */
   const void* x;            /* [m, k] */
   int64_t ldx;
-  const void* bias;         /* [n] of bias_dtype, or NULL */
-  int32_t bias_dtype;       /* f32 or bf16 */
+  const void* bias;   /* [n] of bias_dtype, or NULL */
+  int32_t bias_dtype; /* f32 or bf16 */
   int32_t reserved;
-  const void* residual;     /* [m, n], or NULL */
+  const void* residual; /* [m, n], or NULL */
   int64_t ldr;
-  void* y;                  /* [m, n], or NULL: only xa is wanted */
+  void* y; /* [m, n], or NULL: only xa is wanted */
   int64_t ldy;
-  void* xa;                 /* f32 [m, rank]; required with a branch */
+  void* xa; /* f32 [m, rank]; required with a branch */
   void* workspace;
   int64_t workspace_bytes;
 } q4j_linear_forward_params;
@@ -168,9 +170,9 @@ typedef struct q4j_linear_backward_input_params {
   int64_t lddx;
   int32_t accumulate;
   int32_t reserved;
-  void* dyb;         /* f32 [m, rank]; required with a branch */
-  int64_t n;         /* out features; must equal weight->rows when weight is given */
-  int64_t k;         /* in features; must equal weight->cols when weight is given */
+  void* dyb; /* f32 [m, rank]; required with a branch */
+  int64_t n; /* out features; must equal weight->rows when weight is given */
+  int64_t k; /* in features; must equal weight->cols when weight is given */
   void* workspace;
   int64_t workspace_bytes;
 } q4j_linear_backward_input_params;
@@ -328,8 +330,8 @@ q4j_status q4j_layer_norm_backward_workspace_size(q4j_context* context, const q4
 
 /**
  * Rotates the first rotary_dim elements of each head in place, half-split pairs (i, i + rotary_dim/2), by the angle
- * positions[t] * inverse_frequencies[i]: angle, cos and sin in f32, then cos and sin times `attention_scale`, rounded to `dtype`.
- * inverse = 1 rotates back, which is the gradient. Element (t, h, i) is at x[t * token_stride + h * head_stride + i].
+ * positions[t] * inverse_frequencies[i]: angle, cos and sin in f32, then cos and sin times `attention_scale`, rounded to
+ * `dtype`. inverse = 1 rotates back, which is the gradient. Element (t, h, i) is at x[t * token_stride + h * head_stride + i].
  */
 typedef struct q4j_rotary_params {
   uint32_t size;
@@ -357,7 +359,8 @@ typedef enum q4j_activation {
   Q4J_ACTIVATION_GELU_TANH = 2
 } q4j_activation;
 
-/** y = act(x), or y = act(x) * up where `up` is given (SwiGLU, GeGLU). f32 inside, act(x) rounded to `dtype` before the multiply. */
+/** y = act(x), or y = act(x) * up where `up` is given (SwiGLU, GeGLU). f32 inside, act(x) rounded to `dtype` before the
+ * multiply. */
 typedef struct q4j_activation_forward_params {
   uint32_t size;
   int32_t dtype;
@@ -402,9 +405,9 @@ q4j_status q4j_activation_backward(q4j_context* context, const q4j_activation_ba
  * Row i with label l >= 0: lse = log(sum(exp(logits))),
  *   loss[i] = (1 - smoothing) * (lse - logits[l]) + smoothing * (lse - mean(logits)) + z_loss * lse^2,
  *   dlogits = scale * d loss[i] / d logits.
- * Rows whose label is -100 have loss 0 and zero gradients. A label outside [0, n) that is not -100 is an invalid argument on the
- * CPU; a GPU pack gives that row a NaN loss.
- * logits are widened to f32; dlogits has the logits' type and may be the same memory; NULL: only the loss is wanted.
+ * Rows whose label is -100 have loss 0 and zero gradients. A label outside [0, n) that is not -100 is an invalid argument on
+ * the CPU; a GPU pack gives that row a NaN loss. logits are widened to f32; dlogits has the logits' type and may be the same
+ * memory; NULL: only the loss is wanted.
  */
 typedef struct q4j_cross_entropy_params {
   uint32_t size;
@@ -446,7 +449,7 @@ typedef struct q4j_attention_forward_params {
   int32_t sequences;
   int32_t max_q; /* longest query and key range of the batch */
   int32_t max_k;
-  float scale; /* usually 1 / sqrt(head_dim) */
+  float scale;         /* usually 1 / sqrt(head_dim) */
   const int32_t* cu_q; /* host memory, [sequences + 1] */
   const int32_t* cu_k; /* host memory, [sequences + 1] */
   const void* q;
@@ -470,7 +473,8 @@ q4j_status q4j_attention_forward(q4j_context* context, const q4j_attention_forwa
 q4j_status q4j_attention_forward_workspace_size(q4j_context* context, const q4j_attention_forward_params* params,
                                                 int64_t* bytes);
 
-/** dq, dk, dv (overwritten) from dout, the saved out and lse. `forward` carries the forward's parameters, `out` and `lse` set. */
+/** dq, dk, dv (overwritten) from dout, the saved out and lse. `forward` carries the forward's parameters, `out` and `lse` set.
+ */
 typedef struct q4j_attention_backward_params {
   uint32_t size;
   int32_t reserved;

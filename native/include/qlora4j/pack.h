@@ -108,7 +108,8 @@ typedef struct q4j_pack {
 #if defined(__GNUC__)
 __attribute__((visibility("default")))
 #endif
-const q4j_pack* q4j_pack_open(const q4j_host* host);
+const q4j_pack*
+q4j_pack_open(const q4j_host* host);
 
 typedef const q4j_pack* (*q4j_pack_open_function)(const q4j_host*);
 

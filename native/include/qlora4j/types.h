@@ -24,8 +24,8 @@ extern "C" {
 
 typedef enum q4j_status {
   Q4J_OK = 0,
-  Q4J_INVALID_ARGUMENT = 1,   /* a shape, type, pointer or option is wrong; the text names it */
-  Q4J_UNSUPPORTED = 2,        /* no such operator, type combination or device in this pack */
+  Q4J_INVALID_ARGUMENT = 1, /* a shape, type, pointer or option is wrong; the text names it */
+  Q4J_UNSUPPORTED = 2,      /* no such operator, type combination or device in this pack */
   Q4J_OUT_OF_DEVICE_MEMORY = 3,
   Q4J_DEVICE_ERROR = 4,       /* the device reported an error; the process may go on */
   Q4J_DEVICE_ERROR_FATAL = 5, /* the device is unusable until the process restarts */

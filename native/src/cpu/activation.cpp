@@ -1,9 +1,9 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** SiLU and GELU, with the gated product (SwiGLU, GeGLU) and their gradients; element by element. */
 #include "cpu_operators.h"
+#include "error.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -26,8 +26,8 @@ struct Silu {
 };
 
 /**
- * x * Phi(x), Phi the normal distribution function. 1 + erf(x / sqrt(2)) cancels for negative x, so the tail is computed itself:
- * Phi(-z) = e^(-z^2/2) g(z) for z >= 0, with g a polynomial of degree 10 in t = 1 / (1 + 0.3 z), fitted for [0, 14.5]
+ * x * Phi(x), Phi the normal distribution function. 1 + erf(x / sqrt(2)) cancels for negative x, so the tail is computed
+ * itself: Phi(-z) = e^(-z^2/2) g(z) for z >= 0, with g a polynomial of degree 10 in t = 1 / (1 + 0.3 z), fitted for [0, 14.5]
  * to a relative error of 3e-9 (3e-7 as evaluated in f32). Beyond that the exponential is zero.
  */
 struct GeluErf {

@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * AdamW over many tensors in one sweep, and the norm of many gradients. All tensors are treated as one long sequence of elements that
- * is cut into a number of ranges which depends on its length alone; a range may begin and end inside a tensor. Bound by memory:
- * 28 bytes per element for a step, 4 for the norm.
+ * AdamW over many tensors in one sweep, and the norm of many gradients. All tensors are treated as one long sequence of
+ * elements that is cut into a number of ranges which depends on its length alone; a range may begin and end inside a tensor.
+ * Bound by memory: 28 bytes per element for a step, 4 for the norm.
  */
 #include <algorithm>
 #include <cmath>
@@ -136,8 +136,9 @@ q4j_status adamw(q4j_pack_context* context, const q4j_adamw_params* params) {
   context->pool.parallel_for(ranges.number, [&](int64_t range, int) {
     ranges.for_each_piece(range, [&](int32_t tensor, int64_t first, int64_t last) {
       const Vec decay = scalar(1.0 - p.learning_rate * static_cast<double>(p.weight_decays[tensor]));
-      update(step, decay, static_cast<float*>(p.parameters[tensor]) + first, static_cast<const float*>(p.gradients[tensor]) + first,
-             static_cast<float*>(p.first_moments[tensor]) + first, static_cast<float*>(p.second_moments[tensor]) + first, last - first);
+      update(step, decay, static_cast<float*>(p.parameters[tensor]) + first,
+             static_cast<const float*>(p.gradients[tensor]) + first, static_cast<float*>(p.first_moments[tensor]) + first,
+             static_cast<float*>(p.second_moments[tensor]) + first, last - first);
     });
   });
   return Q4J_OK;

@@ -1,12 +1,11 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Small dense products for attention: blocks of rows of q, k, v and dout in the two orders that a broadcasting kernel reads, and the
- * kernel itself.
+ * Small dense products for attention: blocks of rows of q, k, v and dout in the two orders that a broadcasting kernel reads,
+ * and the kernel itself.
  *
- * Everything is made of 32-bit cells. With f32 arithmetic a cell is one f32; where the CPU multiplies pairs of bf16 (VDPBF16PS) and
- * the activations are bf16, a cell is two neighbours along the summed axis. A product is always
- *   c[m][n] (+)= sum over depth of a[m][depth] * b[depth][n]
- * with a's cells broadcast, at any two strides, and b's and c's rows contiguous along n.
+ * Everything is made of 32-bit cells. With f32 arithmetic a cell is one f32; where the CPU multiplies pairs of bf16 (VDPBF16PS)
+ * and the activations are bf16, a cell is two neighbours along the summed axis. A product is always c[m][n] (+)= sum over depth
+ * of a[m][depth] * b[depth][n] with a's cells broadcast, at any two strides, and b's and c's rows contiguous along n.
  */
 #ifndef QLORA4J_SRC_CPU_ATTENTION_BLOCK_H_
 #define QLORA4J_SRC_CPU_ATTENTION_BLOCK_H_
@@ -70,8 +69,8 @@ constexpr int kTileRows = 4;
 #endif
 
 template <class M, int Vectors, Old old>
-static inline void tile(int64_t depth, const typename M::Cell* a, int64_t a_row, int64_t a_depth, const typename M::Cell* b, int64_t ldb,
-                        float* c, int64_t ldc, const float* factors) {
+static inline void tile(int64_t depth, const typename M::Cell* a, int64_t a_row, int64_t a_depth, const typename M::Cell* b,
+                        int64_t ldb, float* c, int64_t ldc, const float* factors) {
   Vec sum[kTileRows][Vectors];
   for (int m = 0; m < kTileRows; ++m) {
     for (int v = 0; v < Vectors; ++v) {
@@ -165,8 +164,10 @@ static inline void transpose_square(const void* from, int64_t from_stride, void*
 #endif
 }
 
-/** to[column][row] = from[row][column]; both counts are rounded up to multiples of kLanes, which the buffers must have room for. */
-static inline void transpose(const void* from, int64_t from_stride, int64_t rows, int64_t columns, void* to, int64_t to_stride) {
+/** to[column][row] = from[row][column]; both counts are rounded up to multiples of kLanes, which the buffers must have room
+ * for. */
+static inline void transpose(const void* from, int64_t from_stride, int64_t rows, int64_t columns, void* to,
+                             int64_t to_stride) {
   for (int64_t column = 0; column < columns; column += kLanes) {
     for (int64_t row = 0; row < rows; row += kLanes) {
       transpose_square(static_cast<const float*>(from) + row * from_stride + column, from_stride,
@@ -179,7 +180,10 @@ static inline void transpose(const void* from, int64_t from_stride, int64_t rows
 template <class M>
 struct HeadShape {
   explicit HeadShape(int64_t head_dim)
-      : dim(head_dim), depth(head_dim / M::kPerCell), row_cells(round_up(depth, kLanes)), columns(round_up(head_dim, kLanes)),
+      : dim(head_dim),
+        depth(head_dim / M::kPerCell),
+        row_cells(round_up(depth, kLanes)),
+        columns(round_up(head_dim, kLanes)),
         joined_cells(row_cells * M::kPerCell) {}
 
   int64_t dim;
@@ -210,8 +214,8 @@ static inline void clear_rows(const HeadShape<M>& shape, typename M::Cell* cells
 }
 
 /**
- * Staged rows with neighbours joined along the row axis: joined[row / kPerCell][i]. rows: a multiple of kPerCell. With one value per
- * cell that is what staging gave, and nothing is copied.
+ * Staged rows with neighbours joined along the row axis: joined[row / kPerCell][i]. rows: a multiple of kPerCell. With one
+ * value per cell that is what staging gave, and nothing is copied.
  */
 template <class M>
 static inline const typename M::Cell* join_rows(const HeadShape<M>& shape, const typename M::Cell* staged, int64_t rows,
@@ -246,8 +250,8 @@ static inline const typename M::Cell* join_rows(const HeadShape<M>& shape, const
 
 /** Cells of the bf16 of two rows: low halves from `first`. */
 static inline __m512i joined_pair(Vec first, Vec second) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                         18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+                                         4, 19, 3, 18, 2, 17, 1, 16, 0);
   const __m512bh both = _mm512_cvtne2ps_pbh(second.v, first.v);
   __m512i bits;
   std::memcpy(&bits, &both, sizeof bits);

@@ -5,16 +5,17 @@
 #include <cmath>
 
 #include "cpu_operators.h"
+#include "error.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {
 
 namespace {
 
-/** Rounds to nearest even and stores as i8; NaN, which only a zero or non-finite row can give, becomes 0. |x| is at most 127. */
+/** Rounds to nearest even and stores as i8; NaN, which only a zero or non-finite row can give, becomes 0. |x| is at most 127.
+ */
 inline void store_codes(int8_t* codes, Vec x, int64_t left) {
   const Vec clean = select(x <= x, x, zero());
 #if defined(__AVX512F__)

@@ -1,5 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** <immintrin.h>, include it through this header: the AVX-512 headers of GCC 12 warn about their own deliberately undefined registers. */
+/** <immintrin.h>, include it through this header: the AVX-512 headers of GCC 12 warn about their own deliberately undefined
+ * registers. */
 #ifndef QLORA4J_SRC_CPU_INTRINSICS_H_
 #define QLORA4J_SRC_CPU_INTRINSICS_H_
 

@@ -1,14 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * LayerNorm with a residual addition in front. The variance is summed around the mean in a second sweep over the row, which is in the
- * first-level cache by then; the one-sweep formula loses all digits where the mean is large.
+ * LayerNorm with a residual addition in front. The variance is summed around the mean in a second sweep over the row, which is
+ * in the first-level cache by then; the one-sweep formula loses all digits where the mean is large.
  */
 #include <cmath>
 
 #include "cpu_operators.h"
+#include "error.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {

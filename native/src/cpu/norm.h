@@ -15,9 +15,8 @@ namespace q4j::cpu {
 template <class F>
 static inline bool with_norm_types(int32_t dtype, int32_t weight_dtype, F&& f) {
   bool known = false;
-  with_activation_type(dtype, [&](auto* element) {
-    known = with_activation_type(weight_dtype, [&](auto* weight) { f(element, weight); });
-  });
+  with_activation_type(
+      dtype, [&](auto* element) { known = with_activation_type(weight_dtype, [&](auto* weight) { f(element, weight); }); });
   return known;
 }
 

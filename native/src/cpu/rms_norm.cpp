@@ -1,14 +1,15 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * RMSNorm with a residual addition in front. Rows are independent; the weight gradient is summed over fixed groups of rows, so it
- * does not depend on the number of threads. Bound by memory: a row stays in the first-level cache between the two sweeps over it.
+ * RMSNorm with a residual addition in front. Rows are independent; the weight gradient is summed over fixed groups of rows, so
+ * it does not depend on the number of threads. Bound by memory: a row stays in the first-level cache between the two sweeps
+ * over it.
  */
 #include <cmath>
 
 #include "cpu_operators.h"
+#include "error.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {

@@ -3,14 +3,14 @@
  * Rotary position embedding, in place. Cos and sin are computed once per (token, frequency) and used for all heads.
  *
  * Angles reach 131072 radians and more, where f32 has an ulp of 2^-7: the angle is rounded to f32 by definition (Hugging Face's
- * models do so), but reducing it must not add to that. The reduction by pi/2 is made in f64 with a two-part constant and one FMA
- * each, so its error is some 1e-16 for every angle below 2^31; what follows is a polynomial in f32.
+ * models do so), but reducing it must not add to that. The reduction by pi/2 is made in f64 with a two-part constant and one
+ * FMA each, so its error is some 1e-16 for every angle below 2^31; what follows is a polynomial in f32.
  */
 #include <algorithm>
 
 #include "cpu_operators.h"
-#include "pack_context.h"
 #include "error.h"
+#include "pack_context.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -36,7 +36,8 @@ struct Reduced {
 
 inline void reduce_half(__m256 angle, __m256& r, __m256i& quadrant) {
   const __m512d x = _mm512_cvtps_pd(angle);
-  const __m512d n = _mm512_roundscale_pd(_mm512_mul_pd(x, _mm512_set1_pd(kTwoOverPi)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512d n =
+      _mm512_roundscale_pd(_mm512_mul_pd(x, _mm512_set1_pd(kTwoOverPi)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512d rest = _mm512_fnmadd_pd(n, _mm512_set1_pd(kHalfPi), x);
   r = _mm512_cvtpd_ps(_mm512_fnmadd_pd(n, _mm512_set1_pd(kHalfPiRest), rest));
   quadrant = _mm512_cvtpd_epi32(n);
@@ -54,7 +55,8 @@ inline Reduced reduce(Vec angle) {
 /** Swaps where the quadrant is odd and flips the sign where bit 1 of quadrant + shift is set. */
 inline Vec in_quadrant(__m512i quadrant, Vec even, Vec odd, int shift) {
   const __mmask16 is_odd = _mm512_test_epi32_mask(quadrant, _mm512_set1_epi32(1));
-  const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(_mm512_add_epi32(quadrant, _mm512_set1_epi32(shift)), _mm512_set1_epi32(2)), 30);
+  const __m512i sign =
+      _mm512_slli_epi32(_mm512_and_si512(_mm512_add_epi32(quadrant, _mm512_set1_epi32(shift)), _mm512_set1_epi32(2)), 30);
   return {_mm512_xor_ps(_mm512_mask_blend_ps(is_odd, even.v, odd.v), _mm512_castsi512_ps(sign))};
 }
 
@@ -62,7 +64,8 @@ inline Vec in_quadrant(__m512i quadrant, Vec even, Vec odd, int shift) {
 
 inline void reduce_half(__m128 angle, __m128& r, __m128i& quadrant) {
   const __m256d x = _mm256_cvtps_pd(angle);
-  const __m256d n = _mm256_round_pd(_mm256_mul_pd(x, _mm256_set1_pd(kTwoOverPi)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256d n =
+      _mm256_round_pd(_mm256_mul_pd(x, _mm256_set1_pd(kTwoOverPi)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m256d rest = _mm256_fnmadd_pd(n, _mm256_set1_pd(kHalfPi), x);
   r = _mm256_cvtpd_ps(_mm256_fnmadd_pd(n, _mm256_set1_pd(kHalfPiRest), rest));
   quadrant = _mm256_cvtpd_epi32(n);
@@ -79,7 +82,8 @@ inline Reduced reduce(Vec angle) {
 /** Swaps where the quadrant is odd and flips the sign where bit 1 of quadrant + shift is set. */
 inline Vec in_quadrant(__m256i quadrant, Vec even, Vec odd, int shift) {
   const __m256 is_odd = _mm256_castsi256_ps(_mm256_slli_epi32(quadrant, 31));
-  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(_mm256_add_epi32(quadrant, _mm256_set1_epi32(shift)), _mm256_set1_epi32(2)), 30);
+  const __m256i sign =
+      _mm256_slli_epi32(_mm256_and_si256(_mm256_add_epi32(quadrant, _mm256_set1_epi32(shift)), _mm256_set1_epi32(2)), 30);
   return {_mm256_xor_ps(_mm256_blendv_ps(even.v, odd.v, is_odd), _mm256_castsi256_ps(sign))};
 }
 

@@ -2,11 +2,11 @@
 /**
  * One vector of f32: 16 lanes with AVX-512, 8 with AVX2, chosen by the flags the translation unit is compiled with.
  *
- * Loads widen bf16 and f16, stores round once to nearest even. Tails are handled by masks: a masked load gives 0 in the lanes that
- * are off and does not touch their memory, a masked store leaves it alone.
+ * Loads widen bf16 and f16, stores round once to nearest even. Tails are handled by masks: a masked load gives 0 in the lanes
+ * that are off and does not touch their memory, a masked store leaves it alone.
  *
- * Build with -ffp-contract=off: GCC contracts a multiplication and an addition of intrinsics into one FMA otherwise, and the formats'
- * rules count roundings. Where an FMA is wanted, fma() says so.
+ * Build with -ffp-contract=off: GCC contracts a multiplication and an addition of intrinsics into one FMA otherwise, and the
+ * formats' rules count roundings. Where an FMA is wanted, fma() says so.
  */
 #ifndef QLORA4J_SRC_CPU_VEC_H_
 #define QLORA4J_SRC_CPU_VEC_H_
@@ -189,11 +189,11 @@ static inline Vec load(const float* p, Mask mask) { return {_mm256_maskload_ps(p
 static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 static inline void store(float* p, Vec a, Mask mask) { _mm256_maskstore_ps(p, mask.m, a.v); }
 
-static inline Vec widen_bf16(__m128i bits) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))};
-}
+static inline Vec widen_bf16(__m128i bits) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))}; }
 // AVX2 has no masked 16-bit loads and stores. Masks here are always the first lanes, so their count says all.
-static inline int lanes_on(Mask mask) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(mask.m)))); }
+static inline int lanes_on(Mask mask) {
+  return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(mask.m))));
+}
 static inline __m128i load_first_16bit(const void* p, int count) {
   alignas(16) uint16_t buffer[8] = {};
   std::memcpy(buffer, p, static_cast<size_t>(count) * 2);
@@ -317,8 +317,9 @@ static inline Vec exp2(Vec x) {
 static inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(zero() - x)); }
 
 /**
- * Calls f(element type tag) for the activation types. The tag is a null pointer of the type, so that a generic lambda can read it:
- * with_activation_type(dtype, [&](auto* tag) { using T = std::remove_pointer_t<decltype(tag)>; ... }). False for any other type.
+ * Calls f(element type tag) for the activation types. The tag is a null pointer of the type, so that a generic lambda can read
+ * it: with_activation_type(dtype, [&](auto* tag) { using T = std::remove_pointer_t<decltype(tag)>; ... }). False for any other
+ * type.
  */
 template <class F>
 static inline bool with_activation_type(int32_t dtype, F&& f) {

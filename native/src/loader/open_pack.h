@@ -26,17 +26,17 @@ class OpenPack {
 
   /** The operator's function, or NULL: left out, or unknown to a pack whose table ends earlier. */
   template <typename Function>
-  Function find(Function q4j_pack_operators::* member) const {
+  Function find(Function q4j_pack_operators::*member) const {
     return read(table_->operators, member);
   }
   template <typename Function>
-  Function find(Function q4j_pack_workspaces::* member) const {
+  Function find(Function q4j_pack_workspaces::*member) const {
     return read(table_->workspaces, member);
   }
 
  private:
   template <typename Table, typename Function>
-  static Function read(const Table* table, Function Table::* member) {
+  static Function read(const Table* table, Function Table::*member) {
     if (table == nullptr) return nullptr;
     const auto end = reinterpret_cast<const char*>(&(table->*member) + 1) - reinterpret_cast<const char*>(table);
     return static_cast<std::size_t>(end) <= table->size ? table->*member : nullptr;
