@@ -98,7 +98,7 @@ q4j_status activation_forward(q4j_pack_context*, const q4j_activation_forward_pa
     case 1: Q4J_FAIL(Q4J_UNSUPPORTED, "broken: one row");
     case 2: Q4J_FAIL(Q4J_OUT_OF_DEVICE_MEMORY, "broken: two rows");
     case 3: Q4J_FAIL(Q4J_DEVICE_ERROR, "broken: three rows, code=2");
-    case 4: Q4J_FAIL(Q4J_DEVICE_ERROR_FATAL, "broken: four rows, code=719");
+    case 4: Q4J_FAIL(Q4J_DEVICE_ERROR_FATAL, "broken: four rows, cudaErrorLaunchFailure (719)");
     case 5: Q4J_FAIL(Q4J_INTERNAL_ERROR, "broken: five rows");
     case 6: return Q4J_DEVICE_ERROR;  // and says nothing
     default: Q4J_FAIL(Q4J_INVALID_ARGUMENT, "broken: %lld rows", static_cast<long long>(p->m));

@@ -8,8 +8,11 @@ import org.qlora4j.kernels.abi.qlora4j;
 
 /** The one place where a status of the kernel ABI becomes an exception. */
 final class Status {
-  /** A pack writes the device library's error number as {@code code=<number>} into its text. */
-  private static final Pattern CODE = Pattern.compile("\\bcode=(-?\\d+)");
+  /**
+   * The device library's error number in a pack's text: {@code code=<number>}, or CUDA's way to
+   * name one, {@code cudaErrorNoDevice (100)}.
+   */
+  private static final Pattern CODE = Pattern.compile("\\b(?:code=|cudaError\\w* \\()(-?\\d+)");
 
   private Status() {}
 

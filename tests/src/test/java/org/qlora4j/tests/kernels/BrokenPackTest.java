@@ -138,7 +138,7 @@ class BrokenPackTest {
     assertEquals("one row", text(UnsupportedOperationException.class, 1));
     assertEquals("two rows", text(OutOfDeviceMemoryException.class, 2));
     assertEquals("three rows, code=2", text(DeviceException.class, 3));
-    assertEquals("four rows, code=719", text(FatalDeviceException.class, 4));
+    assertEquals("four rows, cudaErrorLaunchFailure (719)", text(FatalDeviceException.class, 4));
     assertEquals("five rows", text(IllegalStateException.class, 5));
     assertEquals("7 rows", text(IllegalArgumentException.class, 7));
     assertEquals(2, assertThrows(DeviceException.class, () -> activate(3)).code());

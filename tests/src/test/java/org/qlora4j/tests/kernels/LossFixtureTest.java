@@ -72,7 +72,7 @@ class LossFixtureTest extends FixtureTest {
 
   private void crossEntropy(
       Fixtures fixtures, SafetensorsFile file, String name, DeviceMemory memory) {
-    String kind = name.split("_")[2];
+    String kind = name.split("_", -1)[2];
     float smoothing = kind.equals("smooth0.1") ? 0.1f : 0;
     float zLoss = kind.equals("zloss1e-4") ? 1e-4f : 0;
     assertEquals(
