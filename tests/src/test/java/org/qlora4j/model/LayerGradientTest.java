@@ -384,7 +384,7 @@ class LayerGradientTest {
       Tensor future = torch.ones(t, t).triu(1).to(ScalarType.Bool);
       Tensor scores =
           torch.matmul(q, k.transpose(1, 2))
-              .mul(new Scalar(1 / Math.sqrt(d)))
+              .mul(new Scalar(1 / Math.sqrt((double) d)))
               .masked_fill(future, new Scalar(Double.NEGATIVE_INFINITY));
       return torch.matmul(torch.softmax(scores, 2), v).transpose(0, 1).reshape(t, h * d);
     }
@@ -403,7 +403,8 @@ class LayerGradientTest {
       float[] cos = new float[(int) (t * half)];
       float[] sin = new float[(int) (t * half)];
       for (int i = 0; i < cos.length; i++) {
-        float angle = (float) (i / (int) half) * frequencies[i % (int) half];
+        int position = i / (int) half;
+        float angle = position * frequencies[i % (int) half];
         cos[i] = (float) Math.cos(angle);
         sin[i] = (float) Math.sin(angle);
       }

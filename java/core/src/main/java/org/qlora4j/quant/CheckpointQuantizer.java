@@ -195,7 +195,7 @@ public final class CheckpointQuantizer {
       DeviceTensor codes = DeviceTensor.of(memory, 0, DType.U8, block / 2);
       byte[] pairs = new byte[block / 2];
       for (int i = 0; i < 8; i++) {
-        pairs[i] = (byte) (2 * i << 4 | (2 * i + 1));
+        pairs[i] = (byte) (((2 * i) << 4) | (2 * i + 1));
       }
       codes.copyFrom(pairs);
       DeviceTensor one = DeviceTensor.of(memory, 64, DType.F32, 1);
