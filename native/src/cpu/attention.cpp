@@ -9,7 +9,8 @@
  *   forward   s^T = k q^T,      o^T += v^T p^T
  *   backward  s^T = k q^T,      dp^T = v dout^T,   ds = p (dp - delta),  delta = rowsum(dout * out)
  *             dv += p^T dout,   dk += ds^T q,      dq^T += k^T ds^T
- * Decoding has few queries, so the query heads that share a key/value head are laid side by side along the lanes.
+ * Decoding has few queries, so the query heads that share a key/value head are laid side by side along the lanes; where that
+ * makes no more than four columns, the lanes run along the head instead.
  *
  * bf16 activations are multiplied as pairs where the CPU can (attention_block.h): probabilities and ds are rounded to bf16 for
  * that, sums are f32. Elsewhere everything is f32.
@@ -278,25 +279,131 @@ void begin_columns(const q4j_attention_forward_params& p, const HeadShape<M>& sh
   std::fill(state.sums, state.sums + state.columns, 0.0f);
 }
 
-/** Divides by the sums and writes out and lse. */
+/** Divides a query's output by its sum and writes it and lse. largest: in units of log 2. */
+template <class T>
+void store_query(const q4j_attention_forward_params& p, const float* row, float largest, float sum, int64_t token, int64_t head) {
+  const bool blind = sum == 0.0f;
+  const Vec inverse = broadcast(1.0f / sum);
+  T* out = at<T>(p.out, token, p.out_token_stride, head, p.out_head_stride);
+  for (int64_t i = 0; i < p.head_dim; i += kLanes) {
+    store_first(out + i, blind ? zero() : load(row + i) * inverse, p.head_dim - i);
+  }
+  if (p.lse != nullptr) {
+    const double log2_sum = static_cast<double>(largest) + std::log2(static_cast<double>(sum));
+    static_cast<float*>(p.lse)[head * p.cu_q[p.sequences] + token] = blind ? -kInfinity : static_cast<float>(log2_sum * kLog2);
+  }
+}
+
+/** Writes out and lse of a block. */
 template <class T, class M>
 void end_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shape, const ColumnBlock& block, int64_t first_q, float* rows,
                  const ColumnState<M>& state) {
   if (state.begun) transpose(state.out, kQueries, shape.columns, state.columns, rows, shape.columns);
   for (int64_t column = 0; column < block.columns; ++column) {
-    const int64_t token = first_q + block.query_of(column);
-    const int64_t head = block.head_of(column);
-    const float sum = state.sums[column];
-    const bool blind = sum == 0.0f;
-    const Vec inverse = broadcast(1.0f / sum);
-    T* out = at<T>(p.out, token, p.out_token_stride, head, p.out_head_stride);
-    for (int64_t i = 0; i < shape.dim; i += kLanes) {
-      store_first(out + i, blind ? zero() : load(rows + column * shape.columns + i) * inverse, shape.dim - i);
+    store_query<T>(p, rows + column * shape.columns, state.largest[column], state.sums[column], first_q + block.query_of(column),
+                   block.head_of(column));
+  }
+}
+
+/** Up to this many columns are computed row by row. */
+constexpr int64_t kFewColumns = 4;
+
+/**
+ * The same for a block of at most four columns, as decoding without grouped heads has. Lanes full of queries would be nearly empty
+ * then, so the lanes run along the head instead: every key and value is loaded once, widened to f32, and nothing is staged. What
+ * is left is the time it takes to read the cache.
+ */
+template <class T>
+void few_columns_task(const q4j_attention_forward_params& p, const ColumnBlock& block, int32_t sequence, int64_t kv_head) {
+  constexpr int64_t kWidest = 256;
+  constexpr int64_t kChunk = 4;  // vectors of the head that are summed at a time
+  alignas(64) float q[kFewColumns][kWidest];
+  alignas(64) float out[kFewColumns][kWidest];
+  alignas(64) float products[kFewColumns][kLanes * kLanes];  // [key][lane]
+  alignas(64) float turned[kLanes * kLanes];
+  alignas(64) float probabilities[kFewColumns][kKeys];
+  alignas(64) float key_numbers[kLanes];
+  float largest[kFewColumns];
+  Vec sums[kFewColumns];
+  const int64_t dim = p.head_dim;
+  const int64_t columns = block.columns;
+  const int64_t first_q = p.cu_q[sequence];
+  const int64_t first_k = p.cu_k[sequence];
+  const int64_t offset = (p.cu_k[sequence + 1] - first_k) - (p.cu_q[sequence + 1] - first_q);
+  const T* keys = at<T>(p.k, first_k, p.k_token_stride, kv_head, p.k_head_stride);
+  const T* values = at<T>(p.v, first_k, p.v_token_stride, kv_head, p.v_head_stride);
+  const Vec scale = broadcast(static_cast<float>(static_cast<double>(p.scale) / kLog2));
+  Visibility visibility;
+  for (int64_t column = 0; column < columns; ++column) {
+    visibility.set(column, block.query_of(column), offset, p.window);
+    const T* row = at<T>(p.q, first_q + block.query_of(column), p.q_token_stride, block.head_of(column), p.q_head_stride);
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      store(q[column] + i, load_first(row + i, dim - i));
+      store(out[column] + i, zero());
     }
-    if (p.lse != nullptr) {
-      const double log2_sum = static_cast<double>(state.largest[column]) + std::log2(static_cast<double>(sum));
-      static_cast<float*>(p.lse)[head * p.cu_q[p.sequences] + token] = blind ? -kInfinity : static_cast<float>(log2_sum * kLog2);
+    largest[column] = -kInfinity;
+    sums[column] = zero();
+  }
+  for (int lane = 0; lane < kLanes; ++lane) key_numbers[lane] = static_cast<float>(lane);
+
+  for (int64_t first = visibility.first_key; first < visibility.end_key; first += kKeys) {
+    const int64_t end = std::min(first + kKeys, visibility.end_key);
+    for (int64_t group = first; group < end; group += kLanes) {
+      for (int64_t key = group; key < std::min(group + kLanes, end); ++key) {
+        const T* row = keys + key * p.k_token_stride;
+        Vec dot[kFewColumns] = {zero(), zero(), zero(), zero()};
+        for (int64_t i = 0; i < dim; i += kLanes) {
+          const Vec part = load_first(row + i, dim - i);
+          for (int64_t column = 0; column < columns; ++column) dot[column] = fma(part, load(q[column] + i), dot[column]);
+        }
+        for (int64_t column = 0; column < columns; ++column) store(products[column] + (key - group) * kLanes, dot[column]);
+      }
+      for (int64_t column = 0; column < columns; ++column) {
+        // Sums over the lanes of a vector per key are sums of vectors once they are turned.
+        transpose_square(products[column], kLanes, turned, kLanes);
+        Vec sum = zero();
+        for (int64_t i = 0; i < kLanes; ++i) sum += load(turned + i * kLanes);
+        const Vec number = load(key_numbers) + broadcast(static_cast<float>(group));
+        const Mask seen = (broadcast(visibility.last[column]) >= number) & (broadcast(visibility.before[column]) < number);
+        store(probabilities[column] + (group - first), select(seen, sum * scale, broadcast(-kInfinity)));
+      }
     }
+    const int64_t padded = round_up(end - first, kLanes);
+    for (int64_t column = 0; column < columns; ++column) {
+      float* scores = probabilities[column];
+      Vec most = broadcast(largest[column]);
+      for (int64_t i = 0; i < padded; i += kLanes) most = max(load(scores + i), most);
+      const float highest = reduce_max(most);
+      const Vec reference = broadcast(highest > -kInfinity ? highest : 0.0f);
+      const Vec shrink = exp2(broadcast(largest[column]) - reference);
+      largest[column] = highest;
+      sums[column] *= shrink;
+      for (int64_t i = 0; i < padded; i += kLanes) {
+        const Vec probability = exp2(load(scores + i) - reference);
+        sums[column] += probability;
+        store(scores + i, probability);
+      }
+      for (int64_t i = 0; i < dim; i += kLanes) store(out[column] + i, load(out[column] + i) * shrink);
+    }
+    for (int64_t i = 0; i < dim; i += kChunk * kLanes) {
+      const int64_t vectors = std::min(kChunk, (dim - i + kLanes - 1) / kLanes);
+      for (int64_t column = 0; column < columns; ++column) {
+        Vec total[kChunk];
+        for (int64_t part = 0; part < vectors; ++part) total[part] = load(out[column] + i + part * kLanes);
+        for (int64_t key = first; key < end; ++key) {
+          const T* row = values + key * p.v_token_stride + i;
+          const Vec probability = broadcast(probabilities[column][key - first]);
+          for (int64_t part = 0; part < vectors; ++part) {
+            total[part] = fma(probability, load_first(row + part * kLanes, dim - i - part * kLanes), total[part]);
+          }
+        }
+        for (int64_t part = 0; part < vectors; ++part) store(out[column] + i + part * kLanes, total[part]);
+      }
+    }
+  }
+
+  for (int64_t column = 0; column < columns; ++column) {
+    store_query<T>(p, out[column], largest[column], reduce_add(sums[column]), first_q + block.query_of(column), block.head_of(column));
   }
 }
 
@@ -307,6 +414,7 @@ void forward_task(const q4j_attention_forward_params& p, const ForwardPlan& plan
   int64_t kv_head;
   ColumnBlock blocks[kBlocksPerTask];
   const int64_t count = plan.task(task, sequence, kv_head, blocks);
+  if (count == 1 && blocks[0].columns <= kFewColumns) return few_columns_task<T>(p, blocks[0], sequence, kv_head);
   const int64_t first_q = p.cu_q[sequence];
   const int64_t first_k = p.cu_k[sequence];
   const int64_t offset = (p.cu_k[sequence + 1] - first_k) - (p.cu_q[sequence + 1] - first_q);

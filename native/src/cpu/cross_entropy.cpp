@@ -57,6 +57,12 @@ double sum_of_logits(const T* x, int64_t n) {
   return total;
 }
 
+/**
+ * e^(x - largest) for x up to `largest`. The difference is rounded before it is scaled to a power of two: that costs 2^-24 |x - largest|
+ * relative, which the exponential makes smaller than its own rounding as soon as it is large.
+ */
+inline Vec exponential(Vec x, Vec largest) { return exp2((x - largest) * broadcast(1.44269504088896341f)); }
+
 /** Sum of e^(x - largest). Where `kept` is given the terms are stored there; it may be x. */
 template <class T>
 double sum_of_exponentials(const T* x, int64_t n, float largest, float* kept) {
@@ -68,13 +74,13 @@ double sum_of_exponentials(const T* x, int64_t n, float largest, float* kept) {
     int64_t i = first;
     for (; i + 2 * kLanes <= last; i += 2 * kLanes) {
       for (int part = 0; part < 2; ++part) {
-        const Vec e = exp(load(x + i + part * kLanes) - shift);
+        const Vec e = exponential(load(x + i + part * kLanes), shift);
         if (kept != nullptr) store(kept + i + part * kLanes, e);
         sums[part] += e;
       }
     }
     for (; i < last; i += kLanes) {
-      const Vec e = exp(load_logits(x + i, last - i) - shift);
+      const Vec e = exponential(load_logits(x + i, last - i), shift);
       if (kept != nullptr) store_first(kept + i, e, last - i);
       sums[0] += e;
     }
@@ -120,10 +126,10 @@ void cross_entropy_row(const q4j_cross_entropy_params& p, int64_t row) {
   const Vec base = broadcast(static_cast<float>(-scale * smoothing / static_cast<double>(n)));
   const Vec shift = broadcast(largest);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec e = kept != nullptr ? load_first(kept + i, n - i) : exp(load_first(x + i, n - i) - shift);
+    const Vec e = kept != nullptr ? load_first(kept + i, n - i) : exponential(load_first(x + i, n - i), shift);
     store_first(dx + i, fma(e, coefficient, base), n - i);
   }
-  const Vec own_value = fma(exp(broadcast(own) - shift), coefficient, base) - broadcast(static_cast<float>(scale * (1.0 - smoothing)));
+  const Vec own_value = fma(exponential(broadcast(own), shift), coefficient, base) - broadcast(static_cast<float>(scale * (1.0 - smoothing)));
   store_first(dx + label, own_value, 1);
 }
 

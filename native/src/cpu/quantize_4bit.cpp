@@ -10,6 +10,7 @@
 #include "pack_context.h"
 #include "error.h"
 #include "quant.h"
+#include "search_8bit.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -156,12 +157,17 @@ void quantize_absmax(ThreadPool& pool, const float* absmax, int64_t blocks, int6
   for (int64_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
   const float offset = blocks == 0 ? 0.0f : static_cast<float>(sum / static_cast<double>(blocks));
   *nested_offset = offset;
+  const Search8Bit search(dynamic_signed_thresholds.data());
   pool.parallel_for(ceil_div(blocks, block_size), [&](int64_t group, int) {
     const int64_t first = group * block_size;
     const int64_t last = std::min(first + block_size, blocks);
-    float largest = 0.0f;
-    for (int64_t b = first; b < last; ++b) largest = absmax_of(largest, absmax[b] - offset);
-    for (int64_t b = first; b < last; ++b) codes[b] = code_8bit_of_block(dynamic_signed_thresholds, absmax[b] - offset, largest);
+    Vec most = zero();
+    for (int64_t b = first; b < last; b += kLanes) {
+      const Vec magnitude = abs(load_first(absmax + b, last - b) - broadcast(offset));
+      most = max_magnitude(most, last - b < kLanes ? select(first_lanes(last - b), magnitude, zero()) : magnitude);
+    }
+    const float largest = reduce_max_magnitude(most);
+    search.store_block(absmax + first, last - first, offset, largest, codes + first);
     nested_absmax[group] = largest;
   });
 }
@@ -175,13 +181,18 @@ void dequantize_range(const q4j_weight& weight, int64_t first, int64_t last, T* 
   for (int64_t begin = first; begin < last; begin += weight.block_size) {
     const Vec absmax = broadcast(dequantized_absmax(weight, begin / weight.block_size));
     const int64_t end = std::min(begin + weight.block_size, last);
-    for (int64_t i = begin; i < end; i += kLanes) {
-      __m128i bytes = _mm_setzero_si128();
-      std::memcpy(&bytes, packed + i / 2, std::min(kVectorBytes, static_cast<size_t>((end - i + 1) / 2)));
+    const auto values_at = [&](int64_t i, size_t bytes_left) {
+      int64_t bits = 0;
+      std::memcpy(&bits, packed + i / 2, bytes_left);
+      const __m128i bytes = _mm_cvtsi64_si128(bits);
       const __m128i even = _mm_and_si128(_mm_srli_epi16(bytes, 4), low_bits);
       const __m128i odd = _mm_and_si128(bytes, low_bits);
-      store_first(output + i, decoder.values(_mm_unpacklo_epi8(even, odd)) * absmax, end - i);
-    }
+      return decoder.values(_mm_unpacklo_epi8(even, odd)) * absmax;
+    };
+    int64_t i = begin;
+    // A constant number of bytes makes the copy one load.
+    for (; i + kLanes <= end; i += kLanes) store(output + i, values_at(i, kVectorBytes));
+    if (i < end) store_first(output + i, values_at(i, static_cast<size_t>((end - i + 1) / 2)), end - i);
   }
 }
 
