@@ -45,8 +45,8 @@ class LoadingMemoryTest {
         // 4 bits, 8 a block of 64, 32 a block of 256 blocks: 4.127 bits a parameter, and the rest in 16 bits.
         long linear = 3L * (2 * 1024 * 1024 + 2 * 512 * 1024 + 3 * 2816 * 1024);
         long dense = 2L * (2 * 512 * 1024);
-        double expected = linear * (4 + 8 / 64.0 + 32 / (64.0 * 256)) / 8 + dense;
-        assertEquals(expected, model.weightBytes(), 0.001 * expected);
+        double expected = (double) linear * (4 + 8 / 64.0 + 32 / (64.0 * 256)) / 8 + dense;
+        assertEquals(expected, (double) model.weightBytes(), 0.001 * expected);
         assertTrue(kept <= 1.01 * expected + WORKSPACE, "kept " + kept + ", the weights are " + expected);
       }
       assertTrue(pack.allocatedBytes() <= WORKSPACE, "everything is released: " + pack.allocatedBytes());
