@@ -3,6 +3,7 @@ package org.qlora4j.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintWriter;
+import java.io.StringWriter;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -73,7 +74,9 @@ final class InfoCommand implements Callable<Integer> {
     ModelConfig config = ModelConfig.read(model);
     WeightNames names = WeightNames.of(config);
     List<WeightNames.Module> targets = names.targets(targetModules);
-    PrintWriter out = spec.commandLine().getOut();
+    // Printed only once everything is known, so that an error stands alone.
+    StringWriter text = new StringWriter();
+    PrintWriter out = new PrintWriter(text);
     ObjectNode figures = Json.newObject();
     architecture(config, names, targets, out, figures);
     weights(names, out, figures);
@@ -89,6 +92,8 @@ final class InfoCommand implements Callable<Integer> {
         "qlora (nf4, double quantization)",
         MemoryEstimate.qlora(names, rank, targets, QuantizationConfig.nf4()));
     memory(methods, out, figures);
+    out.flush();
+    spec.commandLine().getOut().print(text);
     Report.json(json, figures);
     return Main.DONE;
   }

@@ -25,16 +25,17 @@ import org.qlora4j.common.Text;
  */
 public final class ChatTemplate {
   /**
-   * For models without a template. Every answer ends with the end-of-sequence token, which is
-   * learned.
+   * For models without a template. It leaves the end of an answer to the encoder, which puts the
+   * end-of-sequence token there: not every tokenizer recognises that token's text.
    */
   private static final String PLAIN =
       "{% for message in messages %}"
-          + "{% if message['role'] == 'assistant' %}{{ '### Assistant:\n' + message['content'] + eos_token + '\n\n' }}"
-          + "{% elif message['role'] == 'system' %}{{ '### System:\n' + message['content'] + '\n\n' }}"
-          + "{% else %}{{ '### User:\n' + message['content'] + '\n\n' }}{% endif %}"
+          + "{% if not loop.first %}{{ '\n\n' }}{% endif %}"
+          + "{% if message['role'] == 'assistant' %}{{ '### Assistant:\n' + message['content'] }}"
+          + "{% elif message['role'] == 'system' %}{{ '### System:\n' + message['content'] }}"
+          + "{% else %}{{ '### User:\n' + message['content'] }}{% endif %}"
           + "{% endfor %}"
-          + "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}";
+          + "{% if add_generation_prompt %}{{ '\n\n### Assistant:\n' }}{% endif %}";
 
   private static final long MAX_TEMPLATE_BYTES = 1 << 20;
   private static final long MAX_OUTPUT_BYTES = 16 << 20;
@@ -60,7 +61,8 @@ public final class ChatTemplate {
                 .withMaxRenderDepth(20)
                 // What a message says is text, whatever braces it has.
                 .withNestedInterpretationEnabled(false)
-                // Python's Jinja, which the templates are written for, and not Jinjava's older self.
+                // Python's Jinja, which the templates are written for, and not Jinjava's older
+                // self.
                 .withLegacyOverrides(
                     LegacyOverrides.newBuilder()
                         .withUseTrimmingForNotesAndExpressions(true)
@@ -105,6 +107,14 @@ public final class ChatTemplate {
    * as model templates do; the text is then encoded without adding another.
    */
   public boolean placesBos() {
+    return placesBos;
+  }
+
+  /**
+   * Whether the template itself writes the end of an answer; the plain one leaves it to the
+   * encoder.
+   */
+  public boolean endsAnswers() {
     return placesBos;
   }
 

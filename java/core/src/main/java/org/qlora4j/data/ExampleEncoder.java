@@ -130,7 +130,7 @@ public final class ExampleEncoder {
                 : Character.isHighSurrogate(text.charAt(end - 1)) ? end - 1 : end;
       }
       String piece = text.substring(at, end);
-      ids.add(at == 0 ? tokenizer.encode(piece) : tokenizer.encodeInner(piece));
+      ids.add(at == 0 ? tokenizer.encode(piece) : tokenizer.encodeContinuation(piece));
       at = end;
     }
     if (eosId != null) {
@@ -158,7 +158,18 @@ public final class ExampleEncoder {
 
   /** The ids of a user's message as generation should be given them, through the chat template. */
   public int[] encodeChatPrompt(List<Example.Message> messages) {
-    return encodeRendered(chatTemplate.render(messages, true));
+    String whole = chatTemplate.render(messages, true);
+    List<int[]> answers = new ArrayList<>();
+    for (int i = 0; i < messages.size() && !chatTemplate.endsAnswers(); i++) {
+      if (messages.get(i).role().equals("assistant")) {
+        answers.add(
+            new int[] {
+              chatTemplate.render(messages.subList(0, i), true).length(),
+              chatTemplate.render(messages.subList(0, i + 1), false).length()
+            });
+      }
+    }
+    return spans(whole, answers).ids();
   }
 
   private TokenizedExample text(Example.Text example) {
@@ -186,7 +197,7 @@ public final class ExampleEncoder {
     if (startsWith(whole, front)) {
       return whole;
     }
-    int[] back = tokenizer.encodeInner(rest);
+    int[] back = tokenizer.encodeContinuation(rest);
     int[] ids = Arrays.copyOf(front, front.length + back.length);
     System.arraycopy(back, 0, ids, front.length, back.length);
     return ids;
@@ -227,14 +238,11 @@ public final class ExampleEncoder {
         }
       }
     }
-    if (trainOnInputs) {
-      int[] ids = encodeRendered(whole);
-      return new TokenizedExample(ids, ids.clone());
-    }
-    return spans(whole, spans);
+    TokenizedExample encoded = spans(whole, spans);
+    return trainOnInputs ? new TokenizedExample(encoded.ids(), encoded.ids().clone()) : encoded;
   }
 
-  /** Encodes a text of which the given character ranges are learned. */
+  /** Encodes a text of which the given character ranges, the answers, are learned. */
   private TokenizedExample spans(String text, List<int[]> learned) {
     IdList ids = new IdList();
     IdList labels = new IdList();
@@ -243,6 +251,9 @@ public final class ExampleEncoder {
       ids.replace(encodeFrom(ids.toArray(), text, done, span[0]));
       labels.fill(ids.length, TokenizedExample.IGNORED);
       ids.replace(encodeFrom(ids.toArray(), text, span[0], span[1]));
+      if (eosId != null && !chatTemplate.endsAnswers()) {
+        ids.add(eosId);
+      }
       for (int i = labels.length; i < ids.length; i++) {
         labels.add(ids.values[i]);
       }

@@ -39,6 +39,9 @@ public final class Tokenizer implements AutoCloseable {
    */
   private static final String PROBE = "a";
 
+  /** Texts that rarely share a token with what follows them. */
+  private static final String[] ANCHORS = {"\n", ".", "a"};
+
   private final HuggingFaceTokenizer delegate;
   private final int[] prefix;
   private final @Nullable Integer bosId;
@@ -143,6 +146,23 @@ public final class Tokenizer implements AutoCloseable {
   /** The ids of the text alone; names of special tokens inside it become those tokens. */
   public int[] encodeInner(String text) {
     return ids(text, false);
+  }
+
+  /**
+   * The ids of a text that goes on after other text. Tokenizers that set a space before every text
+   * (Llama's) would set one in the middle here, so the text is encoded behind a short one whose
+   * tokens are then taken off again.
+   */
+  public int[] encodeContinuation(String text) {
+    for (String anchor : ANCHORS) {
+      int[] before = encodeInner(anchor);
+      int[] both = encodeInner(anchor + text);
+      if (both.length >= before.length
+          && Arrays.equals(before, 0, before.length, both, 0, before.length)) {
+        return Arrays.copyOfRange(both, before.length, both.length);
+      }
+    }
+    return encodeInner(text);
   }
 
   /** The text of the ids without special tokens. */

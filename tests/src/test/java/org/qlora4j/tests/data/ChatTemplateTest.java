@@ -32,16 +32,20 @@ class ChatTemplateTest {
 
   @Test
   void textsAndIdsAreThoseOfTransformers() {
-    JsonNode cases = Json.readObject(FixtureFiles.reference("tokenizers/chat_templates.json"), 16 << 20).get(QWEN);
+    JsonNode cases =
+        Json.readObject(FixtureFiles.reference("tokenizers/chat_templates.json"), 16 << 20)
+            .get(QWEN);
     assertTrue(cases != null && cases.size() >= 4, "no cases");
     try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data(QWEN))) {
       ChatTemplate template = ChatTemplate.of("tokenizer", tokenizer);
       for (JsonNode example : cases) {
         List<Message> messages = new ArrayList<>();
         for (JsonNode message : example.get("messages")) {
-          messages.add(new Message(message.get("role").textValue(), message.get("content").textValue()));
+          messages.add(
+              new Message(message.get("role").textValue(), message.get("content").textValue()));
         }
-        String text = template.render(messages, example.get("add_generation_prompt").booleanValue());
+        String text =
+            template.render(messages, example.get("add_generation_prompt").booleanValue());
         assertEquals(example.get("text").textValue(), text);
         JsonNode ids = example.get("ids");
         int[] expected = new int[ids.size()];
@@ -77,8 +81,7 @@ class ChatTemplateTest {
             {%- if loop.last and add_generation_prompt %}last{% endif %}
             {%- endfor %}
             """,
-            USER,
-            ASSISTANT));
+            USER, ASSISTANT));
     assertEquals(
         "SYS[be brief] 1:hi",
         render(
@@ -87,34 +90,45 @@ class ChatTemplateTest {
             {%- else %}{% set system = '' %}{% set rest = messages %}{% endif -%}
             SYS[{{ system }}]
             {%- for m in rest %} {{ loop.index0 + 1 }}:{{ m['content'].strip() }}{% endfor %}""",
-            new Message("system", "be brief"),
-            new Message("user", " hi ")));
-    assertEquals("no tools", render("{% if tools is defined and tools %}tools{% else %}no tools{% endif %}", USER));
+            new Message("system", "be brief"), new Message("user", " hi ")));
+    assertEquals(
+        "no tools",
+        render("{% if tools is defined and tools %}tools{% else %}no tools{% endif %}", USER));
     assertEquals(
         "2",
-        render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", USER, ASSISTANT));
+        render(
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+            USER, ASSISTANT));
   }
 
   @Test
   void contentIsNeverRenderedAsATemplate() throws IOException {
-    assertEquals("{{ eos_token }}{% raw %}", render("{{ messages[0]['content'] }}", new Message("user", "{{ eos_token }}{% raw %}")));
+    assertEquals(
+        "{{ eos_token }}{% raw %}",
+        render("{{ messages[0]['content'] }}", new Message("user", "{{ eos_token }}{% raw %}")));
   }
 
   @Test
-  void thePlainTemplateEndsAnswersWithTheEndToken() {
+  void thePlainTemplate() {
     try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data("tinystories-656k-llama-hf"))) {
       ChatTemplate template = ChatTemplate.of("tokenizer", tokenizer);
       String text =
-          template.render(List.of(new Message("system", "s"), new Message("user", "u"), new Message("assistant", "a")), true);
-      assertEquals(
-          "### System:\ns\n\n### User:\nu\n\n### Assistant:\na<|end_story|>\n\n### Assistant:\n", text);
+          template.render(
+              List.of(
+                  new Message("system", "s"),
+                  new Message("user", "u"),
+                  new Message("assistant", "a")),
+              true);
+      assertEquals("### System:\ns\n\n### User:\nu\n\n### Assistant:\na\n\n### Assistant:\n", text);
     }
   }
 
   @Test
   void failuresAreOneLine() {
     assertRefused(
-        () -> render("{{ raise_exception('Only user\nand assistant') }}", USER), "t.jinja", "Only user\\nand assistant");
+        () -> render("{{ raise_exception('Only user\nand assistant') }}", USER),
+        "t.jinja",
+        "Only user\\nand assistant");
     assertRefused(() -> render("{% for m in messages %}", USER), "t.jinja");
     assertRefused(() -> render("{% include '/etc/passwd' %}", USER), "t.jinja");
     assertRefused(
@@ -123,6 +137,10 @@ class ChatTemplateTest {
                 "{% for a in range(40) %}{{ messages[0]['content'] }}{% endfor %}",
                 new Message("user", "x".repeat(1 << 20))),
         "t.jinja");
-    assertRefused(() -> ChatTemplate.of("absent.jinja", Tokenizer.load(FixtureFiles.data("tinystories-656k-llama-hf"))), "absent.jinja");
+    assertRefused(
+        () ->
+            ChatTemplate.of(
+                "absent.jinja", Tokenizer.load(FixtureFiles.data("tinystories-656k-llama-hf"))),
+        "absent.jinja");
   }
 }

@@ -65,8 +65,10 @@ class TokenizerTest {
         assertArrayEquals(inner, tokenizer.encodeInner(text), text);
         String decoded = example.get("decoded").textValue();
         if (decoded.contains("<unk>")) {
-          // The library's version 0.23, which made the expectation, sets more spaces around unknown tokens than 0.21 here.
-          assertEquals(decoded.replace(" ", ""), tokenizer.decode(inner, false).replace(" ", ""), text);
+          // The library's version 0.23, which made the expectation, sets more spaces around unknown
+          // tokens than 0.21 here.
+          assertEquals(
+              decoded.replace(" ", ""), tokenizer.decode(inner, false).replace(" ", ""), text);
         } else {
           assertEquals(decoded, tokenizer.decode(inner, false), text);
         }
@@ -81,7 +83,8 @@ class TokenizerTest {
     "polyglot-ko-tokenizer/tokenizer.20220525.json,polyglot-ko.txt"
   })
   void idsAreThoseOfPublishedTestCases(String name, String cases) throws IOException {
-    List<String> lines = Files.readAllLines(FixtureFiles.data("ggml-tokenizer-reference-ids/" + cases));
+    List<String> lines =
+        Files.readAllLines(FixtureFiles.data("ggml-tokenizer-reference-ids/" + cases));
     try (Tokenizer tokenizer = tokenizerOf(FixtureFiles.data(name))) {
       int compared = 0;
       for (String line : lines) {
@@ -97,7 +100,8 @@ class TokenizerTest {
           }
         }
         List<Integer> actual = Arrays.stream(tokenizer.encodeInner(text)).boxed().toList();
-        // The published polyglot tokenizer is a later one than the file here; its ids moved by a constant.
+        // The published polyglot tokenizer is a later one than the file here; its ids moved by a
+        // constant.
         if (cases.startsWith("polyglot") && !expected.equals(actual)) {
           assumeTrue(compared > 0, "the tokenizer file is another version than the test cases");
         }
@@ -119,9 +123,13 @@ class TokenizerTest {
       assertNull(tokenizer.chatTemplate());
       assertEquals(1, tokenizer.encode("Once")[0]);
       int[] written = tokenizer.encode("<|start_story|>Once");
-      assertEquals(1, Arrays.stream(written).filter(id -> id == 1).count(), "a start token is never doubled");
+      assertEquals(
+          1,
+          Arrays.stream(written).filter(id -> id == 1).count(),
+          "a start token is never doubled");
     }
-    try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data("qwen2.5-0.5b-instruct-tokenizer-config"))) {
+    try (Tokenizer tokenizer =
+        Tokenizer.load(FixtureFiles.data("qwen2.5-0.5b-instruct-tokenizer-config"))) {
       assertNull(tokenizer.bosToken());
       assertEquals(151645, tokenizer.eosId(), "tokenizer_config.json, not the base model's end");
       assertTrue(tokenizer.stopIds().contains(151645));
@@ -133,11 +141,14 @@ class TokenizerTest {
   void addBosTokenIsObeyed() throws IOException {
     Path model = FixtureFiles.data("tinystories-656k-llama-hf");
     Files.writeString(
-        folder.resolve("tokenizer_config.json"), "{\"add_bos_token\": false, \"bos_token\": \"<|start_story|>\"}");
+        folder.resolve("tokenizer_config.json"),
+        "{\"add_bos_token\": false, \"bos_token\": \"<|start_story|>\"}");
     try (Tokenizer tokenizer = tokenizerOf(model.resolve("tokenizer.json"))) {
       assertArrayEquals(tokenizer.encodeInner("Once"), tokenizer.encode("Once"));
     }
-    Files.writeString(folder.resolve("tokenizer_config.json"), "{\"bos_token\": {\"content\": \"<|start_story|>\"}}");
+    Files.writeString(
+        folder.resolve("tokenizer_config.json"),
+        "{\"bos_token\": {\"content\": \"<|start_story|>\"}}");
     Files.writeString(folder.resolve("config.json"), "{\"eos_token_id\": [2, 7]}");
     Files.writeString(folder.resolve("generation_config.json"), "{\"eos_token_id\": 9}");
     try (Tokenizer tokenizer = Tokenizer.load(folder)) {
@@ -195,7 +206,8 @@ class TokenizerTest {
 
   @Test
   void unfinishedBytesAreShownAtTheEnd() throws IOException {
-    try (Tokenizer tokenizer = tokenizerOf(FixtureFiles.data("gpt-neox-20b-tokenizer/20B_tokenizer.json"))) {
+    try (Tokenizer tokenizer =
+        tokenizerOf(FixtureFiles.data("gpt-neox-20b-tokenizer/20B_tokenizer.json"))) {
       int[] ids = tokenizer.encodeInner("a👩");
       Tokenizer.Incremental incremental = tokenizer.incremental(new int[0]);
       StringBuilder grown = new StringBuilder();

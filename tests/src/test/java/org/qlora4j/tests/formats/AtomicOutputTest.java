@@ -107,8 +107,10 @@ class AtomicOutputTest {
     Files.createDirectory(folder.resolve(name));
     AtomicOutput.recover(folder.resolve("out"));
     assertTrue(Files.exists(folder.resolve(name)));
-    // An earlier run with this process's own number, as in a container that was restarted, is dead all the same.
-    Files.createDirectory(folder.resolve(".out.q4j-new-" + ProcessHandle.current().pid() + "-0123abcd"));
+    // An earlier run with this process's own number, as in a container that was restarted, is dead
+    // all the same.
+    Files.createDirectory(
+        folder.resolve(".out.q4j-new-" + ProcessHandle.current().pid() + "-0123abcd"));
     AtomicOutput.recover(folder.resolve("out"));
     assertEquals(List.of(name), names());
   }
@@ -122,7 +124,10 @@ class AtomicOutputTest {
     assertRefused(() -> AtomicOutput.directory(Path.of("/")), "below an existing directory");
   }
 
-  /** A process killed while it replaces a directory again and again always leaves one whole version to be found. */
+  /**
+   * A process killed while it replaces a directory again and again always leaves one whole version
+   * to be found.
+   */
   @Test
   void killedAtAnyInstantOneVersionIsWhole() throws IOException, InterruptedException {
     Path target = folder.resolve("out");
@@ -148,7 +153,8 @@ class AtomicOutputTest {
       AtomicOutput.recover(target);
       if (Files.exists(target)) {
         String one = Files.readString(target.resolve("one"));
-        assertEquals(one, Files.readString(target.resolve("two")), "both files are of the same version");
+        assertEquals(
+            one, Files.readString(target.resolve("two")), "both files are of the same version");
         found++;
       }
       assertTrue(names().size() <= 1, "leftovers: " + names());

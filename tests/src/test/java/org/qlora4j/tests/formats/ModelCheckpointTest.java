@@ -37,7 +37,8 @@ class ModelCheckpointTest {
 
   private void index(String weightMap) throws IOException {
     Files.writeString(
-        folder.resolve(ModelCheckpoint.INDEX_FILE), "{\"metadata\":{\"total_size\":8},\"weight_map\":" + weightMap + "}");
+        folder.resolve(ModelCheckpoint.INDEX_FILE),
+        "{\"metadata\":{\"total_size\":8},\"weight_map\":" + weightMap + "}");
   }
 
   @Test
@@ -116,7 +117,8 @@ class ModelCheckpointTest {
         sharded.resolve(ModelCheckpoint.INDEX_FILE),
         "{\"weight_map\":{\"b\":\"two.safetensors\",\"a\":\"one.safetensors\"}}");
     for (Path directory : new Path[] {whole, other}) {
-      try (SafetensorsWriter writer = SafetensorsWriter.create(directory.resolve("model.safetensors"))) {
+      try (SafetensorsWriter writer =
+          SafetensorsWriter.create(directory.resolve("model.safetensors"))) {
         writer.declare("a", StoredType.F32, 1).declare("b", StoredType.F32, 1);
         writer.write("a", new float[] {1});
         writer.write("b", new float[] {directory.equals(whole) ? 2 : Math.nextUp(2f)});
@@ -135,7 +137,8 @@ class ModelCheckpointTest {
 
   @Test
   void opensTheReferenceShards() {
-    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(FixtureFiles.reference("models/mistral"))) {
+    try (ModelCheckpoint checkpoint =
+        ModelCheckpoint.open(FixtureFiles.reference("models/mistral"))) {
       assertTrue(checkpoint.names().contains("model.layers.1.mlp.down_proj.weight"));
       assertEquals(StoredType.BF16, checkpoint.tensor("model.norm.weight").storedType());
     }

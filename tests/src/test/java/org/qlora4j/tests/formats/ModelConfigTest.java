@@ -39,7 +39,8 @@ class ModelConfigTest {
   @ValueSource(strings = {"llama", "llama3_tied", "neox_polyglot", "neox_sequential"})
   void oldAndNewKeysMeanTheSame(String model) {
     ModelConfig now = ModelConfig.read(FixtureFiles.reference("models/" + model));
-    ModelConfig legacy = ModelConfig.readFile(FixtureFiles.reference("models/" + model + "/config_legacy.json"));
+    ModelConfig legacy =
+        ModelConfig.readFile(FixtureFiles.reference("models/" + model + "/config_legacy.json"));
     assertEquals(now, legacy);
   }
 
@@ -47,7 +48,16 @@ class ModelConfigTest {
   void readsLlama() {
     ModelConfig c = ModelConfig.read(FixtureFiles.reference("models/llama3_tied"));
     assertEquals(Architecture.LLAMA, c.architecture());
-    assertEquals(List.of(64, 2, 4, 2, 16, 128, 288), List.of(c.hiddenSize(), c.layers(), c.heads(), c.kvHeads(), c.headDim(), c.ffnSize(), c.vocabSize()));
+    assertEquals(
+        List.of(64, 2, 4, 2, 16, 128, 288),
+        List.of(
+            c.hiddenSize(),
+            c.layers(),
+            c.heads(),
+            c.kvHeads(),
+            c.headDim(),
+            c.ffnSize(),
+            c.vocabSize()));
     assertEquals(Norm.RMS_NORM, c.norm());
     assertEquals(1e-5f, c.normEps());
     assertEquals(Activation.SILU, c.activation());
@@ -73,16 +83,19 @@ class ModelConfigTest {
     assertFalse(c.gatedMlp() || c.tiedHead());
     assertEquals(8, c.rotaryDim());
     assertEquals(DType.F32, c.dtype());
-    assertFalse(ModelConfig.read(FixtureFiles.reference("models/neox_sequential")).parallelResidual());
+    assertFalse(
+        ModelConfig.read(FixtureFiles.reference("models/neox_sequential")).parallelResidual());
   }
 
   @Test
   void readsConfigsOfPublishedModels() {
-    ModelConfig llama3 = ModelConfig.readFile(FixtureFiles.data("hf-configs/llama-3-8b.config.json"));
+    ModelConfig llama3 =
+        ModelConfig.readFile(FixtureFiles.data("hf-configs/llama-3-8b.config.json"));
     assertEquals(128, llama3.headDim());
     assertEquals(8, llama3.kvHeads());
     assertEquals(DType.F16, llama3.dtype());
-    ModelConfig polyglot = ModelConfig.readFile(FixtureFiles.data("polyglot-ko-configs/polyglot-ko-5.8b.config.json"));
+    ModelConfig polyglot =
+        ModelConfig.readFile(FixtureFiles.data("polyglot-ko-configs/polyglot-ko-5.8b.config.json"));
     assertEquals(64, polyglot.rotaryDim());
     assertEquals(List.of(0), polyglot.eosIds());
     assertTrue(polyglot.parallelResidual(), "the default where the key is missing");
@@ -94,9 +107,14 @@ class ModelConfigTest {
 
   @Test
   void otherArchitecturesAreNamed() {
-    assertRefused(() -> ModelConfig.read(FixtureFiles.reference("models/gemma2")), "model_type", "'gemma2'", "llama or gpt_neox");
     assertRefused(
-        () -> ModelConfig.readFile(FixtureFiles.data("hf-configs/mistral-7b-v0.1.config.json")), "'mistral'");
+        () -> ModelConfig.read(FixtureFiles.reference("models/gemma2")),
+        "model_type",
+        "'gemma2'",
+        "llama or gpt_neox");
+    assertRefused(
+        () -> ModelConfig.readFile(FixtureFiles.data("hf-configs/mistral-7b-v0.1.config.json")),
+        "'mistral'");
   }
 
   @Test
@@ -165,7 +183,8 @@ class ModelConfigTest {
   @Test
   void refusesWhatIsNoConfig() {
     assertRefused(() -> ModelConfig.read(Path.of("absent")), "no such model directory: absent");
-    assertRefused(() -> ModelConfig.read(FixtureFiles.reference("training")), "config.json", "no such file");
+    assertRefused(
+        () -> ModelConfig.read(FixtureFiles.reference("training")), "config.json", "no such file");
     assertRefused(() -> parse("{}"), "model_type");
     assertRefused(() -> parse("{\"model_type\": \"llama\"}"), "hidden_size", "found nothing");
     assertRefused(() -> parse("[]"), "a JSON object");
@@ -173,8 +192,9 @@ class ModelConfigTest {
   }
 
   /**
-   * transformers 5.18's inv_freq for theta 5e5 with Llama 3.1's scaling, head 128, at the ends, in the blended range and beside it.
-   * Both sides make some four f32 operations of at most 1 ulp (1.2e-7 relative) each.
+   * transformers 5.18's inv_freq for theta 5e5 with Llama 3.1's scaling, head 128, at the ends, in
+   * the blended range and beside it. Both sides make some four f32 operations of at most 1 ulp
+   * (1.2e-7 relative) each.
    */
   @Test
   void frequenciesAreThoseOfTransformers() {
@@ -194,7 +214,8 @@ class ModelConfigTest {
     assertClose(0x1.765ba4p-13f, f[34]);
     assertClose(0x1.90d10cp-14f, f[35]);
     assertClose(0x1.4985fep-22f, f[63]);
-    float[] linear = parse(with("rope_scaling", "{\"type\": \"linear\", \"factor\": 4.0}")).inverseFrequencies();
+    float[] linear =
+        parse(with("rope_scaling", "{\"type\": \"linear\", \"factor\": 4.0}")).inverseFrequencies();
     float[] plain = parse(LLAMA).inverseFrequencies();
     for (int i = 0; i < plain.length; i++) {
       assertEquals(plain[i] / 4, linear[i]);

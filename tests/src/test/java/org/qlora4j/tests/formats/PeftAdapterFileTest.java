@@ -47,7 +47,11 @@ class PeftAdapterFileTest {
         CONFIG,
         List.of(
             new PeftAdapterFile.Matrices(
-                MODULE, 3, 4, () -> new float[] {1, 2, 3, 4, 5, 6}, () -> new float[] {1, 2, 3, 4, 5, 6, 7, 8})));
+                MODULE,
+                3,
+                4,
+                () -> new float[] {1, 2, 3, 4, 5, 6},
+                () -> new float[] {1, 2, 3, 4, 5, 6, 7, 8})));
   }
 
   @Test
@@ -69,22 +73,36 @@ class PeftAdapterFileTest {
     try (SafetensorsFile file = SafetensorsFile.open(folder.resolve("adapter_model.safetensors"))) {
       assertEquals(Map.of("format", "pt"), file.metadata());
       assertEquals(
-          List.of("base_model.model." + MODULE + ".lora_A.weight", "base_model.model." + MODULE + ".lora_B.weight"),
+          List.of(
+              "base_model.model." + MODULE + ".lora_A.weight",
+              "base_model.model." + MODULE + ".lora_B.weight"),
           List.copyOf(file.names()));
     }
   }
 
-  /** The options PEFT itself wrote for a plain adapter, apart from the values that differ between the two. */
+  /**
+   * The options PEFT itself wrote for a plain adapter, apart from the values that differ between
+   * the two.
+   */
   @Test
   void writesEveryOptionThatPeftWrites() throws IOException {
     ObjectNode peft =
-        Json.readObject(FixtureFiles.reference("training/llama_nf4_f32/adapter_final/adapter_config.json"), 1 << 20);
+        Json.readObject(
+            FixtureFiles.reference("training/llama_nf4_f32/adapter_final/adapter_config.json"),
+            1 << 20);
     writeAdapter();
     ObjectNode ours = Json.readObject(folder.resolve("adapter_config.json"), 1 << 20);
     List<String> own =
-        List.of("base_model_name_or_path", "lora_alpha", "lora_dropout", "r", "target_modules", "peft_version");
+        List.of(
+            "base_model_name_or_path",
+            "lora_alpha",
+            "lora_dropout",
+            "r",
+            "target_modules",
+            "peft_version");
     // Options of methods that came with PEFT 0.20 and 0.21; null there, and unknown to PEFT 0.19.
-    List<String> recent = List.of("kasa_config", "monteclora_config", "velora_config", "use_bdlora");
+    List<String> recent =
+        List.of("kasa_config", "monteclora_config", "velora_config", "use_bdlora");
     for (Map.Entry<String, JsonNode> option : peft.properties()) {
       if (!own.contains(option.getKey()) && !recent.contains(option.getKey())) {
         assertEquals(option.getValue(), ours.get(option.getKey()), option.getKey());
@@ -109,7 +127,8 @@ class PeftAdapterFileTest {
       for (PeftAdapterFile.Pair pair : adapter.pairs().values()) {
         assertEquals(adapter.config().rank() * pair.in(), pair.a().toFloats().length);
         assertTrue(
-            adapter.config().targetModules().stream().anyMatch(name -> pair.module().endsWith("." + name)),
+            adapter.config().targetModules().stream()
+                .anyMatch(name -> pair.module().endsWith("." + name)),
             pair.module());
       }
       if (path.contains("rslora")) {
@@ -122,7 +141,8 @@ class PeftAdapterFileTest {
   void readsOptionsOfOtherToolsAndVersions() throws IOException {
     writeAdapter();
     for (String name : new String[] {"qwen2.5-1.5b-bnb4bit", "qwen2.5-7b-bnb4bit"}) {
-      Path options = FixtureFiles.data("peft-adapter-configs-qlora/" + name + ".adapter_config.json");
+      Path options =
+          FixtureFiles.data("peft-adapter-configs-qlora/" + name + ".adapter_config.json");
       ObjectNode json = Json.readObject(options, 1 << 20);
       json.put("r", 2);
       Files.writeString(folder.resolve("adapter_config.json"), Json.pretty(json));
@@ -164,7 +184,9 @@ class PeftAdapterFileTest {
 
   @Test
   void refusesDoraByName() {
-    assertRefused(() -> PeftAdapterFile.open(FixtureFiles.reference("merge/dora_qv_only/adapter")), "use_dora");
+    assertRefused(
+        () -> PeftAdapterFile.open(FixtureFiles.reference("merge/dora_qv_only/adapter")),
+        "use_dora");
   }
 
   @Test
@@ -184,7 +206,8 @@ class PeftAdapterFileTest {
   }
 
   private void replaceTensors(String a, long aRows, long aCols, String b, long bRows, long bCols) {
-    try (SafetensorsWriter writer = SafetensorsWriter.create(folder.resolve("adapter_model.safetensors"))) {
+    try (SafetensorsWriter writer =
+        SafetensorsWriter.create(folder.resolve("adapter_model.safetensors"))) {
       writer.declare("base_model.model." + a, StoredType.F32, aRows, aCols);
       writer.declare("base_model.model." + b, StoredType.F32, bRows, bCols);
       writer.write("base_model.model." + a, new float[(int) (aRows * aCols)]);

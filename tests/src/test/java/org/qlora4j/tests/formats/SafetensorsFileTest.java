@@ -52,13 +52,18 @@ class SafetensorsFileTest {
 
   private static String tensor(String name, String dtype, String shape, long begin, long end) {
     return String.format(
-        "\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%d,%d]}", name, dtype, shape, begin, end);
+        "\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%d,%d]}",
+        name, dtype, shape, begin, end);
   }
 
   @Test
   void readsBackWhatWasWritten() {
     Path file = folder.resolve("sub/t.safetensors");
-    float[] values = new Random(1).doubles(300_000).collect(() -> new FloatSink(300_000), FloatSink::add, (a, b) -> {}).values;
+    float[] values =
+        new Random(1)
+            .doubles(300_000)
+            .collect(() -> new FloatSink(300_000), FloatSink::add, (a, b) -> {})
+            .values;
     try (SafetensorsWriter writer = SafetensorsWriter.create(file).metadata("made by", "a test")) {
       writer.declare("bytes", StoredType.U8, 3);
       writer.declare("matrix", StoredType.F32, 600, 500);
@@ -83,7 +88,8 @@ class SafetensorsFileTest {
       assertArrayEquals(new float[] {-0.5f}, read.tensor("scalar").toFloats());
       assertEquals(0, read.tensor("empty").bytes());
       assertArrayEquals(new long[] {Long.MIN_VALUE + 1}, read.tensor("한글 \"이름\"").toLongs());
-      assertEquals(List.of("한글 \"이름\"", "matrix", "scalar", "empty", "bytes"), List.copyOf(read.names()));
+      assertEquals(
+          List.of("한글 \"이름\"", "matrix", "scalar", "empty", "bytes"), List.copyOf(read.names()));
     }
   }
 
@@ -109,7 +115,8 @@ class SafetensorsFileTest {
       writer.write("a", new float[] {1});
       writer.commit();
     }
-    long header = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN).getLong();
+    long header =
+        ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN).getLong();
     assertEquals(0, (8 + header) % 8);
   }
 
@@ -143,7 +150,8 @@ class SafetensorsFileTest {
     }
     try (SafetensorsFile read = SafetensorsFile.open(file)) {
       TensorSource tensor = read.tensor("a");
-      for (ByteBuffer buffer : List.of(ByteBuffer.allocate(2_500_000), ByteBuffer.allocateDirect(2_500_000))) {
+      for (ByteBuffer buffer :
+          List.of(ByteBuffer.allocate(2_500_000), ByteBuffer.allocateDirect(2_500_000))) {
         buffer.position(7).limit(2_400_000);
         tensor.read(500_000, buffer);
         assertEquals(buffer.limit(), buffer.position());
@@ -152,7 +160,9 @@ class SafetensorsFileTest {
           assertEquals(data[500_000 + i - 7], buffer.get(i));
         }
       }
-      assertThrows(IndexOutOfBoundsException.class, () -> tensor.read(data.length - 3, ByteBuffer.allocate(4)));
+      assertThrows(
+          IndexOutOfBoundsException.class,
+          () -> tensor.read(data.length - 3, ByteBuffer.allocate(4)));
       assertThrows(IndexOutOfBoundsException.class, () -> tensor.read(-1, ByteBuffer.allocate(4)));
     }
   }
@@ -171,9 +181,11 @@ class SafetensorsFileTest {
     }
     try (SafetensorsFile read = SafetensorsFile.open(file)) {
       assertArrayEquals(
-          new float[] {1, -2, 65504, 0x1p-24f, Float.POSITIVE_INFINITY, -0f}, read.tensor("f16").toFloats());
+          new float[] {1, -2, 65504, 0x1p-24f, Float.POSITIVE_INFINITY, -0f},
+          read.tensor("f16").toFloats());
       assertArrayEquals(
-          new float[] {1, -2, 0x1.FEp127f, 0x1p-133f, Float.POSITIVE_INFINITY, -0f}, read.tensor("bf16").toFloats());
+          new float[] {1, -2, 0x1.FEp127f, 0x1p-133f, Float.POSITIVE_INFINITY, -0f},
+          read.tensor("bf16").toFloats());
     }
   }
 
@@ -200,7 +212,8 @@ class SafetensorsFileTest {
     assertRefused(() -> SafetensorsFile.open(write(100_000_001, header, 0)), "100000001");
     assertRefused(() -> SafetensorsFile.open(write(-1, header, 0)), "18446744073709551615");
     assertRefused(() -> SafetensorsFile.open(write(1, header, 0)), "found the length 1");
-    assertRefused(() -> SafetensorsFile.open(write(3, header, 0)), "header of 3 bytes", "truncated");
+    assertRefused(
+        () -> SafetensorsFile.open(write(3, header, 0)), "header of 3 bytes", "truncated");
   }
 
   @Test
@@ -253,7 +266,9 @@ class SafetensorsFileTest {
         "'b'",
         "overlap");
     assertRefused(
-        () -> SafetensorsFile.open(write("{" + a + "," + tensor("b", "F32", "[1]", 5, 9) + "}", 9)), "'b'", "hole");
+        () -> SafetensorsFile.open(write("{" + a + "," + tensor("b", "F32", "[1]", 5, 9) + "}", 9)),
+        "'b'",
+        "hole");
     assertRefused(() -> SafetensorsFile.open(write("{" + a + "}", 5)), "found 5");
     byte[] notUtf8 = "{\"a\":0}".getBytes(StandardCharsets.UTF_8);
     notUtf8[2] = (byte) 0xff;
@@ -262,12 +277,16 @@ class SafetensorsFileTest {
 
   @Test
   void namesInMessagesStayOnOneLine() throws IOException {
-    Path file = write("{" + tensor("a\\n\\u001b[31m" + "x".repeat(5000), "F32", "[2]", 0, 4) + "}", 4);
+    Path file =
+        write("{" + tensor("a\\n\\u001b[31m" + "x".repeat(5000), "F32", "[2]", 0, 4) + "}", 4);
     String message = assertRefused(() -> SafetensorsFile.open(file), "a\\n\\u001b[31mxxx", "...");
     assertTrue(message.length() < 600, message);
   }
 
-  /** Every prefix of a real file, and every file with one header byte changed, is read or refused with one line. */
+  /**
+   * Every prefix of a real file, and every file with one header byte changed, is read or refused
+   * with one line.
+   */
   @Test
   void noDamageGetsThrough() throws IOException {
     Path file = folder.resolve("good");

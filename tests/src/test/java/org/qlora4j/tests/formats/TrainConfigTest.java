@@ -8,12 +8,15 @@ import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.qlora4j.tests.support.Inputs.assertRefused;
 
+import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.LoraPrecision;
@@ -59,6 +62,36 @@ class TrainConfigTest {
       }
     }
     assertEquals(c, parse(written.toString()));
+  }
+
+  @Test
+  void everyKeyIsDocumented() throws IOException {
+    String documentation = Files.readString(FixtureFiles.project("docs/configuration.md"));
+    for (TrainConfigKeys.Key key : TrainConfigKeys.ALL) {
+      String aliases =
+          String.join(", ", key.aliases().stream().map(alias -> "`" + alias + "`").toList());
+      String defaultText = key.defaultText().isEmpty() ? "" : "`" + key.defaultText() + "`";
+      String row =
+          "| `"
+              + key.name()
+              + "` | "
+              + defaultText
+              + " | "
+              + aliases
+              + " | "
+              + key.meaning()
+              + " |";
+      assertTrue(
+          documentation.contains("\n" + row + "\n"),
+          () -> "docs/configuration.md lacks the row\n" + row);
+    }
+  }
+
+  @Test
+  void theExamplesAreValid() {
+    for (String name : new String[] {"quickstart", "pretrain", "polyglot-ko-12.8b"}) {
+      TrainConfigReader.read(FixtureFiles.project("examples/" + name + ".yaml"), List.of());
+    }
   }
 
   @Test
@@ -118,7 +151,14 @@ class TrainConfigTest {
   @Test
   void overridesWinInOrder() {
     TrainConfig c =
-        parse(SMALLEST + "lora_r: 4\n", "r=8", "lora_r=16", "target_modules=[q_proj, v_proj]", "learning_rate=1E-3", "eval_file=", "sample_prompts=[\"a: b\"]");
+        parse(
+            SMALLEST + "lora_r: 4\n",
+            "r=8",
+            "lora_r=16",
+            "target_modules=[q_proj, v_proj]",
+            "learning_rate=1E-3",
+            "eval_file=",
+            "sample_prompts=[\"a: b\"]");
     assertEquals(16, c.lora().rank());
     assertEquals(List.of("q_proj", "v_proj"), c.lora().targetModules());
     assertEquals(1e-3, c.optimizer().learningRate());
@@ -138,7 +178,11 @@ class TrainConfigTest {
     "gradient_accumulation_step,gradient_accumulation_steps"
   })
   void slipsOfThePenAreAnsweredWithTheNearestKey(String written, String meant) {
-    assertRefused(() -> parse(SMALLEST + written + ": 1\n"), "c.yaml", "'" + written + "'", "did you mean " + meant + "?");
+    assertRefused(
+        () -> parse(SMALLEST + written + ": 1\n"),
+        "c.yaml",
+        "'" + written + "'",
+        "did you mean " + meant + "?");
   }
 
   @Test
@@ -198,18 +242,39 @@ class TrainConfigTest {
     assertRefused(() -> parse("just a text"), "`key: value` lines");
     assertRefused(() -> parse("lora_r: 1\nlora_r: 2\n"), "not valid YAML", "lora_r");
     assertRefused(() -> parse(""), "model: expected");
-    assertRefused(() -> TrainConfigReader.read(Path.of("absent.yaml"), List.of()), "no such file: absent.yaml");
+    assertRefused(
+        () -> TrainConfigReader.read(Path.of("absent.yaml"), List.of()),
+        "no such file: absent.yaml");
   }
 
   @Test
   void theHashIsOfWhatDecidesTheWeights() {
     TrainConfig c = parse(SMALLEST);
     for (String same :
-        new String[] {"output_dir=elsewhere", "threads=1", "logging_steps=1", "save_steps=7", "sample_prompts=[x]", "gradient_checkpointing=false", "learning_rate=0.0002"}) {
+        new String[] {
+          "output_dir=elsewhere",
+          "threads=1",
+          "logging_steps=1",
+          "save_steps=7",
+          "sample_prompts=[x]",
+          "gradient_checkpointing=false",
+          "learning_rate=0.0002"
+        }) {
       assertEquals(c.settingsHash(), parse(SMALLEST, same).settingsHash(), same);
     }
     for (String other :
-        new String[] {"seed=1", "lora_r=8", "learning_rate=1e-4", "max_steps=3", "sequence_length=64", "data_seed=1", "compute=float32", "bnb_4bit_quant_type=fp4", "lora_dropout=0.1", "val_set_size=2"}) {
+        new String[] {
+          "seed=1",
+          "lora_r=8",
+          "learning_rate=1e-4",
+          "max_steps=3",
+          "sequence_length=64",
+          "data_seed=1",
+          "compute=float32",
+          "bnb_4bit_quant_type=fp4",
+          "lora_dropout=0.1",
+          "val_set_size=2"
+        }) {
       TrainConfig changed = parse(SMALLEST, other);
       assertNotEquals(c.settingsHash(), changed.settingsHash(), other);
       assertFalse(changed.differencesFrom(c.trainingSettings()).isEmpty());
@@ -228,14 +293,17 @@ class TrainConfigTest {
     assertEquals(1.0, linear.factor(4, 20));
     assertEquals(0.5, linear.factor(12, 20));
     assertEquals(1.0 / 16, linear.factor(19, 20));
-    TrainConfig.Schedule cosine = parse(SMALLEST + "warmup_ratio: 0.2\nlr_scheduler: cosine\n").schedule();
+    TrainConfig.Schedule cosine =
+        parse(SMALLEST + "warmup_ratio: 0.2\nlr_scheduler: cosine\n").schedule();
     assertEquals(4, cosine.warmup(20));
     assertEquals(0.75, cosine.factor(3, 20));
     assertEquals(0.5 * (1 + Math.cos(Math.PI / 4)), cosine.factor(8, 20), 1e-15);
     assertEquals(0.5, cosine.factor(12, 20), 1e-15);
-    TrainConfig.Schedule constant = parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant\n").schedule();
+    TrainConfig.Schedule constant =
+        parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant\n").schedule();
     assertEquals(1.0, constant.factor(0, 20), "as in transformers, constant has no warm-up");
-    TrainConfig.Schedule warm = parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant_with_warmup\n").schedule();
+    TrainConfig.Schedule warm =
+        parse(SMALLEST + "warmup_steps: 4\nlr_scheduler: constant_with_warmup\n").schedule();
     assertEquals(0.5, warm.factor(2, 20));
     assertEquals(1.0, warm.factor(19, 20));
     assertEquals(30, parse(SMALLEST + "num_epochs: 2.5\n").schedule().totalSteps(12));

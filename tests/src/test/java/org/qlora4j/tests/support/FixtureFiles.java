@@ -26,6 +26,11 @@ public final class FixtureFiles {
     return find("data", Fixtures.data(), path);
   }
 
+  /** A file of the project itself. */
+  public static Path project(String path) {
+    return Path.of(System.getProperty("qlora4j.root", "..")).resolve(path);
+  }
+
   private static Path find(String kind, Path root, String path) {
     URL resource = FixtureFiles.class.getResource("/" + kind + "/" + path);
     if (resource != null && resource.getProtocol().equals("file")) {

@@ -1,0 +1,214 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.formats;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.Inputs.assertRefused;
+
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.checkpoint.SafetensorsWriter;
+import org.qlora4j.checkpoint.StoredType;
+import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.WeightNames;
+import org.qlora4j.model.WeightNames.Module;
+import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.tests.support.FixtureFiles;
+
+/** The table of tensor names against real checkpoints, and against ones that do not fit. */
+class WeightNamesTest {
+  private final Path folder;
+
+  WeightNamesTest(@TempDir Path folder) {
+    this.folder = folder;
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "llama",
+        "llama_bf16",
+        "llama3_tied",
+        "neox_polyglot",
+        "neox_polyglot_bf16",
+        "neox_sequential"
+      })
+  void realCheckpointsFit(String model) {
+    check(FixtureFiles.reference("models/" + model));
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"tinystories-656k-llama-hf", "stories260k-hf"})
+  void tiedHeadsMayBeStoredUnderEitherName(String model) {
+    check(FixtureFiles.data(model));
+  }
+
+  private static void check(Path directory) {
+    WeightNames names = WeightNames.of(ModelConfig.read(directory));
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(directory)) {
+      names.check(checkpoint);
+      long elements = checkpoint.tensors().stream().mapToLong(TensorSource::elements).sum();
+      assertEquals(elements, names.parameters());
+    }
+  }
+
+  /**
+   * Published counts: Llama 2 7B, Llama 3 8B, Polyglot-Ko 12.8B (a notebook's count in 4 bits,
+   * 6,608,701,440 with its adapter).
+   */
+  @ParameterizedTest
+  @CsvSource({
+    "hf-configs/llama-2-7b-hf.config.json,6738415616",
+    "hf-configs/llama-3-8b.config.json,8030261248",
+    "polyglot-ko-configs/polyglot-ko-12.8b.config.json,12893603840"
+  })
+  void parametersOfPublishedModels(String file, long parameters) {
+    assertEquals(
+        parameters, WeightNames.of(ModelConfig.readFile(FixtureFiles.data(file))).parameters());
+  }
+
+  /** The adapters that PEFT made with the same targets adapt the same modules. */
+  @ParameterizedTest
+  @CsvSource({
+    "models/llama,training/llama_nf4_f32/adapter_final",
+    "models/neox_polyglot,training/neox_nf4_f32/adapter_final",
+    "models/llama,merge/rslora_r4_qv_only/adapter"
+  })
+  void targetsAreThoseOfPeft(String model, String adapter) {
+    WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.reference(model)));
+    try (PeftAdapterFile file = PeftAdapterFile.open(FixtureFiles.reference(adapter))) {
+      List<Module> targets = names.targets(file.config().targetModules());
+      assertEquals(file.pairs().keySet(), Set.copyOf(targets.stream().map(Module::path).toList()));
+      for (Module target : targets) {
+        PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(target.path()));
+        assertEquals(List.of(pair.out(), pair.in()), target.shape());
+      }
+    }
+  }
+
+  @Test
+  void targetsByName() {
+    WeightNames names =
+        WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")));
+    assertEquals(8, names.targets(List.of()).size());
+    assertEquals(names.linears(), names.targets(List.of("all-linear")));
+    assertEquals(
+        List.of("gpt_neox.layers.0.attention.dense", "gpt_neox.layers.1.attention.dense"),
+        names.targets(List.of("dense")).stream().map(Module::path).toList(),
+        "a name is the whole last part: not dense_h_to_4h");
+    assertEquals(1, names.targets(List.of("layers.1.mlp.dense_4h_to_h")).size());
+    assertRefused(
+        () -> names.targets(List.of("q_proj")),
+        "lora_target_modules",
+        "'q_proj'",
+        "query_key_value",
+        "dense_4h_to_h");
+    assertRefused(() -> names.targets(List.of("query_key_valu")), "did you mean query_key_value?");
+    assertRefused(() -> names.targets(List.of("embed_out")), "'embed_out'");
+  }
+
+  /** A copy of a small checkpoint with tensors changed, dropped or added. */
+  private Path changed(Map<String, long[]> shapes, Map<String, StoredType> types)
+      throws IOException {
+    Path model = FixtureFiles.reference("models/llama");
+    Files.copy(
+        model.resolve("config.json"),
+        folder.resolve("config.json"),
+        StandardCopyOption.REPLACE_EXISTING);
+    Map<String, long[]> all = new LinkedHashMap<>();
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model)) {
+      checkpoint.tensors().forEach(tensor -> all.put(tensor.name(), tensor.shape()));
+    }
+    all.putAll(shapes);
+    all.values().removeIf(shape -> shape.length == 1 && shape[0] == -1);
+    try (SafetensorsWriter writer = SafetensorsWriter.create(folder.resolve("model.safetensors"))) {
+      all.forEach(
+          (name, shape) -> writer.declare(name, types.getOrDefault(name, StoredType.F32), shape));
+      for (Map.Entry<String, long[]> tensor : all.entrySet()) {
+        long bytes = types.getOrDefault(tensor.getKey(), StoredType.F32).bits() / 8;
+        for (long dimension : tensor.getValue()) {
+          bytes *= dimension;
+        }
+        writer.write(tensor.getKey(), ByteBuffer.allocate((int) bytes));
+      }
+      writer.commit();
+    }
+    return folder;
+  }
+
+  private void refused(Map<String, long[]> shapes, Map<String, StoredType> types, String... parts)
+      throws IOException {
+    Path directory = changed(shapes, types);
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(directory)) {
+      WeightNames names = WeightNames.of(ModelConfig.read(directory));
+      assertRefused(() -> names.check(checkpoint), parts);
+    }
+  }
+
+  @Test
+  void checkpointsThatDoNotFitTheConfigAreRefused() throws IOException {
+    String q = "model.layers.1.self_attn.q_proj.weight";
+    long[] none = {-1};
+    check(changed(Map.of(), Map.of()));
+    refused(
+        Map.of(q, new long[] {64, 32}),
+        Map.of(),
+        "'" + q + "'",
+        "[64, 64]",
+        "config.json",
+        "[64, 32]");
+    refused(Map.of(q, new long[] {64 * 64}), Map.of(), "'" + q + "'", "[4096]");
+    refused(
+        Map.of("model.embed_tokens.weight", new long[] {289, 64}),
+        Map.of(),
+        "[288, 64]",
+        "[289, 64]");
+    refused(Map.of(q, none), Map.of(), "'" + q + "'", "found none");
+    refused(Map.of("lm_head.weight", none), Map.of(), "lm_head.weight", "tie_word_embeddings");
+    refused(Map.of(), Map.of(q, StoredType.F64), "'" + q + "'", "F64");
+    refused(
+        Map.of("model.layers.2.mlp.up_proj.weight", new long[] {128, 64}),
+        Map.of(),
+        "layers.2",
+        "no place");
+    refused(
+        Map.of("model.layers.0.self_attn.q_proj.bias", new long[] {64}),
+        Map.of(),
+        "q_proj.bias",
+        "no place");
+    fits(changed(Map.of("model.layers.0.self_attn.rotary_emb.inv_freq", new long[] {8}), Map.of()));
+  }
+
+  private static void fits(Path directory) {
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(directory)) {
+      WeightNames.of(ModelConfig.read(directory)).check(checkpoint);
+    }
+  }
+
+  @Test
+  void theTableKnowsWhatEachArchitectureHas() {
+    WeightNames llama = WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/llama")));
+    WeightNames neox =
+        WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")));
+    assertTrue(llama.has(Part.GATE) && !llama.has(Part.QUERY_KEY_VALUE));
+    assertTrue(neox.has(Part.QUERY_KEY_VALUE) && !neox.has(Part.GATE) && !neox.has(Part.QUERY));
+    assertEquals("embed_out", neox.module(Part.HEAD, -1).path());
+    assertTrue(neox.module(Part.FINAL_NORM, -1).hasBias());
+  }
+}
