@@ -37,6 +37,12 @@ class LinearFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    return List.of(
+        "linear_forward", "linear_backward_input", "lora_weight_gradient", "dequantize_4bit");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     JsonNode entry = fixtures.index().path(name);
     try (SafetensorsFile file = fixtures.open(name)) {

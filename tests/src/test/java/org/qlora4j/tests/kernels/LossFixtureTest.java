@@ -34,6 +34,22 @@ class LossFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    if (name.startsWith("cross_entropy_")) {
+      return List.of("cross_entropy");
+    } else if (name.startsWith("rope_")) {
+      return List.of("rotary");
+    }
+    String operator =
+        name.startsWith("rmsnorm_")
+            ? "rms_norm"
+            : name.startsWith("layernorm_")
+                ? "layer_norm"
+                : name.startsWith("causal_attention_") ? "attention" : "activation";
+    return List.of(operator + "_forward", operator + "_backward");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     try (SafetensorsFile file = fixtures.open(name)) {
       if (name.startsWith("cross_entropy_")) {

@@ -33,6 +33,11 @@ class OptimizerFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    return List.of("adamw");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     JsonNode entry = fixtures.index().path(name);
     try (SafetensorsFile file = fixtures.open(name)) {

@@ -38,6 +38,18 @@ class Quantization4BitFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    if (name.equals("maps")) {
+      return List.of("dequantize_4bit", "dequantize_8bit_blockwise");
+    }
+    return name.startsWith("blockwise8_")
+        ? List.of("quantize_8bit_blockwise", "dequantize_8bit_blockwise")
+        : name.startsWith("int8_")
+            ? List.of("quantize_int8_rowwise", "dequantize_int8_rowwise")
+            : List.of("quantize_4bit", "dequantize_4bit");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     JsonNode entry = fixtures.index().path(name);
     try (SafetensorsFile file = fixtures.open(name)) {

@@ -7,12 +7,14 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.DynamicContainer;
 import org.junit.jupiter.api.DynamicNode;
 import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.TestInstance;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.KernelPack;
 
 /**
  * Runs every file of a topic of fixtures on every pack of this machine, the reference included.
@@ -31,6 +33,11 @@ public abstract class FixtureTest {
 
   /** The files this test reads, a subset of the topic's. */
   protected abstract List<String> names(Fixtures fixtures);
+
+  /**
+   * The ABI's operators that a file needs; a pack without one of them skips the file and says so.
+   */
+  protected abstract List<String> operators(String name);
 
   /** Checks one file on the memory's pack. */
   protected abstract void check(Fixtures fixtures, String name, DeviceMemory memory);
@@ -56,7 +63,12 @@ public abstract class FixtureTest {
   }
 
   private void run(Fixtures fixtures, String pack, String name) {
-    try (DeviceMemory memory = new DeviceMemory(Packs.open(pack))) {
+    KernelPack opened = Packs.open(pack);
+    for (String operator : operators(name)) {
+      Assumptions.assumeTrue(
+          opened.supports(operator), () -> pack + " leaves " + operator + " out");
+    }
+    try (DeviceMemory memory = new DeviceMemory(opened)) {
       check(fixtures, name, memory);
       memory.checkGuards();
     }

@@ -89,15 +89,32 @@ public abstract class ParityTest {
         .map(
             name ->
                 Packs.opens(name)
-                    ? DynamicContainer.dynamicContainer(
-                        name,
-                        cases().stream()
-                            .map(
-                                c ->
-                                    DynamicTest.dynamicTest(
-                                        c.name(), () -> check(Packs.open(name), c))))
+                    ? DynamicContainer.dynamicContainer(name, tests(Packs.open(name)))
                     // One skipped test that says why.
                     : DynamicTest.dynamicTest(name, () -> Packs.open(name)));
+  }
+
+  /** One test per case, and one skipped test per operator that the pack leaves out. */
+  private Stream<DynamicTest> tests(KernelPack pack) {
+    List<Case> all = cases();
+    Stream<DynamicTest> missing =
+        all.stream()
+            .map(Case::operator)
+            .distinct()
+            .filter(operator -> !pack.supports(operator))
+            .map(
+                operator ->
+                    DynamicTest.dynamicTest(operator, () -> requireOperator(pack, operator)));
+    Stream<DynamicTest> present =
+        all.stream()
+            .filter(c -> pack.supports(c.operator()))
+            .map(c -> DynamicTest.dynamicTest(c.name(), () -> check(pack, c)));
+    return Stream.concat(missing, present);
+  }
+
+  private static void requireOperator(KernelPack pack, String operator) {
+    Assumptions.assumeTrue(
+        pack.supports(operator), () -> pack.name() + " leaves " + operator + " out");
   }
 
   /** All cases, for running them on a pack of one's own. */
@@ -111,8 +128,7 @@ public abstract class ParityTest {
    * @throws AssertionError when an output exceeds its tolerance or a guard byte was touched
    */
   public final void check(KernelPack pack, Case c) {
-    Assumptions.assumeTrue(
-        pack.supports(c.operator()), () -> pack.name() + " leaves " + c.operator() + " out");
+    requireOperator(pack, c.operator());
     Assumptions.assumeTrue(
         !Packs.isSlow(pack) || c.work() <= SLOW_LIMIT,
         () -> pack.name() + " simulates a GPU and is too slow for this case");
