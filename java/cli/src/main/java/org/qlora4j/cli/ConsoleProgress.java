@@ -129,7 +129,8 @@ final class ConsoleProgress implements Progress, AutoCloseable {
       current.close();
       synchronized (this) {
         bar = null;
-        err.println();
+        // A task that did not count to its end leaves no half-filled bar behind.
+        err.print(done >= total ? System.lineSeparator() : "\r\u001b[K");
         err.flush();
       }
     } else if (!task.isEmpty() && done > 0 && !lineIsCurrent) {

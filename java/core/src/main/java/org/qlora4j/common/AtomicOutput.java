@@ -226,7 +226,10 @@ public final class AtomicOutput implements AutoCloseable {
           @Override
           public FileVisitResult visitFile(Path file, BasicFileAttributes attributes)
               throws IOException {
-            try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE)) {
+            // A copied file may be read-only; Linux syncs through a read-only channel as well.
+            StandardOpenOption mode =
+                Files.isWritable(file) ? StandardOpenOption.WRITE : StandardOpenOption.READ;
+            try (FileChannel channel = FileChannel.open(file, mode)) {
               channel.force(true);
             }
             return FileVisitResult.CONTINUE;
