@@ -3,8 +3,8 @@
  * A pack with defects of the kinds that kernels have, for the tests of the tests: a suite that passes it is worth nothing.
  *
  * rms_norm_forward leaves the last column unweighted, linear_forward forgets the end of a row that is no multiple of eight,
- * layer_norm_forward writes behind its output, and activation_forward reports a device error chosen by the number of rows. What it
- * computes is f32 only. Of the linear group it has one operator, so the others must not be borrowed.
+ * layer_norm_forward writes behind its output, and activation_forward reports a device error chosen by the number of rows. What
+ * it computes is f32 only. Of the linear group it has one operator, so the others must not be borrowed.
  */
 #include <cmath>
 
@@ -45,8 +45,8 @@ q4j_status fill(q4j_pack_context*, void* memory, int32_t value, int64_t bytes) {
 q4j_status synchronize(q4j_pack_context*) { return Q4J_OK; }
 
 q4j_status rms_norm_forward(q4j_pack_context*, const q4j_rms_norm_forward_params* p) {
-  Q4J_REQUIRE(p->dtype == Q4J_F32 && p->weight_dtype == Q4J_F32 && p->residual == nullptr && p->unit_offset == 0, Q4J_UNSUPPORTED,
-              "broken: only the plain f32 form");
+  Q4J_REQUIRE(p->dtype == Q4J_F32 && p->weight_dtype == Q4J_F32 && p->residual == nullptr && p->unit_offset == 0,
+              Q4J_UNSUPPORTED, "broken: only the plain f32 form");
   const float* x = static_cast<const float*>(p->x);
   const float* weight = static_cast<const float*>(p->weight);
   float* y = static_cast<float*>(p->y);
@@ -67,8 +67,8 @@ q4j_status linear_forward_workspace_size(q4j_pack_context*, const q4j_linear_for
 }
 
 q4j_status linear_forward(q4j_pack_context*, const q4j_linear_forward_params* p) {
-  Q4J_REQUIRE(p->dtype == Q4J_F32 && p->weight->format == Q4J_WEIGHT_DENSE && p->weight->dtype == Q4J_F32 && p->lora == nullptr &&
-                  p->bias == nullptr && p->residual == nullptr,
+  Q4J_REQUIRE(p->dtype == Q4J_F32 && p->weight->format == Q4J_WEIGHT_DENSE && p->weight->dtype == Q4J_F32 &&
+                  p->lora == nullptr && p->bias == nullptr && p->residual == nullptr,
               Q4J_UNSUPPORTED, "broken: only a dense f32 product");
   const float* x = static_cast<const float*>(p->x);
   const float* w = static_cast<const float*>(p->weight->data);
@@ -95,13 +95,20 @@ q4j_status layer_norm_forward(q4j_pack_context*, const q4j_layer_norm_forward_pa
 
 q4j_status activation_forward(q4j_pack_context*, const q4j_activation_forward_params* p) {
   switch (p->m) {
-    case 1: Q4J_FAIL(Q4J_UNSUPPORTED, "broken: one row");
-    case 2: Q4J_FAIL(Q4J_OUT_OF_DEVICE_MEMORY, "broken: two rows");
-    case 3: Q4J_FAIL(Q4J_DEVICE_ERROR, "broken: three rows, code=2");
-    case 4: Q4J_FAIL(Q4J_DEVICE_ERROR_FATAL, "broken: four rows, cudaErrorLaunchFailure (719)");
-    case 5: Q4J_FAIL(Q4J_INTERNAL_ERROR, "broken: five rows");
-    case 6: return Q4J_DEVICE_ERROR;  // and says nothing
-    default: Q4J_FAIL(Q4J_INVALID_ARGUMENT, "broken: %lld rows", static_cast<long long>(p->m));
+    case 1:
+      Q4J_FAIL(Q4J_UNSUPPORTED, "broken: one row");
+    case 2:
+      Q4J_FAIL(Q4J_OUT_OF_DEVICE_MEMORY, "broken: two rows");
+    case 3:
+      Q4J_FAIL(Q4J_DEVICE_ERROR, "broken: three rows, code=2");
+    case 4:
+      Q4J_FAIL(Q4J_DEVICE_ERROR_FATAL, "broken: four rows, cudaErrorLaunchFailure (719)");
+    case 5:
+      Q4J_FAIL(Q4J_INTERNAL_ERROR, "broken: five rows");
+    case 6:
+      return Q4J_DEVICE_ERROR;  // and says nothing
+    default:
+      Q4J_FAIL(Q4J_INVALID_ARGUMENT, "broken: %lld rows", static_cast<long long>(p->m));
   }
 }
 
@@ -126,9 +133,21 @@ const q4j_pack_operators operators = table_of_operators();
 const q4j_pack_workspaces workspaces = table_of_workspaces();
 
 const q4j_pack pack = {
-    sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, Q4J_PACK_NAME, Q4J_BUILD_INFO " architectures=any",
-    create,           destroy,         threads,        allocate,      free_memory,
-    copy,             copy,            fill,           synchronize,   &operators,
+    sizeof(q4j_pack),
+    Q4J_ABI_VERSION,
+    Q4J_DEVICE_CPU,
+    Q4J_PACK_NAME,
+    Q4J_BUILD_INFO " architectures=any",
+    create,
+    destroy,
+    threads,
+    allocate,
+    free_memory,
+    copy,
+    copy,
+    fill,
+    synchronize,
+    &operators,
     &workspaces,
 };
 

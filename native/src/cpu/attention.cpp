@@ -1,22 +1,20 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Causal attention, forward and backward, block by block with a running softmax (FlashAttention-2, Dao 2023), so that no matrix of
- * scores is ever stored.
+ * Causal attention, forward and backward, block by block with a running softmax (FlashAttention-2, Dao 2023), so that no matrix
+ * of scores is ever stored.
  *
  * Blocks of 64 queries meet blocks of 64 keys. Scores are held transposed, keys down and queries along the vector lanes: the
- * softmax's maximum and sum then run down the columns without any reduction across lanes, and the transposed probabilities are at
- * once what the gradient of v multiplies. With the queries along the lanes the products are
- *   forward   s^T = k q^T,      o^T += v^T p^T
- *   backward  s^T = k q^T,      dp^T = v dout^T,   ds = p (dp - delta),  delta = rowsum(dout * out)
- *             dv += p^T dout,   dk += ds^T q,      dq^T += k^T ds^T
- * Decoding has few queries, so the query heads that share a key/value head are laid side by side along the lanes; where that
- * makes no more than four columns, the lanes run along the head instead.
+ * softmax's maximum and sum then run down the columns without any reduction across lanes, and the transposed probabilities are
+ * at once what the gradient of v multiplies. With the queries along the lanes the products are forward   s^T = k q^T,      o^T
+ * += v^T p^T backward  s^T = k q^T,      dp^T = v dout^T,   ds = p (dp - delta),  delta = rowsum(dout * out) dv += p^T dout, dk
+ * += ds^T q,      dq^T += k^T ds^T Decoding has few queries, so the query heads that share a key/value head are laid side by
+ * side along the lanes; where that makes no more than four columns, the lanes run along the head instead.
  *
  * bf16 activations are multiplied as pairs where the CPU can (attention_block.h): probabilities and ds are rounded to bf16 for
  * that, sums are f32. Elsewhere everything is f32.
  *
- * Every sum is made by one task in a fixed order, and tasks are cut by the shapes alone, so results do not depend on the number of
- * threads.
+ * Every sum is made by one task in a fixed order, and tasks are cut by the shapes alone, so results do not depend on the number
+ * of threads.
  */
 #include <algorithm>
 #include <cmath>
@@ -58,8 +56,8 @@ class Scratch {
 
 /** Which keys each column (a query of some head) of a block sees. */
 struct Visibility {
-  alignas(64) float last[kQueries];    // the last key it sees
-  alignas(64) float before[kQueries];  // the last key that has left its window
+  alignas(64) float last[kQueries];                         // the last key it sees
+  alignas(64) float before[kQueries];                       // the last key that has left its window
   int64_t first_key = std::numeric_limits<int64_t>::max();  // keys that any column sees: [first_key, end_key)
   int64_t end_key = 0;
   int64_t first_common = 0;  // keys that all columns see: [first_common, end_common)
@@ -118,7 +116,8 @@ struct ColumnBlock {
   int64_t query_of(int64_t column) const { return query + column % queries; }
 };
 
-/** Blocks of columns that one task brings together with the keys of one key/value head, so that those are read and staged once. */
+/** Blocks of columns that one task brings together with the keys of one key/value head, so that those are read and staged once.
+ */
 constexpr int64_t kBlocksPerTask = 4;
 
 /** How the forward is cut into blocks of columns and those into tasks. Blocks are numbered per sequence and key/value head. */
@@ -207,8 +206,8 @@ struct ForwardBuffers {
 };
 
 /**
- * Turns a block of scores into probabilities relative to the running maximum. `scale` includes log2(e): powers of two are cheaper.
- * `factors` is what older sums have to be multiplied by.
+ * Turns a block of scores into probabilities relative to the running maximum. `scale` includes log2(e): powers of two are
+ * cheaper. `factors` is what older sums have to be multiplied by.
  */
 template <class M, bool masked>
 void softmax_block(ColumnState<M>& state, int64_t first_key, int64_t keys, float scale, float* scores, typename M::Cell* p,
@@ -222,7 +221,8 @@ void softmax_block(ColumnState<M>& state, int64_t first_key, int64_t keys, float
         float* at_key = scores + (key + part) * kQueries + column;
         Vec score = load(at_key) * factor;
         if constexpr (masked) {
-          score = select(state.visibility.sees(column, static_cast<float>(first_key + key + part)), score, broadcast(-kInfinity));
+          score =
+              select(state.visibility.sees(column, static_cast<float>(first_key + key + part)), score, broadcast(-kInfinity));
           store(at_key, score);
         }
         most[part] = max(score, most[part]);
@@ -281,7 +281,8 @@ void begin_columns(const q4j_attention_forward_params& p, const HeadShape<M>& sh
 
 /** Divides a query's output by its sum and writes it and lse. largest: in units of log 2. */
 template <class T>
-void store_query(const q4j_attention_forward_params& p, const float* row, float largest, float sum, int64_t token, int64_t head) {
+void store_query(const q4j_attention_forward_params& p, const float* row, float largest, float sum, int64_t token,
+                 int64_t head) {
   const bool blind = sum == 0.0f;
   const Vec inverse = broadcast(1.0f / sum);
   T* out = at<T>(p.out, token, p.out_token_stride, head, p.out_head_stride);
@@ -296,12 +297,12 @@ void store_query(const q4j_attention_forward_params& p, const float* row, float 
 
 /** Writes out and lse of a block. */
 template <class T, class M>
-void end_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shape, const ColumnBlock& block, int64_t first_q, float* rows,
-                 const ColumnState<M>& state) {
+void end_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shape, const ColumnBlock& block, int64_t first_q,
+                 float* rows, const ColumnState<M>& state) {
   if (state.begun) transpose(state.out, kQueries, shape.columns, state.columns, rows, shape.columns);
   for (int64_t column = 0; column < block.columns; ++column) {
-    store_query<T>(p, rows + column * shape.columns, state.largest[column], state.sums[column], first_q + block.query_of(column),
-                   block.head_of(column));
+    store_query<T>(p, rows + column * shape.columns, state.largest[column], state.sums[column],
+                   first_q + block.query_of(column), block.head_of(column));
   }
 }
 
@@ -309,9 +310,9 @@ void end_columns(const q4j_attention_forward_params& p, const HeadShape<M>& shap
 constexpr int64_t kFewColumns = 4;
 
 /**
- * The same for a block of at most four columns, as decoding without grouped heads has. Lanes full of queries would be nearly empty
- * then, so the lanes run along the head instead: every key and value is loaded once, widened to f32, and nothing is staged. What
- * is left is the time it takes to read the cache.
+ * The same for a block of at most four columns, as decoding without grouped heads has. Lanes full of queries would be nearly
+ * empty then, so the lanes run along the head instead: every key and value is loaded once, widened to f32, and nothing is
+ * staged. What is left is the time it takes to read the cache.
  */
 template <class T>
 void few_columns_task(const q4j_attention_forward_params& p, const ColumnBlock& block, int32_t sequence, int64_t kv_head) {
@@ -403,7 +404,8 @@ void few_columns_task(const q4j_attention_forward_params& p, const ColumnBlock& 
   }
 
   for (int64_t column = 0; column < columns; ++column) {
-    store_query<T>(p, out[column], largest[column], reduce_add(sums[column]), first_q + block.query_of(column), block.head_of(column));
+    store_query<T>(p, out[column], largest[column], reduce_add(sums[column]), first_q + block.query_of(column),
+                   block.head_of(column));
   }
 }
 
@@ -427,7 +429,9 @@ void forward_task(const q4j_attention_forward_params& p, const ForwardPlan& plan
   int64_t end_key = 0;
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t column = 0; column < blocks[i].columns; ++column) {
-      prefetch_row(at<T>(p.q, first_q + blocks[i].query_of(column), p.q_token_stride, blocks[i].head_of(column), p.q_head_stride), shape.dim);
+      prefetch_row(
+          at<T>(p.q, first_q + blocks[i].query_of(column), p.q_token_stride, blocks[i].head_of(column), p.q_head_stride),
+          shape.dim);
     }
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -444,7 +448,8 @@ void forward_task(const q4j_attention_forward_params& p, const ForwardPlan& plan
     for (int64_t key = 0; key < keys; ++key) {
       const int64_t token = first_k + first + key;
       stage_row<M>(shape, at<T>(p.k, token, p.k_token_stride, kv_head, p.k_head_stride), buffers.k + key * shape.row_cells);
-      stage_row<M>(shape, at<T>(p.v, token, p.v_token_stride, kv_head, p.v_head_stride), buffers.staged + key * shape.row_cells);
+      stage_row<M>(shape, at<T>(p.v, token, p.v_token_stride, kv_head, p.v_head_stride),
+                   buffers.staged + key * shape.row_cells);
     }
     clear_rows<M>(shape, buffers.k + keys * shape.row_cells, padded - keys);
     clear_rows<M>(shape, buffers.staged + keys * shape.row_cells, padded - keys);
@@ -459,16 +464,19 @@ void forward_task(const q4j_attention_forward_params& p, const ForwardPlan& plan
       ColumnState<M>& state = states[i];
       if (first >= state.visibility.end_key || first + keys <= state.visibility.first_key) continue;
       const int64_t columns = state.columns;
-      multiply<M, Old::kIgnore>(padded, columns, shape.depth, buffers.k, shape.row_cells, 1, state.q, kQueries, buffers.scores, kQueries);
+      multiply<M, Old::kIgnore>(padded, columns, shape.depth, buffers.k, shape.row_cells, 1, state.q, kQueries, buffers.scores,
+                                kQueries);
       if (state.visibility.complete(first, first + padded)) {
         softmax_block<M, false>(state, first, padded, scale, buffers.scores, buffers.p, factors);
       } else {
         softmax_block<M, true>(state, first, padded, scale, buffers.scores, buffers.p, factors);
       }
       if (state.begun) {
-        multiply<M, Old::kScale>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out, kQueries, factors);
+        multiply<M, Old::kScale>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out, kQueries,
+                                 factors);
       } else {
-        multiply<M, Old::kIgnore>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out, kQueries);
+        multiply<M, Old::kIgnore>(shape.dim, columns, depth, v, 1, shape.joined_cells, buffers.p, kQueries, state.out,
+                                  kQueries);
       }
       state.begun = true;
     }
@@ -539,8 +547,8 @@ struct BackwardBuffers {
 
 /** p and ds of a block, in the orders the products want. lse: in units of log 2. */
 template <class M, bool masked>
-void gradient_block(const Visibility& visibility, int64_t first_key, int64_t keys, int64_t columns, float scale, const float* lse,
-                    const float* delta, const BackwardBuffers<M>& buffers) {
+void gradient_block(const Visibility& visibility, int64_t first_key, int64_t keys, int64_t columns, float scale,
+                    const float* lse, const float* delta, const BackwardBuffers<M>& buffers) {
   const Vec factor = broadcast(static_cast<float>(static_cast<double>(scale) / kLog2));
   const auto compute = [&](int64_t key, int64_t column, Vec& p, Vec& ds) {
     p = exp2(fma(load(buffers.scores + key * kQueries + column), factor, zero() - load(lse + column)));
@@ -559,7 +567,8 @@ void gradient_block(const Visibility& visibility, int64_t first_key, int64_t key
           _mm512_storeu_si512(buffers.ds + cell, row_pair(ds[odd][0], ds[odd][1]));
         }
         for (int right = 0; right < 2; ++right) {
-          _mm512_storeu_si512(buffers.joined_ds + key / 2 * kQueries + column + right * kLanes, joined_pair(ds[0][right], ds[1][right]));
+          _mm512_storeu_si512(buffers.joined_ds + key / 2 * kQueries + column + right * kLanes,
+                              joined_pair(ds[0][right], ds[1][right]));
         }
       }
     }
@@ -604,12 +613,14 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
     const int64_t token = first_q + first_query + column;
     visibility.set(column, first_query + column, offset, p.window);
     lse[column] = static_cast<float>(static_cast<double>(lse_of_head[token]) / kLog2);
-    stage_row<M>(shape, at<T>(p.q, token, p.q_token_stride, head, p.q_head_stride), buffers.staged_q + column * shape.row_cells);
+    stage_row<M>(shape, at<T>(p.q, token, p.q_token_stride, head, p.q_head_stride),
+                 buffers.staged_q + column * shape.row_cells);
     const T* dout = at<T>(b.dout, token, b.dout_token_stride, head, b.dout_head_stride);
     stage_row<M>(shape, dout, buffers.staged_dout + column * shape.row_cells);
     const T* out = at<T>(static_cast<const void*>(p.out), token, p.out_token_stride, head, p.out_head_stride);
     Vec dot = zero();
-    for (int64_t i = 0; i < shape.dim; i += kLanes) dot = fma(load_first(dout + i, shape.dim - i), load_first(out + i, shape.dim - i), dot);
+    for (int64_t i = 0; i < shape.dim; i += kLanes)
+      dot = fma(load_first(dout + i, shape.dim - i), load_first(out + i, shape.dim - i), dot);
     delta[column] = reduce_add(dot);
   }
   clear_rows<M>(shape, buffers.staged_q + used * shape.row_cells, columns - used);
@@ -625,7 +636,8 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
   for (int64_t query = next_query; next_head < p.heads && query < std::min(next_query + kQueries, queries); ++query) {
     prefetch_row(at<T>(p.q, first_q + query, p.q_token_stride, next_head, p.q_head_stride), shape.dim);
     prefetch_row(at<T>(b.dout, first_q + query, b.dout_token_stride, next_head, b.dout_head_stride), shape.dim);
-    prefetch_row(at<T>(static_cast<const void*>(p.out), first_q + query, p.out_token_stride, next_head, p.out_head_stride), shape.dim);
+    prefetch_row(at<T>(static_cast<const void*>(p.out), first_q + query, p.out_token_stride, next_head, p.out_head_stride),
+                 shape.dim);
   }
 
   bool begun = false;
@@ -642,17 +654,17 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
     }
     const int64_t stride = kQueries / M::kPerCell;
     const int64_t depth = columns / M::kPerCell;
-    multiply<M, Old::kAdd>(keys, shape.columns, depth, buffers.p, stride, 1, joined_dout, shape.joined_cells, dv + first * shape.columns,
-                           shape.columns);
-    multiply<M, Old::kAdd>(keys, shape.columns, depth, buffers.ds, stride, 1, joined_q, shape.joined_cells, dk + first * shape.columns,
-                           shape.columns);
+    multiply<M, Old::kAdd>(keys, shape.columns, depth, buffers.p, stride, 1, joined_dout, shape.joined_cells,
+                           dv + first * shape.columns, shape.columns);
+    multiply<M, Old::kAdd>(keys, shape.columns, depth, buffers.ds, stride, 1, joined_q, shape.joined_cells,
+                           dk + first * shape.columns, shape.columns);
     const Cell* joined_k = buffers.joined_k + first / M::kPerCell * shape.joined_cells;
     if (begun) {
-      multiply<M, Old::kAdd>(shape.dim, columns, keys / M::kPerCell, joined_k, 1, shape.joined_cells, buffers.joined_ds, kQueries,
-                             buffers.dq, kQueries);
+      multiply<M, Old::kAdd>(shape.dim, columns, keys / M::kPerCell, joined_k, 1, shape.joined_cells, buffers.joined_ds,
+                             kQueries, buffers.dq, kQueries);
     } else {
-      multiply<M, Old::kIgnore>(shape.dim, columns, keys / M::kPerCell, joined_k, 1, shape.joined_cells, buffers.joined_ds, kQueries,
-                                buffers.dq, kQueries);
+      multiply<M, Old::kIgnore>(shape.dim, columns, keys / M::kPerCell, joined_k, 1, shape.joined_cells, buffers.joined_ds,
+                                kQueries, buffers.dq, kQueries);
     }
     begun = true;
   }
@@ -671,7 +683,8 @@ void backward_queries(const q4j_attention_backward_params& b, const HeadShape<M>
 /** Writes rows of the sums of `splits` partial gradients, in their order. */
 template <class T>
 void store_key_gradients(const q4j_attention_backward_params& b, int64_t dim, int64_t columns, const float* dk, const float* dv,
-                         int64_t split_stride, int32_t splits, int64_t first_token, int64_t kv_head, int64_t first, int64_t end) {
+                         int64_t split_stride, int32_t splits, int64_t first_token, int64_t kv_head, int64_t first,
+                         int64_t end) {
   const Vec scale = broadcast(b.forward->scale);
   for (int64_t key = first; key < end; ++key) {
     T* k_row = at<T>(b.dk, first_token + key, b.dk_token_stride, kv_head, b.dk_head_stride);
@@ -690,8 +703,8 @@ void store_key_gradients(const q4j_attention_backward_params& b, int64_t dim, in
 }
 
 template <class T, class M>
-void backward_task(const q4j_attention_backward_params& b, const BackwardPlan& plan, int64_t task, void* memory, float* partial_dk,
-                   float* partial_dv) {
+void backward_task(const q4j_attention_backward_params& b, const BackwardPlan& plan, int64_t task, void* memory,
+                   float* partial_dk, float* partial_dv) {
   const q4j_attention_forward_params& p = *b.forward;
   const HeadShape<M> shape(p.head_dim);
   Scratch scratch(memory);
@@ -706,8 +719,10 @@ void backward_task(const q4j_attention_backward_params& b, const BackwardPlan& p
   const int64_t padded = round_up(keys, 8);
 
   for (int64_t key = 0; key < keys; ++key) {
-    stage_row<M>(shape, at<T>(p.k, first_k + key, p.k_token_stride, kv_head, p.k_head_stride), buffers.k + key * shape.row_cells);
-    stage_row<M>(shape, at<T>(p.v, first_k + key, p.v_token_stride, kv_head, p.v_head_stride), buffers.v + key * shape.row_cells);
+    stage_row<M>(shape, at<T>(p.k, first_k + key, p.k_token_stride, kv_head, p.k_head_stride),
+                 buffers.k + key * shape.row_cells);
+    stage_row<M>(shape, at<T>(p.v, first_k + key, p.v_token_stride, kv_head, p.v_head_stride),
+                 buffers.v + key * shape.row_cells);
   }
   clear_rows<M>(shape, buffers.k + keys * shape.row_cells, padded - keys);
   clear_rows<M>(shape, buffers.v + keys * shape.row_cells, padded - keys);
@@ -753,7 +768,8 @@ int64_t partial_elements(const q4j_attention_forward_params& p, const BackwardPl
 
 }  // namespace
 
-q4j_status attention_forward_workspace_size(q4j_pack_context* context, const q4j_attention_forward_params* params, int64_t* bytes) {
+q4j_status attention_forward_workspace_size(q4j_pack_context* context, const q4j_attention_forward_params* params,
+                                            int64_t* bytes) {
   const bool known = with_activation_type(params->dtype, [&](auto* tag) {
     using T = std::remove_pointer_t<decltype(tag)>;
     *bytes = context->pool.threads() * forward_bytes_per_thread<CellsOf<T>>(*params);
@@ -777,7 +793,8 @@ q4j_status attention_forward(q4j_pack_context* context, const q4j_attention_forw
   return Q4J_OK;
 }
 
-q4j_status attention_backward_workspace_size(q4j_pack_context* context, const q4j_attention_backward_params* params, int64_t* bytes) {
+q4j_status attention_backward_workspace_size(q4j_pack_context* context, const q4j_attention_backward_params* params,
+                                             int64_t* bytes) {
   const q4j_attention_forward_params& p = *params->forward;
   const BackwardPlan plan(p);
   const bool known = with_activation_type(p.dtype, [&](auto* tag) {
@@ -812,8 +829,9 @@ q4j_status attention_backward(q4j_pack_context* context, const q4j_attention_bac
       const int64_t keys = p.cu_k[sequence + 1] - p.cu_k[sequence];
       const int64_t first = task % blocks * kKeys;
       const int64_t part = slot * plan.slot_rows * columns;
-      store_key_gradients<T>(*params, p.head_dim, columns, partial_dk + part, partial_dv + part, plan.slots * plan.slot_rows * columns,
-                             plan.splits, p.cu_k[sequence], slot % p.kv_heads, first, std::min(keys, first + kKeys));
+      store_key_gradients<T>(*params, p.head_dim, columns, partial_dk + part, partial_dv + part,
+                             plan.slots * plan.slot_rows * columns, plan.splits, p.cu_k[sequence], slot % p.kv_heads, first,
+                             std::min(keys, first + kKeys));
     });
   });
   Q4J_REQUIRE(known, Q4J_UNSUPPORTED, "attention_backward: dtype %s", dtype_name(p.dtype));

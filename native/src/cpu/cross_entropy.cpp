@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Softmax cross entropy, loss and gradient in one pass over memory: a row of logits (64 to 600 KB) stays in the second-level cache
- * between the three sweeps over it (maximum; sum of exponentials; gradient). Rows are independent.
+ * Softmax cross entropy, loss and gradient in one pass over memory: a row of logits (64 to 600 KB) stays in the second-level
+ * cache between the three sweeps over it (maximum; sum of exponentials; gradient). Rows are independent.
  *
  * Exponentials are summed in f32 over stretches of 2048 logits (128 per lane of AVX-512) and the stretches in f64, so the sum's
  * relative error does not grow with the size of the vocabulary.
@@ -12,9 +12,9 @@
 #include <type_traits>
 
 #include "cpu_operators.h"
+#include "error.h"
 #include "norm.h"
 #include "pack_context.h"
-#include "error.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -58,8 +58,8 @@ double sum_of_logits(const T* x, int64_t n) {
 }
 
 /**
- * e^(x - largest) for x up to `largest`. The difference is rounded before it is scaled to a power of two: that costs 2^-24 |x - largest|
- * relative, which the exponential makes smaller than its own rounding as soon as it is large.
+ * e^(x - largest) for x up to `largest`. The difference is rounded before it is scaled to a power of two: that costs 2^-24 |x -
+ * largest| relative, which the exponential makes smaller than its own rounding as soon as it is large.
  */
 inline Vec exponential(Vec x, Vec largest) { return exp2((x - largest) * broadcast(1.44269504088896341f)); }
 
@@ -129,7 +129,8 @@ void cross_entropy_row(const q4j_cross_entropy_params& p, int64_t row) {
     const Vec e = kept != nullptr ? load_first(kept + i, n - i) : exponential(load_first(x + i, n - i), shift);
     store_first(dx + i, fma(e, coefficient, base), n - i);
   }
-  const Vec own_value = fma(exponential(broadcast(own), shift), coefficient, base) - broadcast(static_cast<float>(scale * (1.0 - smoothing)));
+  const Vec own_value =
+      fma(exponential(broadcast(own), shift), coefficient, base) - broadcast(static_cast<float>(scale * (1.0 - smoothing)));
   store_first(dx + label, own_value, 1);
 }
 
@@ -140,8 +141,8 @@ q4j_status cross_entropy(q4j_pack_context* context, const q4j_cross_entropy_para
   const int32_t* labels = static_cast<const int32_t*>(p.labels);
   for (int64_t row = 0; row < p.m; ++row) {
     Q4J_REQUIRE(labels[row] == kIgnored || (labels[row] >= 0 && labels[row] < p.n), Q4J_INVALID_ARGUMENT,
-                "cross_entropy: the label of row %lld is %d; expected -100 or a class in [0, %lld)", static_cast<long long>(row),
-                labels[row], static_cast<long long>(p.n));
+                "cross_entropy: the label of row %lld is %d; expected -100 or a class in [0, %lld)",
+                static_cast<long long>(row), labels[row], static_cast<long long>(p.n));
   }
   const bool known = with_activation_type(p.dtype, [&](auto* tag) {
     using T = std::remove_pointer_t<decltype(tag)>;

@@ -1,14 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * NF4 and FP4, bit-identical to the reference. A block never shares a byte with another one, because block sizes are even, so blocks
- * are independent. Rounding rules are bitsandbytes': see support/quant.h and docs/kernels/quantize-4bit.md.
+ * NF4 and FP4, bit-identical to the reference. A block never shares a byte with another one, because block sizes are even, so
+ * blocks are independent. Rounding rules are bitsandbytes': see support/quant.h and docs/kernels/quantize-4bit.md.
  */
 #include <algorithm>
 #include <cmath>
 
 #include "cpu_operators.h"
-#include "pack_context.h"
 #include "error.h"
+#include "pack_context.h"
 #include "quant.h"
 #include "search_8bit.h"
 #include "vec.h"
@@ -150,8 +150,8 @@ float quantize_block(const Coder& coder, const T* input, int64_t count, bool ful
   return divisor;
 }
 
-void quantize_absmax(ThreadPool& pool, const float* absmax, int64_t blocks, int64_t block_size, uint8_t* codes, float* nested_absmax,
-                     float* nested_offset) {
+void quantize_absmax(ThreadPool& pool, const float* absmax, int64_t blocks, int64_t block_size, uint8_t* codes,
+                     float* nested_absmax, float* nested_offset) {
   // In order, so that every pack rounds the same sum.
   double sum = 0.0;
   for (int64_t b = 0; b < blocks; ++b) sum += static_cast<double>(absmax[b]);
