@@ -117,27 +117,9 @@ struct RowScales {
   }
 };
 
-/**
- * Calls f(column, k) for the pieces that a panel takes from a row, where the contraction runs across rows: k counts from the
- * range's first step on, column from its first column.
- *
- * Panels as wide as a cache line of the source are made one by one. Narrower ones share its lines, so all of them take their
- * part of a few rows before the next rows; a few, so that whole lines of the panels are written. One row at a time took three
- * times as long where the panels did not fit into the second-level cache.
- */
-template <int Width, int Step, class F>
-static inline void for_each_piece(const PanelRange& range, int64_t steps, F&& f) {
-  constexpr bool kWide = Width % 16 == 0;
-  const int64_t together = kWide ? Width : range.outer_count;
-  const int64_t rows = kWide ? steps : 8;
-  for (int64_t first = 0; first < range.outer_count; first += together) {
-    for (int64_t k0 = 0; k0 < steps; k0 += rows) {
-      for (int64_t column = first; column < std::min(first + together, range.outer_count); column += Width) {
-        for (int64_t k = k0; k < std::min(k0 + rows, steps); k += Step) f(column, k);
-      }
-    }
-  }
-}
+// Where the contraction runs across rows, all panels take their part of this many rows before the next rows: a cache line of a
+// row feeds several panels while it is in the first-level cache, and whole lines of a panel are written.
+constexpr int64_t kRowsTogether = 16;
 
 /** f32 panels: [k][Width]. Round: the values a bf16 computation uses. */
 template <int Width, bool Round, class Source>
@@ -145,23 +127,28 @@ void pack_f32(const Source source, bool contract_rows, const PanelRange range, f
   const auto rounded = [](Vec v) { return Round ? rounded_to<bf16>(v) : v; };
   const bool chunks = reads_chunks(source);
   if (contract_rows) {
-    for_each_piece<Width, 1>(range, range.k_count, [&](int64_t column, int64_t k) {
-      float* panel = panels + column / Width * range.stride + k * Width;
-      if constexpr (kIsQuantized<Source> && Width % kLanes == 0) {
-        if (chunks) {
-          const int64_t index = source.index(range.k + k, range.outer + column);
+    for (int64_t k0 = 0; k0 < range.k_count; k0 += kRowsTogether) {
+      const int64_t k1 = std::min(k0 + kRowsTogether, range.k_count);
+      for (int64_t outer = 0; outer < range.outer_count; outer += Width) {
+        float* to = panels + outer / Width * range.stride + k0 * Width;
+        for (int64_t k = k0; k < k1; ++k, to += Width) {
           for (int part = 0; part < Width; part += kLanes) {
-            const bool inside = column + part < range.outer_count;
-            store(panel + part, inside ? rounded(source.chunk(index + part, source.absmax_at(index + part))) : zero());
+            const int64_t column = range.outer + outer + part;
+            const int64_t count = range.outer_count - outer - part;
+            Vec v = zero();
+            if constexpr (kIsQuantized<Source>) {
+              // Rows of whole chunks end at a multiple of kLanes, so a vector is inside or outside of the matrix.
+              if (chunks && count > 0) {
+                const int64_t index = source.index(range.k + k, column);
+                v = source.chunk(index, source.absmax_at(index));
+              }
+            }
+            if (!chunks) v = source.load(range.k + k, column, count);
+            store(to + part, rounded(v), first_lanes(Width - part));
           }
-          return;
         }
       }
-      for (int part = 0; part < Width; part += kLanes) {
-        const Vec v = rounded(source.load(range.k + k, range.outer + column + part, range.outer_count - column - part));
-        store(panel + part, v, first_lanes(Width - part));
-      }
-    });
+    }
     return;
   }
   float* panel = panels;
@@ -228,36 +215,49 @@ static inline void load_rows_bf16(const Source& source, const PanelRange& range,
   }
 }
 
+/** bf16 panels of pairs where the contraction runs across rows. Chunks: the source is a weight whose rows are whole chunks. */
+template <int Width, bool Chunks, class Source>
+void pack_rows_bf16(const Source source, const PanelRange range, int64_t padded_k, uint32_t* panels) {
+  static_assert(Width <= 32, "a panel takes one vector from a row");
+  for (int64_t k0 = 0; k0 < padded_k; k0 += kRowsTogether) {
+    const int64_t k1 = std::min(k0 + kRowsTogether, padded_k);
+    for (int64_t outer = 0; outer < range.outer_count; outer += Width) {
+      const int64_t column = range.outer + outer;
+      const int64_t count = std::min<int64_t>(range.outer_count - outer, Width);
+      uint32_t* to = panels + outer / Width * range.stride + k0 / 2 * Width;
+      for (int64_t k = k0; k < k1; k += 2, to += Width) {
+        __m512i rows[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          if (k + i >= range.k_count) continue;
+          if constexpr (kIsQuantized<Source> && Chunks) {
+            const int64_t index = source.index(range.k + k + i, column);
+            rows[i] = source.chunk_bf16(index, source.absmax_at(index));
+          } else {
+            rows[i] = source.load_bf16(range.k + k + i, column, count);
+          }
+        }
+        if constexpr (Width == 32) {
+          _mm512_storeu_si512(to, interleave(rows[0], rows[1], 0));
+          _mm512_storeu_si512(to + 16, interleave(rows[0], rows[1], 16));
+        } else {
+          static_assert(Width == 32 || Width <= 16, "one vector of pairs");
+          _mm512_mask_storeu_epi32(to, first_lanes(Width).m, interleave(rows[0], rows[1], 0));
+        }
+      }
+    }
+  }
+}
+
 /** bf16 panels of pairs: [k/2][Width][2]. The range's steps are padded with zeros to `padded_k`. */
 template <int Width, class Source>
 void pack_bf16_pairs(const Source source, bool contract_rows, const PanelRange range, int64_t padded_k, uint32_t* panels) {
   if (contract_rows) {
-    const bool chunks = reads_chunks(source);
-    for_each_piece<Width, 2>(range, padded_k, [&](int64_t column, int64_t k) {
-      uint32_t* panel = panels + column / Width * range.stride + k / 2 * Width;
-      for (int part = 0; part < Width; part += 32) {
-        const int64_t count = range.outer_count - column - part;
-        __m512i rows[2];
-        for (int i = 0; i < 2; ++i) {
-          if (k + i >= range.k_count || count <= 0) {
-            rows[i] = _mm512_setzero_si512();
-            continue;
-          }
-          if constexpr (kIsQuantized<Source>) {
-            if (chunks) {
-              const int64_t index = source.index(range.k + k + i, range.outer + column + part);
-              rows[i] = source.chunk_bf16(index, source.absmax_at(index));
-              continue;
-            }
-          }
-          rows[i] = source.load_bf16(range.k + k + i, range.outer + column + part, Width < 32 && count > Width ? Width : count);
-        }
-        _mm512_mask_storeu_epi32(panel + part, first_lanes(Width - part).m, interleave(rows[0], rows[1], 0));
-        if (Width - part > 16) {
-          _mm512_mask_storeu_epi32(panel + part + 16, first_lanes(Width - part - 16).m, interleave(rows[0], rows[1], 16));
-        }
-      }
-    });
+    if (reads_chunks(source)) {
+      pack_rows_bf16<Width, true>(source, range, padded_k, panels);
+    } else {
+      pack_rows_bf16<Width, false>(source, range, padded_k, panels);
+    }
     return;
   }
   uint32_t* panel = panels;
