@@ -39,11 +39,12 @@ import org.qlora4j.tensor.TorchBridge;
 import org.qlora4j.tests.support.Philox;
 
 /**
- * Every layer's forward and explicit backward against the same formula under libtorch autograd, in fp32: output, gradient of the
- * input, gradients of everything trained.
+ * Every layer's forward and explicit backward against the same formula under libtorch autograd, in
+ * fp32: output, gradient of the input, gradients of everything trained.
  *
- * <p>Error model: both sides accumulate in fp32 in different orders. With sums of up to 300 terms and up to six products in a
- * row, 2^-24 * sqrt(300) * 6 * 4 (the tail of thousands of elements) is 2.5e-5 of the largest magnitude.
+ * <p>Error model: both sides accumulate in fp32 in different orders. With sums of up to 300 terms
+ * and up to six products in a row, 2^-24 * sqrt(300) * 6 * 4 (the tail of thousands of elements) is
+ * 2.5e-5 of the largest magnitude.
  */
 class LayerGradientTest {
   private static final double TOLERANCE = 2.5e-5;
@@ -146,7 +147,8 @@ class LayerGradientTest {
         },
         (saved, dy, dx) -> {
           ffn.layer.backward(pass, (FeedForward.Saved) saved, dy, dx);
-          TorchBridge.view(dx).add_(TorchBridge.view(dy)); // the residual's gradient, which the block adds
+          TorchBridge.view(dx)
+              .add_(TorchBridge.view(dy)); // the residual's gradient, which the block adds
         },
         x -> ffn.torch(x).add(x),
         64);
@@ -195,7 +197,12 @@ class LayerGradientTest {
     Ffn ffn = ffn("ffn", kind(config), config.gatedMlp(), config.hiddenSize(), config.ffnSize());
     DecoderBlock block =
         new DecoderBlock(
-            config.parallelResidual(), norm1.layer, attend.layer, norm2.layer, ffn.layer, List.of());
+            config.parallelResidual(),
+            norm1.layer,
+            attend.layer,
+            norm2.layer,
+            ffn.layer,
+            List.of());
     SequenceBatch batch = batch(cu);
     check(
         29,
@@ -242,7 +249,8 @@ class LayerGradientTest {
     parameterGradients();
   }
 
-  // ---------------------------------------------------------------- layers with their formula in libtorch
+  // ---------------------------------------------------------------- layers with their formula in
+  // libtorch
 
   private final class Dense {
     final LinearLayer layer;
@@ -251,7 +259,8 @@ class LayerGradientTest {
     final @Nullable LoraLayer lora;
     final int number;
 
-    Dense(LinearLayer layer, int number, Tensor w, @Nullable Tensor bias, @Nullable LoraLayer lora) {
+    Dense(
+        LinearLayer layer, int number, Tensor w, @Nullable Tensor bias, @Nullable LoraLayer lora) {
       this.layer = layer;
       this.number = number;
       this.w = w;
@@ -268,7 +277,11 @@ class LayerGradientTest {
       if (lora != null) {
         Tensor dropped = lora.dropout() > 0 ? x.mul(mask(x, lora.dropout(), number)) : x;
         Tensor xa = torch.matmul(dropped, leaf(lora.a()).transpose(0, 1));
-        y = y.add(torch.matmul(xa, leaf(lora.b()).transpose(0, 1)).mul(new Scalar((double) lora.scaling())));
+        y =
+            y.add(
+                torch
+                    .matmul(xa, leaf(lora.b()).transpose(0, 1))
+                    .mul(new Scalar((double) lora.scaling())));
       }
       return y;
     }
@@ -279,29 +292,42 @@ class LayerGradientTest {
     Parameter biasParameter = bias ? parameter(name + ".bias", 0.2, out) : null;
     LinearLayer layer =
         new LinearLayer(
-            name, 5, Weight.dense(weight.value()), biasParameter == null ? null : biasParameter.value());
+            name,
+            5,
+            Weight.dense(weight.value()),
+            biasParameter == null ? null : biasParameter.value());
     layer.train(weight, biasParameter);
     return new Dense(
-        layer, 5, leaf(weight), biasParameter == null ? null : leaf(biasParameter), lora(name, out, in, rank, dropout));
+        layer,
+        5,
+        leaf(weight),
+        biasParameter == null ? null : leaf(biasParameter),
+        lora(name, out, in, rank, dropout));
   }
 
   private Dense quantized(String name, int out, int in, int rank, float dropout) {
-    QuantizedWeight weight = QuantizedWeight.quantize(pack, randomTensor(out, in), QuantizationConfig.nf4());
+    QuantizedWeight weight =
+        QuantizedWeight.quantize(pack, randomTensor(out, in), QuantizationConfig.nf4());
     owned.add(weight);
     DeviceTensor dequantized = arena.allocate(DType.F32, out, in);
     Quantization4Bit.dequantize(pack, weight.weight(), dequantized);
     LinearLayer layer = new LinearLayer(name, 7, weight.weight(), null);
-    return new Dense(layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));
+    return new Dense(
+        layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));
   }
 
   private @Nullable LoraLayer lora(String name, int out, int in, int rank, float dropout) {
     return rank == 0
         ? null
         : new LoraLayer(
-            parameter(name + ".a", 0.3, rank, in), parameter(name + ".b", 0.3, out, rank), 2f, dropout);
+            parameter(name + ".a", 0.3, rank, in),
+            parameter(name + ".b", 0.3, out, rank),
+            2f,
+            dropout);
   }
 
-  private record Norm(NormLayer layer, Tensor weight, @Nullable Tensor bias, ModelConfig.Norm kind) {
+  private record Norm(
+      NormLayer layer, Tensor weight, @Nullable Tensor bias, ModelConfig.Norm kind) {
     Tensor torch(Tensor x) {
       if (bias != null) {
         return torch.layer_norm(
@@ -320,7 +346,8 @@ class LayerGradientTest {
   private Norm norm(String name, ModelConfig.Norm kind, int n) {
     Parameter weight = parameter(name + ".weight", 1, n);
     Parameter bias = kind == ModelConfig.Norm.LAYER_NORM ? parameter(name + ".bias", 1, n) : null;
-    NormLayer layer = new NormLayer(kind, 1e-5f, weight.value(), bias == null ? null : bias.value());
+    NormLayer layer =
+        new NormLayer(kind, 1e-5f, weight.value(), bias == null ? null : bias.value());
     layer.train(weight, bias);
     return new Norm(layer, leaf(weight), bias == null ? null : leaf(bias), kind);
   }
@@ -347,10 +374,15 @@ class LayerGradientTest {
     Dense up = dense(name + ".up", ffn, hidden, !gated, 4, 0f);
     Dense down = dense(name + ".down", hidden, ffn, !gated, 4, 0f);
     return new Ffn(
-        new FeedForward(kind, gate == null ? null : gate.layer, up.layer, down.layer), kind, gate, up, down);
+        new FeedForward(kind, gate == null ? null : gate.layer, up.layer, down.layer),
+        kind,
+        gate,
+        up,
+        down);
   }
 
-  private record Attend(ModelConfig config, SelfAttention layer, List<Dense> projections, Dense output) {
+  private record Attend(
+      ModelConfig config, SelfAttention layer, List<Dense> projections, Dense output) {
 
     Tensor torch(Tensor x, int[] cu) {
       TensorVector parts = new TensorVector();
@@ -383,7 +415,8 @@ class LayerGradientTest {
       v = share(v.transpose(0, 1), h / kv);
       Tensor future = torch.ones(t, t).triu(1).to(ScalarType.Bool);
       Tensor scores =
-          torch.matmul(q, k.transpose(1, 2))
+          torch
+              .matmul(q, k.transpose(1, 2))
               .mul(new Scalar(1 / Math.sqrt((double) d)))
               .masked_fill(future, new Scalar(Double.NEGATIVE_INFINITY));
       return torch.matmul(torch.softmax(scores, 2), v).transpose(0, 1).reshape(t, h * d);
@@ -441,7 +474,10 @@ class LayerGradientTest {
     }
     Dense output = dense(name + ".o", hidden, config.queryWidth(), bias, 4, 0f);
     return new Attend(
-        config, new SelfAttention(config, frequencies, projection, output.layer), projections, output);
+        config,
+        new SelfAttention(config, frequencies, projection, output.layer),
+        projections,
+        output);
   }
 
   // ---------------------------------------------------------------- comparison
@@ -458,7 +494,8 @@ class LayerGradientTest {
     Tensor of(Tensor x);
   }
 
-  private void check(int tokens, int in, Forward forward, Backward backward, Formula formula, int out) {
+  private void check(
+      int tokens, int in, Forward forward, Backward backward, Formula formula, int out) {
     parameters.allocateGradients();
     DeviceTensor x = randomTensor(tokens, in);
     DeviceTensor dy = randomTensor(tokens, out);
@@ -498,7 +535,15 @@ class LayerGradientTest {
       double error = Math.abs((double) expected[i] - actual[i]);
       if (!(error <= TOLERANCE * largest)) {
         throw new AssertionError(
-            name + " at " + i + ": autograd has " + expected[i] + ", found " + actual[i] + ", largest " + largest);
+            name
+                + " at "
+                + i
+                + ": autograd has "
+                + expected[i]
+                + ", found "
+                + actual[i]
+                + ", largest "
+                + largest);
       }
     }
   }
@@ -563,7 +608,9 @@ class LayerGradientTest {
   }
 
   private static Activation.Kind kind(ModelConfig config) {
-    return config.activation() == ModelConfig.Activation.SILU ? Activation.Kind.SILU : Activation.Kind.GELU_ERF;
+    return config.activation() == ModelConfig.Activation.SILU
+        ? Activation.Kind.SILU
+        : Activation.Kind.GELU_ERF;
   }
 
   private static ModelConfig llama() {
@@ -575,7 +622,9 @@ class LayerGradientTest {
   private static ModelConfig neox(boolean parallel) {
     return config(
         "{\"model_type\":\"gpt_neox\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":1,"
-            + "\"num_attention_heads\":4,\"intermediate_size\":112,\"rotary_pct\":0.5,\"use_parallel_residual\":" + parallel + "}");
+            + "\"num_attention_heads\":4,\"intermediate_size\":112,\"rotary_pct\":0.5,\"use_parallel_residual\":"
+            + parallel
+            + "}");
   }
 
   private static ModelConfig config(String json) {

@@ -11,7 +11,10 @@ import org.qlora4j.model.KvCache;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 
-/** Generates tokens with a model: the prompt in one pass, then one token a pass against the key/value cache. */
+/**
+ * Generates tokens with a model: the prompt in one pass, then one token a pass against the
+ * key/value cache.
+ */
 public final class TextGenerator {
 
   private final DecoderModel model;
@@ -33,16 +36,23 @@ public final class TextGenerator {
     return generate(prompt, config, token -> {});
   }
 
-  /** As {@link #generate(int[], SamplingConfig)}; {@code onToken} sees each token as it is chosen. */
+  /**
+   * As {@link #generate(int[], SamplingConfig)}; {@code onToken} sees each token as it is chosen.
+   */
   public int[] generate(int[] prompt, SamplingConfig config, IntConsumer onToken) {
     if (prompt.length == 0) {
-      throw new InputException("nothing to generate from: the prompt has no tokens; give a prompt, or a tokenizer with a start token");
+      throw new InputException(
+          "nothing to generate from: the prompt has no tokens; give a prompt, or a tokenizer with a start token");
     }
     int most = model.config().maxPositions();
     int capacity = Math.min(most, Math.addExact(prompt.length, config.maxNewTokens()));
     if (prompt.length >= most) {
       throw new InputException(
-          "the prompt has " + prompt.length + " tokens, the model's context is " + most + "; shorten the prompt");
+          "the prompt has "
+              + prompt.length
+              + " tokens, the model's context is "
+              + most
+              + "; shorten the prompt");
     }
     Sampler sampler = new Sampler(config);
     int[] tokens = Arrays.copyOf(prompt, capacity);

@@ -17,7 +17,10 @@ import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.Parameter;
 import org.qlora4j.model.ParameterSet;
 
-/** The low-rank adapters of one model: for every targeted linear layer an a and a b, f32. Owns their memory. */
+/**
+ * The low-rank adapters of one model: for every targeted linear layer an a and a b, f32. Owns their
+ * memory.
+ */
 public final class LoraAdapter implements AutoCloseable {
 
   /** What PEFT puts before a module path in the names of an adapter's tensors. */
@@ -34,17 +37,22 @@ public final class LoraAdapter implements AutoCloseable {
   }
 
   /**
-   * Memory for adapters of the targeted layers among {@code linears}; the caller fills it ({@link #initialise}, or a file's
-   * tensors).
+   * Memory for adapters of the targeted layers among {@code linears}; the caller fills it ({@link
+   * #initialise}, or a file's tensors).
    *
    * @throws InputException when a target names no layer
    */
-  public static LoraAdapter allocate(KernelPack pack, LoraConfig config, List<LinearLayer> linears) {
+  public static LoraAdapter allocate(
+      KernelPack pack, LoraConfig config, List<LinearLayer> linears) {
     for (String target : config.targets()) {
-      LoraConfig one = new LoraConfig(config.rank(), config.alpha(), config.dropout(), config.rsLora(), List.of(target));
+      LoraConfig one =
+          new LoraConfig(
+              config.rank(), config.alpha(), config.dropout(), config.rsLora(), List.of(target));
       if (linears.stream().noneMatch(l -> one.targets(l.name()))) {
         throw new InputException(
-            "lora_target_modules names \"" + target + "\", but the model has no such linear layer; it has "
+            "lora_target_modules names \""
+                + target
+                + "\", but the model has no such linear layer; it has "
                 + String.join(", ", shortNames(linears.stream().map(LinearLayer::name).toList())));
       }
     }
@@ -70,7 +78,10 @@ public final class LoraAdapter implements AutoCloseable {
     return NAME_PREFIX + modulePath + ".lora_B.weight";
   }
 
-  /** PEFT's initialisation: a uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with a = sqrt(5)), b zero. */
+  /**
+   * PEFT's initialisation: a uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with a = sqrt(5)), b
+   * zero.
+   */
   public void initialise(long seed) {
     SplittableRandom random = new SplittableRandom(seed);
     for (LoraLayer layer : layers.values()) {
@@ -101,14 +112,27 @@ public final class LoraAdapter implements AutoCloseable {
         LinearLayer linear = byName.get(pair.module());
         if (linear == null || linear.in() != pair.in() || linear.out() != pair.out()) {
           throw new InputException(
-              directory + ": the adapter of " + pair.module() + " is [" + pair.out() + ", " + pair.in() + "], the model has "
-                  + (linear == null ? "no such linear layer" : "[" + linear.out() + ", " + linear.in() + "] there")
+              directory
+                  + ": the adapter of "
+                  + pair.module()
+                  + " is ["
+                  + pair.out()
+                  + ", "
+                  + pair.in()
+                  + "], the model has "
+                  + (linear == null
+                      ? "no such linear layer"
+                      : "[" + linear.out() + ", " + linear.in() + "] there")
                   + "; was the adapter trained on another base?");
         }
       }
       LoraConfig config =
           new LoraConfig(
-              peft.rank(), peft.alpha(), peft.dropout(), peft.rslora(), List.copyOf(file.pairs().keySet()));
+              peft.rank(),
+              peft.alpha(),
+              peft.dropout(),
+              peft.rslora(),
+              List.copyOf(file.pairs().keySet()));
       LoraAdapter adapter = allocate(pack, config, linears);
       for (Map.Entry<String, LoraLayer> entry : adapter.layers.entrySet()) {
         PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(entry.getKey()));
@@ -121,8 +145,8 @@ public final class LoraAdapter implements AutoCloseable {
   }
 
   /**
-   * Writes the adapter in PEFT's format into {@code directory}, which exists; for an output that appears whole, see {@link
-   * org.qlora4j.common.AtomicOutput}.
+   * Writes the adapter in PEFT's format into {@code directory}, which exists; for an output that
+   * appears whole, see {@link org.qlora4j.common.AtomicOutput}.
    *
    * @param baseModel what PEFT will take for the base model's path
    */
@@ -130,7 +154,8 @@ public final class LoraAdapter implements AutoCloseable {
     List<String> targets =
         config.targets().isEmpty() ? shortNames(List.copyOf(layers.keySet())) : config.targets();
     PeftAdapterConfig peft =
-        new PeftAdapterConfig(config.rank(), config.alpha(), config.dropout(), config.rsLora(), targets, baseModel);
+        new PeftAdapterConfig(
+            config.rank(), config.alpha(), config.dropout(), config.rsLora(), targets, baseModel);
     List<PeftAdapterFile.Matrices> matrices = new ArrayList<>();
     layers.forEach(
         (module, layer) ->

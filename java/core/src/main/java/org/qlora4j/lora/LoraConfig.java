@@ -8,12 +8,15 @@ import java.util.List;
  *
  * @param rank r
  * @param alpha lora_alpha
- * @param dropout probability with which elements of a branch's input are dropped while training, [0, 1)
+ * @param dropout probability with which elements of a branch's input are dropped while training,
+ *     [0, 1)
  * @param rsLora scale by alpha / sqrt(r) instead of alpha / r (use_rslora)
- * @param targets names of the linear layers that get an adapter: the last part of a module path ("q_proj"), or a longer suffix of
- *     it; empty: every linear layer but the output head ("all-linear")
+ * @param targets names of the linear layers that get an adapter: the last part of a module path
+ *     ("q_proj"), or a longer suffix of it; empty: every linear layer but the output head
+ *     ("all-linear")
  */
-public record LoraConfig(int rank, double alpha, double dropout, boolean rsLora, List<String> targets) {
+public record LoraConfig(
+    int rank, double alpha, double dropout, boolean rsLora, List<String> targets) {
 
   public LoraConfig {
     if (rank < 1) {
@@ -23,7 +26,8 @@ public record LoraConfig(int rank, double alpha, double dropout, boolean rsLora,
       throw new IllegalArgumentException("lora_alpha must be positive, found " + alpha);
     }
     if (!(dropout >= 0 && dropout < 1)) {
-      throw new IllegalArgumentException("lora_dropout must be at least 0 and less than 1, found " + dropout);
+      throw new IllegalArgumentException(
+          "lora_dropout must be at least 0 and less than 1, found " + dropout);
     }
     targets = List.copyOf(targets);
   }

@@ -24,7 +24,10 @@ final class DecoderBlock {
 
   /** What the backward needs of a forward. */
   record Saved(
-      NormLayer.Saved attentionNorm, SelfAttention.Saved attention, NormLayer.Saved ffnNorm, FeedForward.Saved ffn) {}
+      NormLayer.Saved attentionNorm,
+      SelfAttention.Saved attention,
+      NormLayer.Saved ffnNorm,
+      FeedForward.Saved ffn) {}
 
   DecoderBlock(
       boolean parallelResidual,
@@ -54,7 +57,11 @@ final class DecoderBlock {
    * @param cache keys and values of earlier tokens, or null
    */
   Saved forward(
-      Pass pass, SequenceBatch batch, DeviceTensor x, @Nullable DeviceTensor out, KvCache.@Nullable Layer cache) {
+      Pass pass,
+      SequenceBatch batch,
+      DeviceTensor x,
+      @Nullable DeviceTensor out,
+      KvCache.@Nullable Layer cache) {
     DeviceTensor h1 = pass.activation(x.rows(), x.cols());
     NormLayer.Saved saved1 = attentionNorm.forward(pass, x, h1);
     DeviceTensor middle = pass.activation(x.rows(), x.cols());
@@ -71,7 +78,8 @@ final class DecoderBlock {
    * @param dout [tokens, hidden]
    * @param dx [tokens, hidden], or null when nothing before this block is trained
    */
-  void backward(Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dx) {
+  void backward(
+      Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dx) {
     var mark = pass.arena().mark();
     long rows = dout.rows();
     long cols = dout.cols();
@@ -79,7 +87,8 @@ final class DecoderBlock {
     ffn.backward(pass, saved.ffn(), dout, dh2);
     DeviceTensor dmiddle = pass.activation(rows, cols);
     ffnNorm.backward(pass, saved.ffnNorm(), dh2, dout, dmiddle);
-    // Sequential: dmiddle is the gradient of the attention's output. Parallel: that gradient is dout itself, and dmiddle
+    // Sequential: dmiddle is the gradient of the attention's output. Parallel: that gradient is
+    // dout itself, and dmiddle
     // is what reaches x along the residual path and the feed-forward.
     DeviceTensor dh1 = dx == null ? null : dh2;
     attention.backward(pass, batch, saved.attention(), parallelResidual ? dout : dmiddle, dh1);

@@ -12,8 +12,9 @@ import org.qlora4j.tensor.TorchBridge;
 /**
  * A causal language model: embedding, decoder blocks, final norm, output head.
  *
- * <p>{@link #forward} gives hidden states and {@link #logits} their logits; {@link #loss} evaluates; {@link #trainingStep} adds
- * the gradients of one micro-batch to whatever is trained (adapters, or every weight). Owns its weights.
+ * <p>{@link #forward} gives hidden states and {@link #logits} their logits; {@link #loss}
+ * evaluates; {@link #trainingStep} adds the gradients of one micro-batch to whatever is trained
+ * (adapters, or every weight). Owns its weights.
  */
 public final class DecoderModel implements AutoCloseable {
 
@@ -61,7 +62,10 @@ public final class DecoderModel implements AutoCloseable {
     return pack;
   }
 
-  /** Every linear layer of the blocks, in the order of the checkpoint; the output head is not among them. */
+  /**
+   * Every linear layer of the blocks, in the order of the checkpoint; the output head is not among
+   * them.
+   */
   public List<LinearLayer> linears() {
     return blocks.stream().flatMap(b -> b.linears().stream()).toList();
   }
@@ -72,7 +76,8 @@ public final class DecoderModel implements AutoCloseable {
   }
 
   /**
-   * Hidden states after the last block, before the final norm: [tokens, hidden], in the pass's arena.
+   * Hidden states after the last block, before the final norm: [tokens, hidden], in the pass's
+   * arena.
    *
    * @param cache keys and values of earlier tokens, to be appended to; null without one
    */
@@ -100,7 +105,10 @@ public final class DecoderModel implements AutoCloseable {
     return logits;
   }
 
-  /** Sum of the cross entropy of all labelled tokens. labels: [tokens], the token that follows, or -100. */
+  /**
+   * Sum of the cross entropy of all labelled tokens. labels: [tokens], the token that follows, or
+   * -100.
+   */
   public double loss(Pass pass, SequenceBatch batch, int[] labels, int chunkRows) {
     var mark = pass.arena().mark();
     double sum = lossHead.loss(pass, forward(pass, batch, null), labels, 1f, chunkRows, null);
@@ -109,18 +117,21 @@ public final class DecoderModel implements AutoCloseable {
   }
 
   /**
-   * Forward and backward of one micro-batch: adds gradients of {@code scale} times the summed loss to every trained tensor.
+   * Forward and backward of one micro-batch: adds gradients of {@code scale} times the summed loss
+   * to every trained tensor.
    *
-   * <p>With activation checkpointing only the input of each block is kept, and the block runs again before its backward; without
-   * it, what every block saves is kept.
+   * <p>With activation checkpointing only the input of each block is kept, and the block runs again
+   * before its backward; without it, what every block saves is kept.
    *
    * @return the sum of the cross entropy of all labelled tokens, unscaled
    */
-  public double trainingStep(Pass pass, SequenceBatch batch, int[] labels, float scale, StepOptions options) {
+  public double trainingStep(
+      Pass pass, SequenceBatch batch, int[] labels, float scale, StepOptions options) {
     TensorArena arena = pass.arena();
     var start = arena.mark();
     long tokens = batch.tokens();
-    // The two gradients of hidden states that the backward swaps lie below everything a block saves, so that a block's saved
+    // The two gradients of hidden states that the backward swaps lie below everything a block
+    // saves, so that a block's saved
     // tensors can be freed as soon as its backward is done.
     DeviceTensor dout = pass.activation(tokens, config.hiddenSize());
     DeviceTensor dnext = pass.activation(tokens, config.hiddenSize());

@@ -26,14 +26,18 @@ final class FeedForward {
       DeviceTensor upOutput,
       LinearLayer.Saved down) {}
 
-  FeedForward(Activation.Kind activation, @Nullable LinearLayer gate, LinearLayer up, LinearLayer down) {
+  FeedForward(
+      Activation.Kind activation, @Nullable LinearLayer gate, LinearLayer up, LinearLayer down) {
     this.activation = activation;
     this.gate = gate;
     this.up = up;
     this.down = down;
   }
 
-  /** out = feed-forward(h) + residual; out may be residual, or null when only what the backward needs is wanted. */
+  /**
+   * out = feed-forward(h) + residual; out may be residual, or null when only what the backward
+   * needs is wanted.
+   */
   Saved forward(Pass pass, DeviceTensor h, DeviceTensor residual, @Nullable DeviceTensor out) {
     DeviceTensor upOutput = pass.activation(h.rows(), up.out());
     LinearLayer.Saved savedUp = up.forward(pass, h, null, upOutput);
@@ -62,7 +66,8 @@ final class FeedForward {
       up.backward(pass, saved.up(), dup, dh, false);
     } else {
       DeviceTensor dgate = pass.activation(dout.rows(), gate.out());
-      Activation.backward(pass.pack(), activation, saved.gateOutput(), saved.upOutput(), dactive, dgate, dup);
+      Activation.backward(
+          pass.pack(), activation, saved.gateOutput(), saved.upOutput(), dactive, dgate, dup);
       gate.backward(pass, saved.gate(), dgate, dh, false);
       up.backward(pass, saved.up(), dup, dh, true);
     }

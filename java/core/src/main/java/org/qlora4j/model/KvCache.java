@@ -10,7 +10,9 @@ import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.tensor.TorchBridge;
 
-/** Keys and values of one sequence for every layer, each laid out [kv head][position][head size]. */
+/**
+ * Keys and values of one sequence for every layer, each laid out [kv head][position][head size].
+ */
 public final class KvCache implements AutoCloseable {
 
   private final List<Layer> layers = new ArrayList<>();
@@ -77,11 +79,17 @@ public final class KvCache implements AutoCloseable {
       return new HeadView(values, 0, headDim, (long) capacity * headDim);
     }
 
-    /** Copies the keys (rotated) and values of {@code tokens} new positions behind the ones held. */
+    /**
+     * Copies the keys (rotated) and values of {@code tokens} new positions behind the ones held.
+     */
     void append(HeadView newKeys, HeadView newValues, long tokens) {
       if (length + tokens > capacity) {
         throw new IllegalArgumentException(
-            "the key/value cache holds " + capacity + " positions, " + (length + tokens) + " are needed");
+            "the key/value cache holds "
+                + capacity
+                + " positions, "
+                + (length + tokens)
+                + " are needed");
       }
       append(newKeys, keys, tokens);
       append(newValues, values, tokens);
@@ -90,9 +98,17 @@ public final class KvCache implements AutoCloseable {
 
     private void append(HeadView from, DeviceTensor to, long tokens) {
       TorchBridge.copyHeads(
-          from.base(), from.elementOffset(), from.tokenStride(), from.headStride(),
-          to, (long) length * headDim, headDim, (long) capacity * headDim,
-          tokens, kvHeads, headDim);
+          from.base(),
+          from.elementOffset(),
+          from.tokenStride(),
+          from.headStride(),
+          to,
+          (long) length * headDim,
+          headDim,
+          (long) capacity * headDim,
+          tokens,
+          kvHeads,
+          headDim);
     }
 
     @Override

@@ -12,9 +12,11 @@ import org.qlora4j.kernels.Weight;
 import org.qlora4j.lora.LoraLayer;
 
 /**
- * A linear layer, {@code y = x * w^T + bias}, over a dense or a quantized weight, with or without a LoRA branch (docs/lora.md).
+ * A linear layer, {@code y = x * w^T + bias}, over a dense or a quantized weight, with or without a
+ * LoRA branch (docs/lora.md).
  *
- * <p>The weight is frozen unless {@link #train} gave it a parameter; the branch's a and b are trained where there is one.
+ * <p>The weight is frozen unless {@link #train} gave it a parameter; the branch's a and b are
+ * trained where there is one.
  */
 public final class LinearLayer {
 
@@ -76,13 +78,24 @@ public final class LinearLayer {
   public void setLora(@Nullable LoraLayer lora) {
     if (lora != null && (lora.a().value().cols() != in() || lora.b().value().rows() != out())) {
       throw new IllegalArgumentException(
-          name + " is [" + out() + ", " + in() + "], the adapter is ["
-              + lora.b().value().rows() + ", " + lora.a().value().cols() + "]");
+          name
+              + " is ["
+              + out()
+              + ", "
+              + in()
+              + "], the adapter is ["
+              + lora.b().value().rows()
+              + ", "
+              + lora.a().value().cols()
+              + "]");
     }
     this.lora = lora;
   }
 
-  /** Makes the weight, and the bias where there is one, trained: the parameters' values are this layer's memory. */
+  /**
+   * Makes the weight, and the bias where there is one, trained: the parameters' values are this
+   * layer's memory.
+   */
   void train(Parameter newWeight, @Nullable Parameter newBias) {
     this.weightParameter = newWeight;
     this.biasParameter = newBias;
@@ -95,7 +108,8 @@ public final class LinearLayer {
    * @param residual [m, out] or null; may be {@code y}
    * @param y [m, out], or null when only what the backward needs is wanted
    */
-  Saved forward(Pass pass, DeviceTensor x, @Nullable DeviceTensor residual, @Nullable DeviceTensor y) {
+  Saved forward(
+      Pass pass, DeviceTensor x, @Nullable DeviceTensor residual, @Nullable DeviceTensor y) {
     LoraLayer branch = lora;
     LoraTerm term = null;
     DeviceTensor xa = null;
@@ -116,7 +130,8 @@ public final class LinearLayer {
    * @param dx [m, in], or null when the input needs no gradient
    * @param accumulate whether dx is added to
    */
-  void backward(Pass pass, Saved saved, DeviceTensor dy, @Nullable DeviceTensor dx, boolean accumulate) {
+  void backward(
+      Pass pass, Saved saved, DeviceTensor dy, @Nullable DeviceTensor dx, boolean accumulate) {
     DeviceTensor x = saved.x();
     LoraLayer branch = lora;
     var mark = pass.arena().mark();
@@ -129,7 +144,8 @@ public final class LinearLayer {
       DeviceTensor xa = Objects.requireNonNull(saved.xa());
       DeviceTensor dyb = pass.arena().allocate(DType.F32, x.rows(), branch.rank());
       Linear.backwardInput(pass.pack(), dy, weight, term, dx, accumulate, dyb);
-      Lora.weightGradient(pass.pack(), term, x, dy, xa, dyb, branch.a().gradient(), branch.b().gradient());
+      Lora.weightGradient(
+          pass.pack(), term, x, dy, xa, dyb, branch.a().gradient(), branch.b().gradient());
     }
     if (weightParameter != null) {
       Linear.weightGradient(

@@ -8,8 +8,9 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.tensor.TorchBridge;
 
 /**
- * Final norm, output head and cross entropy over the tokens that have a label, chunk by chunk, so that the logits of a whole
- * batch never exist at once: a chunk's logits become its gradient in place, and that becomes the gradient of its hidden rows.
+ * Final norm, output head and cross entropy over the tokens that have a label, chunk by chunk, so
+ * that the logits of a whole batch never exist at once: a chunk's logits become its gradient in
+ * place, and that becomes the gradient of its hidden rows.
  */
 final class LossHead {
 
@@ -26,12 +27,18 @@ final class LossHead {
    *
    * @param hidden output of the last block, [tokens, hidden]
    * @param labels [tokens]: the token that follows, or {@link CrossEntropy#IGNORE}
-   * @param scale factor of the loss in the objective, for example 1 / label tokens of the whole step
+   * @param scale factor of the loss in the objective, for example 1 / label tokens of the whole
+   *     step
    * @param chunkRows most rows whose logits exist at once
    * @param dhidden gradient of {@code hidden}, overwritten; null when only the loss is wanted
    */
   double loss(
-      Pass pass, DeviceTensor hidden, int[] labels, float scale, int chunkRows, @Nullable DeviceTensor dhidden) {
+      Pass pass,
+      DeviceTensor hidden,
+      int[] labels,
+      float scale,
+      int chunkRows,
+      @Nullable DeviceTensor dhidden) {
     var mark = pass.arena().mark();
     int[] rows = labelled(labels);
     DeviceTensor rowIds = pass.arena().allocate(DType.I32, rows.length);
@@ -62,14 +69,16 @@ final class LossHead {
     return sum;
   }
 
-  private double chunk(Pass pass, DeviceTensor h, int[] labels, float scale, @Nullable DeviceTensor dh) {
+  private double chunk(
+      Pass pass, DeviceTensor h, int[] labels, float scale, @Nullable DeviceTensor dh) {
     var mark = pass.arena().mark();
     DeviceTensor logits = pass.activation(h.rows(), head.out());
     LinearLayer.Saved saved = head.forward(pass, h, null, logits);
     DeviceTensor deviceLabels = pass.arena().allocate(DType.I32, labels.length);
     deviceLabels.copyFrom(labels);
     DeviceTensor losses = pass.arena().allocate(DType.F32, labels.length);
-    CrossEntropy.apply(pass.pack(), logits, deviceLabels, 0f, 0f, scale, losses, dh == null ? null : logits);
+    CrossEntropy.apply(
+        pass.pack(), logits, deviceLabels, 0f, 0f, scale, losses, dh == null ? null : logits);
     if (dh != null) {
       head.backward(pass, saved, logits, dh, false);
     }

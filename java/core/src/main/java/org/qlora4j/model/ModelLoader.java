@@ -20,29 +20,38 @@ import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedWeight;
 
-/** Builds a {@link DecoderModel} from a checkpoint, tensor by tensor; see {@link WeightReader} for what memory that takes. */
+/**
+ * Builds a {@link DecoderModel} from a checkpoint, tensor by tensor; see {@link WeightReader} for
+ * what memory that takes.
+ */
 public final class ModelLoader {
 
   /**
    * How the weights are held.
    *
    * @param compute element type of activations; 16-bit weights of another type are converted to it
-   * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored in 4 bits stay as they are
+   * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored
+   *     in 4 bits stay as they are
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
    */
-  public record Options(DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
+  public record Options(
+      DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
 
     public Options {
       if (compute != DType.BF16 && compute != DType.F32) {
         throw new IllegalArgumentException("compute must be BF16 or F32, found " + compute);
       }
       if (trainWeights && quantization != null) {
-        throw new IllegalArgumentException("quantized weights cannot be trained; train adapters on them");
+        throw new IllegalArgumentException(
+            "quantized weights cannot be trained; train adapters on them");
       }
     }
   }
 
-  /** Where the loader takes a linear's quantized weight from, instead of quantizing the checkpoint's. */
+  /**
+   * Where the loader takes a linear's quantized weight from, instead of quantizing the
+   * checkpoint's.
+   */
   public interface QuantizedSource {
     /** The weight of a module, which the model will own, or null: quantize the checkpoint's. */
     @Nullable QuantizedWeight find(Module module);
@@ -68,7 +77,11 @@ public final class ModelLoader {
 
   /** Loads a checkpoint whose tensors fit the config. */
   public static DecoderModel load(
-      KernelPack pack, ModelConfig config, ModelCheckpoint checkpoint, Options options, Progress progress) {
+      KernelPack pack,
+      ModelConfig config,
+      ModelCheckpoint checkpoint,
+      Options options,
+      Progress progress) {
     return load(pack, config, checkpoint, options, module -> null, progress);
   }
 
@@ -82,9 +95,11 @@ public final class ModelLoader {
       Progress progress) {
     WeightNames names = WeightNames.of(config);
     names.check(checkpoint);
-    if (options.trainWeights() && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
+    if (options.trainWeights()
+        && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
       throw new InputException(
-          checkpoint.directory() + ": the weights are stored in 4 bits and cannot be trained in full; use method: qlora, or a base in"
+          checkpoint.directory()
+              + ": the weights are stored in 4 bits and cannot be trained in full; use method: qlora, or a base in"
               + " 16 or 32 bits");
     }
     try (WeightReader reader = new WeightReader(pack)) {
@@ -94,8 +109,8 @@ public final class ModelLoader {
   }
 
   /**
-   * A model with random weights, all trained: linear and embedding weights normal with the config's initializer_range, norms one,
-   * biases zero, as transformers initialises.
+   * A model with random weights, all trained: linear and embedding weights normal with the config's
+   * initializer_range, norms one, biases zero, as transformers initialises.
    */
   public static DecoderModel random(KernelPack pack, ModelConfig config, DType compute, long seed) {
     try (WeightReader reader = new WeightReader(pack)) {
@@ -114,10 +129,12 @@ public final class ModelLoader {
   }
 
   private DecoderModel build(Weights weights, Progress progress) {
-    progress.start(options.quantization() == null ? "loading" : "quantizing", names.modules().size());
+    progress.start(
+        options.quantization() == null ? "loading" : "quantizing", names.modules().size());
     DeviceBuffer frequencyMemory =
         reader.own(DeviceBuffer.allocate(pack, (long) config.rotaryDim() / 2 * Float.BYTES));
-    DeviceTensor inverseFrequencies = DeviceTensor.of(frequencyMemory, 0, DType.F32, config.rotaryDim() / 2);
+    DeviceTensor inverseFrequencies =
+        DeviceTensor.of(frequencyMemory, 0, DType.F32, config.rotaryDim() / 2);
     inverseFrequencies.copyFrom(config.inverseFrequencies());
 
     Module embeddingModule = names.module(Part.EMBEDDING, -1);
@@ -126,13 +143,15 @@ public final class ModelLoader {
     if (parameters == null) {
       embedding = weights.dense(embeddingModule, false);
     } else {
-      embeddingParameter = parameters.add(embeddingModule.weight(), config.vocabSize(), config.hiddenSize());
+      embeddingParameter =
+          parameters.add(embeddingModule.weight(), config.vocabSize(), config.hiddenSize());
       embedding = embeddingParameter.value();
       weights.fill(embeddingModule, embedding, null);
     }
     List<DecoderBlock> blocks = new ArrayList<>();
     for (int layer = 0; layer < config.layers(); layer++) {
-      progress.update((long) layer * names.modules().size() / config.layers(), "layer " + (layer + 1));
+      progress.update(
+          (long) layer * names.modules().size() / config.layers(), "layer " + (layer + 1));
       blocks.add(block(weights, layer, inverseFrequencies));
     }
     NormLayer finalNorm = norm(weights, names.module(Part.FINAL_NORM, -1));
@@ -147,7 +166,15 @@ public final class ModelLoader {
     }
     progress.finish();
     return new DecoderModel(
-        config, pack, embedding, blocks, finalNorm, head, parameters, embeddingParameter, reader.takeMemory());
+        config,
+        pack,
+        embedding,
+        blocks,
+        finalNorm,
+        head,
+        parameters,
+        embeddingParameter,
+        reader.takeMemory());
   }
 
   private DecoderBlock block(Weights weights, int layer, DeviceTensor inverseFrequencies) {
@@ -188,7 +215,10 @@ public final class ModelLoader {
     if (parameters == null) {
       made =
           new LinearLayer(
-              module.path(), number, weights.linear(module), module.hasBias() ? weights.dense(module, true) : null);
+              module.path(),
+              number,
+              weights.linear(module),
+              module.hasBias() ? weights.dense(module, true) : null);
     } else {
       made = trained(weights, module, number, parameters);
     }
@@ -202,12 +232,14 @@ public final class ModelLoader {
         : trained(weights, module, -1, parameters);
   }
 
-  private static LinearLayer trained(Weights weights, Module module, int number, ParameterSet parameters) {
+  private static LinearLayer trained(
+      Weights weights, Module module, int number, ParameterSet parameters) {
     Parameter weight = parameters.add(module.weight(), module.rows(), module.cols());
     Parameter bias = module.hasBias() ? parameters.add(module.bias(), module.rows()) : null;
     DeviceTensor biasValue = bias == null ? null : bias.value();
     weights.fill(module, weight.value(), biasValue);
-    LinearLayer made = new LinearLayer(module.path(), number, Weight.dense(weight.value()), biasValue);
+    LinearLayer made =
+        new LinearLayer(module.path(), number, Weight.dense(weight.value()), biasValue);
     made.train(weight, bias);
     return made;
   }
@@ -262,21 +294,23 @@ public final class ModelLoader {
       QuantizationConfig quantization = loader.options.quantization();
       return quantization == null
           ? Weight.dense(dense(module, false))
-          : loader.reader.readQuantized(loader.names.weight(checkpoint, module), quantization).weight();
+          : loader
+              .reader
+              .readQuantized(loader.names.weight(checkpoint, module), quantization)
+              .weight();
     }
 
     @Override
     public DeviceTensor dense(Module module, boolean bias) {
       TensorSource source =
-          bias
-              ? checkpoint.tensor(module.bias())
-              : loader.names.weight(checkpoint, module);
+          bias ? checkpoint.tensor(module.bias()) : loader.names.weight(checkpoint, module);
       return loader.reader.read(source, heldType(module, source.dtype()));
     }
 
     /**
-     * A frozen tensor is held as it is stored when the operators take that type and it is no larger than the compute type.
-     * Norms and biases are small and only come in f32 or bf16, so f16 ones are widened without loss.
+     * A frozen tensor is held as it is stored when the operators take that type and it is no larger
+     * than the compute type. Norms and biases are small and only come in f32 or bf16, so f16 ones
+     * are widened without loss.
      */
     private DType heldType(Module module, DType stored) {
       boolean matrix = module.shape().size() == 2;

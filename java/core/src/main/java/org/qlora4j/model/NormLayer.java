@@ -22,7 +22,8 @@ public final class NormLayer {
    * @param weight f32 or bf16 [features]
    * @param bias of LayerNorm, or null
    */
-  public NormLayer(ModelConfig.Norm kind, float eps, DeviceTensor weight, @Nullable DeviceTensor bias) {
+  public NormLayer(
+      ModelConfig.Norm kind, float eps, DeviceTensor weight, @Nullable DeviceTensor bias) {
     this.kind = kind;
     this.eps = eps;
     this.weight = weight;
@@ -60,11 +61,13 @@ public final class NormLayer {
   }
 
   /** dx = gradient of u, plus {@code dresidual} where given; dx may be dresidual. */
-  void backward(Pass pass, Saved saved, DeviceTensor dy, @Nullable DeviceTensor dresidual, DeviceTensor dx) {
+  void backward(
+      Pass pass, Saved saved, DeviceTensor dy, @Nullable DeviceTensor dresidual, DeviceTensor dx) {
     DeviceTensor dweight = weightParameter == null ? null : weightParameter.gradient();
     switch (kind) {
       case RMS_NORM ->
-          RmsNorm.backward(pass.pack(), saved.u(), weight, false, saved.rstd(), dy, dresidual, dx, dweight);
+          RmsNorm.backward(
+              pass.pack(), saved.u(), weight, false, saved.rstd(), dy, dresidual, dx, dweight);
       case LAYER_NORM ->
           LayerNorm.backward(
               pass.pack(),

@@ -29,7 +29,8 @@ public final class Parameter {
   /** f32, contiguous; exists once {@link ParameterSet#allocateGradients} was called. */
   public DeviceTensor gradient() {
     if (gradient == null) {
-      throw new IllegalStateException("parameter " + name + " has no gradient: the set was not prepared for training");
+      throw new IllegalStateException(
+          "parameter " + name + " has no gradient: the set was not prepared for training");
     }
     return gradient;
   }

@@ -11,8 +11,9 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 
 /**
- * The trained tensors of a model in a fixed order, with their gradients in one allocation. Everything that walks over all of
- * them (gradient norm, optimizer, checkpoints) walks in this order.
+ * The trained tensors of a model in a fixed order, with their gradients in one allocation.
+ * Everything that walks over all of them (gradient norm, optimizer, checkpoints) walks in this
+ * order.
  */
 public final class ParameterSet implements AutoCloseable {
 
@@ -28,7 +29,8 @@ public final class ParameterSet implements AutoCloseable {
   /** Adds a parameter with uninitialised f32 memory. */
   public Parameter add(String name, long... shape) {
     if (gradients != null) {
-      throw new IllegalStateException("parameter " + name + " added after the gradients were allocated");
+      throw new IllegalStateException(
+          "parameter " + name + " added after the gradients were allocated");
     }
     long elements = 1;
     for (long extent : shape) {

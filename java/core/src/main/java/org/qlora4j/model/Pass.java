@@ -9,8 +9,8 @@ import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.tensor.TensorArena;
 
 /**
- * What every layer needs to run: the kernels, memory for activations, the compute type, and where in the training it is
- * (which is all that dropout depends on).
+ * What every layer needs to run: the kernels, memory for activations, the compute type, and where
+ * in the training it is (which is all that dropout depends on).
  *
  * @param pack the kernels
  * @param arena memory of activations and saved tensors
@@ -32,13 +32,15 @@ public record Pass(
     boolean training) {
 
   /** A pass without dropout: evaluation and generation. */
-  public static Pass inference(KernelPack pack, TensorArena arena, DType compute, LoraCompute loraCompute) {
+  public static Pass inference(
+      KernelPack pack, TensorArena arena, DType compute, LoraCompute loraCompute) {
     return new Pass(pack, arena, compute, loraCompute, 0, 0, 0, false);
   }
 
   /** The same pass at another micro-batch of training. */
   public Pass at(int newStep, int newMicroBatch) {
-    return new Pass(pack, arena, compute, loraCompute, dropoutSeed, newStep, newMicroBatch, training);
+    return new Pass(
+        pack, arena, compute, loraCompute, dropoutSeed, newStep, newMicroBatch, training);
   }
 
   /** Uninitialised activation memory of the compute type, [rows, cols]. */

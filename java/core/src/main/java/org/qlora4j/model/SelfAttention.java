@@ -13,8 +13,8 @@ import org.qlora4j.kernels.Rotary;
 /**
  * Projections, rotary embedding, causal attention with grouped heads, output projection.
  *
- * <p>The projections are three linears (Llama), or one whose output is laid out [head][q, k, v][head size] (GPT-NeoX); {@link
- * Heads} is what differs.
+ * <p>The projections are three linears (Llama), or one whose output is laid out [head][q, k,
+ * v][head size] (GPT-NeoX); {@link Heads} is what differs.
  */
 final class SelfAttention {
 
@@ -55,7 +55,11 @@ final class SelfAttention {
       DeviceTensor lse,
       LinearLayer.Saved output) {}
 
-  SelfAttention(ModelConfig config, DeviceTensor inverseFrequencies, Projection projection, LinearLayer output) {
+  SelfAttention(
+      ModelConfig config,
+      DeviceTensor inverseFrequencies,
+      Projection projection,
+      LinearLayer output) {
     this.config = config;
     this.inverseFrequencies = inverseFrequencies;
     this.projection = projection;
@@ -85,7 +89,11 @@ final class SelfAttention {
       q = pass.activation(m, p.q().out());
       k = pass.activation(m, p.k().out());
       v = pass.activation(m, p.v().out());
-      saved = List.of(p.q().forward(pass, h, null, q), p.k().forward(pass, h, null, k), p.v().forward(pass, h, null, v));
+      saved =
+          List.of(
+              p.q().forward(pass, h, null, q),
+              p.k().forward(pass, h, null, k),
+              p.v().forward(pass, h, null, v));
     } else {
       LinearLayer qkv = ((Fused) projection).qkv();
       q = pass.activation(m, qkv.out());
@@ -106,13 +114,22 @@ final class SelfAttention {
       cuKeys = new int[] {0, cache.length()};
     }
     Attention.forward(
-        pass.pack(), shape, batch.cuSeqlens(), cuKeys, heads.q(), keys, values, mixedHeads(mixed), lse);
+        pass.pack(),
+        shape,
+        batch.cuSeqlens(),
+        cuKeys,
+        heads.q(),
+        keys,
+        values,
+        mixedHeads(mixed),
+        lse);
     LinearLayer.Saved savedOutput = output.forward(pass, mixed, residual, out);
     return new Saved(saved, q, k, v, mixed, lse, savedOutput);
   }
 
   /** Gradients of the adapters or weights here; dh = gradient of h where wanted. */
-  void backward(Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dh) {
+  void backward(
+      Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dh) {
     var mark = pass.arena().mark();
     long m = dout.rows();
     DeviceTensor dmixed = pass.activation(m, saved.mixed().cols());
@@ -157,7 +174,14 @@ final class SelfAttention {
 
   private void rotate(Pass pass, SequenceBatch batch, HeadView x, int heads, boolean inverse) {
     Rotary.apply(
-        pass.pack(), x, heads, config.rotaryDim(), batch.positions(), inverseFrequencies, 1f, inverse);
+        pass.pack(),
+        x,
+        heads,
+        config.rotaryDim(),
+        batch.positions(),
+        inverseFrequencies,
+        1f,
+        inverse);
   }
 
   private Heads heads(DeviceTensor q, @Nullable DeviceTensor k, @Nullable DeviceTensor v) {
@@ -165,10 +189,14 @@ final class SelfAttention {
     if (k == null || v == null) {
       long token = q.rowStride();
       return new Heads(
-          new HeadView(q, 0, token, 3 * d), new HeadView(q, d, token, 3 * d), new HeadView(q, 2 * d, token, 3 * d));
+          new HeadView(q, 0, token, 3 * d),
+          new HeadView(q, d, token, 3 * d),
+          new HeadView(q, 2 * d, token, 3 * d));
     }
     return new Heads(
-        HeadView.of(q, config.headDim()), HeadView.of(k, config.headDim()), HeadView.of(v, config.headDim()));
+        HeadView.of(q, config.headDim()),
+        HeadView.of(k, config.headDim()),
+        HeadView.of(v, config.headDim()));
   }
 
   private HeadView mixedHeads(DeviceTensor mixed) {

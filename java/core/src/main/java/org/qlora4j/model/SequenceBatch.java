@@ -19,7 +19,11 @@ public record SequenceBatch(DeviceTensor ids, DeviceTensor positions, int[] cuSe
     if (ids.length != positions.length || cuSeqlens[cuSeqlens.length - 1] != ids.length) {
       throw new IllegalArgumentException(
           "ids, positions and the last cumulative length must agree: "
-              + ids.length + ", " + positions.length + ", " + cuSeqlens[cuSeqlens.length - 1]);
+              + ids.length
+              + ", "
+              + positions.length
+              + ", "
+              + cuSeqlens[cuSeqlens.length - 1]);
     }
     DeviceTensor deviceIds = arena.allocate(DType.I32, ids.length);
     deviceIds.copyFrom(ids);

@@ -21,9 +21,13 @@ public final class WeightFiles {
 
   private WeightFiles() {}
 
-  /** Writes all parameters into {@code directory}/model.safetensors as {@code type} (F32, BF16 or F16; one rounding). */
+  /**
+   * Writes all parameters into {@code directory}/model.safetensors as {@code type} (F32, BF16 or
+   * F16; one rounding).
+   */
   public static void write(KernelPack pack, ParameterSet parameters, Path directory, DType type) {
-    try (SafetensorsWriter writer = SafetensorsWriter.create(directory.resolve(ModelCheckpoint.SINGLE_FILE))) {
+    try (SafetensorsWriter writer =
+        SafetensorsWriter.create(directory.resolve(ModelCheckpoint.SINGLE_FILE))) {
       for (Parameter parameter : parameters.parameters()) {
         writer.declare(parameter.name(), StoredType.of(type), parameter.value().shape());
       }
@@ -56,15 +60,25 @@ public final class WeightFiles {
     }
   }
 
-  /** Reads f32 tensors written by {@link #write(Path, List, List)} into memory of the same shapes. */
+  /**
+   * Reads f32 tensors written by {@link #write(Path, List, List)} into memory of the same shapes.
+   */
   public static void read(Path file, List<String> names, List<DeviceTensor> tensors) {
     try (SafetensorsFile source = SafetensorsFile.open(file)) {
       for (int i = 0; i < names.size(); i++) {
         var tensor = source.tensor(names.get(i));
-        if (tensor.elements() != tensors.get(i).elements() || tensor.storedType() != StoredType.F32) {
+        if (tensor.elements() != tensors.get(i).elements()
+            || tensor.storedType() != StoredType.F32) {
           throw new InputException(
-              file + ": tensor " + names.get(i) + ": expected " + tensors.get(i).elements() + " elements of F32, found "
-                  + tensor.elements() + " of " + tensor.storedType());
+              file
+                  + ": tensor "
+                  + names.get(i)
+                  + ": expected "
+                  + tensors.get(i).elements()
+                  + " elements of F32, found "
+                  + tensor.elements()
+                  + " of "
+                  + tensor.storedType());
         }
         tensors.get(i).copyFrom(tensor.toFloats());
       }

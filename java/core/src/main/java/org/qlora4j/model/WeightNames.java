@@ -297,8 +297,16 @@ public final class WeightNames {
     QuantizedTensors tensors = QuantizedTensors.of(checkpoint, module.weight());
     if (tensors.rows() != module.rows() || tensors.cols() != module.cols()) {
       throw new InputException(
-          tensors.codes().file() + ": tensor " + Text.quote(module.weight()) + ": expected the shape " + module.shape()
-              + " from config.json, found [" + tensors.rows() + ", " + tensors.cols() + "] in its quantization state");
+          tensors.codes().file()
+              + ": tensor "
+              + Text.quote(module.weight())
+              + ": expected the shape "
+              + module.shape()
+              + " from config.json, found ["
+              + tensors.rows()
+              + ", "
+              + tensors.cols()
+              + "] in its quantization state");
     }
     return tensors;
   }

@@ -16,17 +16,20 @@ import org.qlora4j.quant.QuantizedWeight;
 import org.qlora4j.tensor.TorchBridge;
 
 /**
- * Moves tensors from files to the device, one at a time and through bounded buffers: besides what it keeps, memory holds at most
- * one tensor (the one being quantized) and a few megabytes. Everything it allocates is handed over by {@link #takeMemory}, or
- * released by {@link #close}.
+ * Moves tensors from files to the device, one at a time and through bounded buffers: besides what
+ * it keeps, memory holds at most one tensor (the one being quantized) and a few megabytes.
+ * Everything it allocates is handed over by {@link #takeMemory}, or released by {@link #close}.
  */
 final class WeightReader implements AutoCloseable {
 
-  /** Bytes read and converted at a time. Large enough that a system call costs nothing beside it. */
+  /**
+   * Bytes read and converted at a time. Large enough that a system call costs nothing beside it.
+   */
   private static final int CHUNK_BYTES = 4 << 20;
 
   private final KernelPack pack;
-  private final ByteBuffer host = ByteBuffer.allocateDirect(CHUNK_BYTES).order(ByteOrder.LITTLE_ENDIAN);
+  private final ByteBuffer host =
+      ByteBuffer.allocateDirect(CHUNK_BYTES).order(ByteOrder.LITTLE_ENDIAN);
   private List<AutoCloseable> memory = new ArrayList<>();
 
   WeightReader(KernelPack pack) {
@@ -35,16 +38,21 @@ final class WeightReader implements AutoCloseable {
 
   /** A new device tensor of {@code type} with the tensor's values. */
   DeviceTensor read(TensorSource source, DType type) {
-    DeviceBuffer buffer = own(DeviceBuffer.allocate(pack, Math.multiplyExact(source.elements(), type.bytes())));
+    DeviceBuffer buffer =
+        own(DeviceBuffer.allocate(pack, Math.multiplyExact(source.elements(), type.bytes())));
     DeviceTensor target = DeviceTensor.of(buffer, 0, type, source.shape());
     readInto(source, target);
     return target;
   }
 
-  /** Copies the tensor's values into {@code target} (same number of elements, contiguous), converting the type. */
+  /**
+   * Copies the tensor's values into {@code target} (same number of elements, contiguous),
+   * converting the type.
+   */
   void readInto(TensorSource source, DeviceTensor target) {
     if (source.elements() != target.elements()) {
-      throw new IllegalArgumentException(source.name() + " has " + source.elements() + " elements, not " + target.elements());
+      throw new IllegalArgumentException(
+          source.name() + " has " + source.elements() + " elements, not " + target.elements());
     }
     if (source.dtype() == target.dtype()) {
       upload(source, 0, target);
@@ -52,7 +60,8 @@ final class WeightReader implements AutoCloseable {
     }
     int elementBytes = source.dtype().bytes();
     long chunk = CHUNK_BYTES / elementBytes;
-    try (DeviceBuffer staging = DeviceBuffer.allocate(pack, Math.min(source.bytes(), CHUNK_BYTES))) {
+    try (DeviceBuffer staging =
+        DeviceBuffer.allocate(pack, Math.min(source.bytes(), CHUNK_BYTES))) {
       for (long first = 0; first < source.elements(); first += chunk) {
         long count = Math.min(chunk, source.elements() - first);
         DeviceTensor raw = DeviceTensor.of(staging, 0, source.dtype(), count);
@@ -60,7 +69,10 @@ final class WeightReader implements AutoCloseable {
         TorchBridge.copy(
             raw,
             DeviceTensor.of(
-                target.buffer(), target.byteOffset() + first * target.dtype().bytes(), target.dtype(), count));
+                target.buffer(),
+                target.byteOffset() + first * target.dtype().bytes(),
+                target.dtype(),
+                count));
       }
     }
   }
@@ -79,7 +91,12 @@ final class WeightReader implements AutoCloseable {
     QuantizedWeight weight =
         own(
             QuantizedWeight.allocate(
-                pack, tensors.config(), tensors.originalType(), tensors.rows(), tensors.cols(), tensors.nestedOffset()));
+                pack,
+                tensors.config(),
+                tensors.originalType(),
+                tensors.rows(),
+                tensors.cols(),
+                tensors.nestedOffset()));
     upload(tensors.codes(), 0, weight.codes());
     upload(tensors.absmax(), 0, weight.absmax());
     if (tensors.nestedAbsmax() != null && weight.nestedAbsmax() != null) {

@@ -30,19 +30,24 @@ import org.qlora4j.kernels.Weight;
 import org.qlora4j.kernels.WeightFormat;
 
 /**
- * Writes a 16- or 32-bit checkpoint again with its linear weights in 4 bits, under bitsandbytes' tensor names and with its bits, so
- * that transformers loads it. Weights pass through one at a time; all other tensors are copied as they are.
+ * Writes a 16- or 32-bit checkpoint again with its linear weights in 4 bits, under bitsandbytes'
+ * tensor names and with its bits, so that transformers loads it. Weights pass through one at a
+ * time; all other tensors are copied as they are.
  */
 public final class CheckpointQuantizer {
 
   private static final int COPY_BYTES = 4 << 20;
 
-  /** The offset is known only once a weight is quantized; JSON ignores the blanks that fill the text up. */
+  /**
+   * The offset is known only once a weight is quantized; JSON ignores the blanks that fill the text
+   * up.
+   */
   private static final int STATE_BYTES = 256;
 
   private final KernelPack pack;
   private final QuantizationConfig config;
-  private final ByteBuffer copy = ByteBuffer.allocateDirect(COPY_BYTES).order(ByteOrder.LITTLE_ENDIAN);
+  private final ByteBuffer copy =
+      ByteBuffer.allocateDirect(COPY_BYTES).order(ByteOrder.LITTLE_ENDIAN);
 
   public CheckpointQuantizer(KernelPack pack, QuantizationConfig config) {
     this.pack = pack;
@@ -65,18 +70,27 @@ public final class CheckpointQuantizer {
    * @param modelDirectory where config.json and the tokenizer come from
    */
   public Result quantize(
-      ModelCheckpoint checkpoint, Set<String> linearWeights, Path modelDirectory, Path target, Progress progress) {
+      ModelCheckpoint checkpoint,
+      Set<String> linearWeights,
+      Path modelDirectory,
+      Path target,
+      Progress progress) {
     Set<String> toQuantize = new HashSet<>(linearWeights);
     for (String name : linearWeights) {
       if (QuantizedTensors.isQuantized(checkpoint, name)) {
-        throw new InputException(checkpoint.directory() + ": the weights are in 4 bits already; nothing was written");
+        throw new InputException(
+            checkpoint.directory() + ": the weights are in 4 bits already; nothing was written");
       }
     }
     try (AtomicOutput out = AtomicOutput.directory(target)) {
-      try (SafetensorsWriter writer = SafetensorsWriter.create(out.path().resolve(ModelCheckpoint.SINGLE_FILE))) {
+      try (SafetensorsWriter writer =
+          SafetensorsWriter.create(out.path().resolve(ModelCheckpoint.SINGLE_FILE))) {
         long after = 0;
         for (TensorSource tensor : checkpoint.tensors()) {
-          after += toQuantize.contains(tensor.name()) ? declare(writer, tensor) : declareCopy(writer, tensor);
+          after +=
+              toQuantize.contains(tensor.name())
+                  ? declare(writer, tensor)
+                  : declareCopy(writer, tensor);
         }
         progress.start("quantizing", checkpoint.bytes() >> 20);
         long done = 0;
@@ -110,7 +124,9 @@ public final class CheckpointQuantizer {
     long elements = tensor.elements();
     writer.declare(name, StoredType.U8, (elements + 1) / 2, 1);
     writer.declare(
-        name + ".absmax", config.doubleQuantization() ? StoredType.U8 : StoredType.F32, config.blocks(elements));
+        name + ".absmax",
+        config.doubleQuantization() ? StoredType.U8 : StoredType.F32,
+        config.blocks(elements));
     writer.declare(name + ".quant_map", StoredType.F32, 16);
     if (config.doubleQuantization()) {
       writer.declare(name + ".nested_absmax", StoredType.F32, config.nestedBlocks(elements));
@@ -159,7 +175,9 @@ public final class CheckpointQuantizer {
   }
 
   private String stateSuffix() {
-    return config.format() == WeightFormat.NF4 ? QuantizedTensors.STATE_NF4 : QuantizedTensors.STATE_FP4;
+    return config.format() == WeightFormat.NF4
+        ? QuantizedTensors.STATE_NF4
+        : QuantizedTensors.STATE_FP4;
   }
 
   /** bitsandbytes' quantization state: its keys, in its order. */
@@ -220,7 +238,8 @@ public final class CheckpointQuantizer {
       DeviceTensor one = DeviceTensor.of(memory, 256, DType.F32, 1);
       one.copyFrom(new float[] {1});
       DeviceTensor values = DeviceTensor.of(memory, 512, DType.F32, 256);
-      Quantization8Bit.dequantize(pack, Quantization8Bit.Map.DYNAMIC_SIGNED, 256, codes, one, values);
+      Quantization8Bit.dequantize(
+          pack, Quantization8Bit.Map.DYNAMIC_SIGNED, 256, codes, one, values);
       return values.toFloats();
     }
   }
@@ -234,7 +253,8 @@ public final class CheckpointQuantizer {
     quantization.put("quant_method", "bitsandbytes");
     quantization.put("load_in_4bit", true);
     quantization.put("load_in_8bit", false);
-    quantization.put("bnb_4bit_quant_type", this.config.format() == WeightFormat.NF4 ? "nf4" : "fp4");
+    quantization.put(
+        "bnb_4bit_quant_type", this.config.format() == WeightFormat.NF4 ? "nf4" : "fp4");
     quantization.put("bnb_4bit_use_double_quant", this.config.doubleQuantization());
     quantization.put("bnb_4bit_compute_dtype", "bfloat16");
     quantization.put("bnb_4bit_quant_storage", "uint8");

@@ -8,8 +8,8 @@ import org.qlora4j.kernels.WeightFormat;
  *
  * @param format NF4 or FP4 (bnb_4bit_quant_type)
  * @param blockSize elements that share one absmax, 32 to 4096, a power of two
- * @param doubleQuantization whether the absmax values are themselves quantized to 8 bits in blocks of 256
- *     (bnb_4bit_use_double_quant)
+ * @param doubleQuantization whether the absmax values are themselves quantized to 8 bits in blocks
+ *     of 256 (bnb_4bit_use_double_quant)
  */
 public record QuantizationConfig(WeightFormat format, int blockSize, boolean doubleQuantization) {
 
@@ -21,7 +21,8 @@ public record QuantizationConfig(WeightFormat format, int blockSize, boolean dou
       throw new IllegalArgumentException("a quantized format is needed, found DENSE");
     }
     if (blockSize < 32 || blockSize > 4096 || Integer.bitCount(blockSize) != 1) {
-      throw new IllegalArgumentException("block size must be a power of two from 32 to 4096, found " + blockSize);
+      throw new IllegalArgumentException(
+          "block size must be a power of two from 32 to 4096, found " + blockSize);
     }
   }
 
@@ -40,7 +41,9 @@ public record QuantizationConfig(WeightFormat format, int blockSize, boolean dou
     return (elements + blockSize - 1) / blockSize;
   }
 
-  /** Number of nested absmax values of a weight of {@code elements}; 0 without double quantization. */
+  /**
+   * Number of nested absmax values of a weight of {@code elements}; 0 without double quantization.
+   */
   public long nestedBlocks(long elements) {
     return doubleQuantization ? (blocks(elements) + NESTED_BLOCK_SIZE - 1) / NESTED_BLOCK_SIZE : 0;
   }

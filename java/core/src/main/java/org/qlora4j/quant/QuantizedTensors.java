@@ -15,9 +15,10 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.WeightFormat;
 
 /**
- * The tensors in which bitsandbytes stores one 4-bit weight {@code W} of a checkpoint: {@code W} (codes), {@code W.absmax}, with
- * double quantization {@code W.nested_absmax}, and a JSON text in {@code W.quant_state.bitsandbytes__nf4} (or fp4). The code
- * tables it also stores are those every reader knows, and are not read.
+ * The tensors in which bitsandbytes stores one 4-bit weight {@code W} of a checkpoint: {@code W}
+ * (codes), {@code W.absmax}, with double quantization {@code W.nested_absmax}, and a JSON text in
+ * {@code W.quant_state.bitsandbytes__nf4} (or fp4). The code tables it also stores are those every
+ * reader knows, and are not read.
  *
  * @param config how the weight was quantized
  * @param originalType element type before it was
@@ -50,12 +51,16 @@ public record QuantizedTensors(
   /** Whether {@code name} is a tensor beside a 4-bit weight that {@code checkpoint} holds. */
   public static boolean isSideTensor(ModelCheckpoint checkpoint, String name) {
     return SIDE_TENSORS.stream()
-        .anyMatch(s -> name.endsWith(s) && isQuantized(checkpoint, name.substring(0, name.length() - s.length())));
+        .anyMatch(
+            s ->
+                name.endsWith(s)
+                    && isQuantized(checkpoint, name.substring(0, name.length() - s.length())));
   }
 
   /** Whether the checkpoint holds this weight in 4 bits. */
   public static boolean isQuantized(ModelCheckpoint checkpoint, String weight) {
-    return checkpoint.find(weight + STATE_NF4) != null || checkpoint.find(weight + STATE_FP4) != null;
+    return checkpoint.find(weight + STATE_NF4) != null
+        || checkpoint.find(weight + STATE_FP4) != null;
   }
 
   /**
@@ -89,25 +94,41 @@ public record QuantizedTensors(
           case "float32" -> DType.F32;
           case "bfloat16" -> DType.BF16;
           case "float16" -> DType.F16;
-          default -> throw reader.wrong("dtype", "float32, bfloat16 or float16", reader.text("dtype"));
+          default ->
+              throw reader.wrong("dtype", "float32, bfloat16 or float16", reader.text("dtype"));
         };
     long elements = Math.multiplyExact(shape[0], shape[1]);
     long blocks = config.blocks(elements);
     TensorSource codes = sized(checkpoint.tensor(weight), StoredType.U8, (elements + 1) / 2);
-    TensorSource absmax = sized(checkpoint.tensor(weight + ".absmax"), nested ? StoredType.U8 : StoredType.F32, blocks);
+    TensorSource absmax =
+        sized(
+            checkpoint.tensor(weight + ".absmax"), nested ? StoredType.U8 : StoredType.F32, blocks);
     TensorSource nestedAbsmax =
         nested
-            ? sized(checkpoint.tensor(weight + ".nested_absmax"), StoredType.F32, config.nestedBlocks(elements))
+            ? sized(
+                checkpoint.tensor(weight + ".nested_absmax"),
+                StoredType.F32,
+                config.nestedBlocks(elements))
             : null;
     float offset = nested ? (float) reader.number("nested_offset") : 0f;
-    return new QuantizedTensors(config, original, shape[0], shape[1], offset, codes, absmax, nestedAbsmax);
+    return new QuantizedTensors(
+        config, original, shape[0], shape[1], offset, codes, absmax, nestedAbsmax);
   }
 
   private static TensorSource sized(TensorSource tensor, StoredType type, long elements) {
     if (tensor.storedType() != type || tensor.elements() != elements) {
       throw new InputException(
-          tensor.file() + ": tensor " + Text.quote(tensor.name()) + " of a 4-bit weight: expected " + elements + " elements of "
-              + type + ", found " + tensor.elements() + " of " + tensor.storedType());
+          tensor.file()
+              + ": tensor "
+              + Text.quote(tensor.name())
+              + " of a 4-bit weight: expected "
+              + elements
+              + " elements of "
+              + type
+              + ", found "
+              + tensor.elements()
+              + " of "
+              + tensor.storedType());
     }
     return tensor;
   }
@@ -121,8 +142,13 @@ public record QuantizedTensors(
       this.source = source;
       if (source.storedType() != StoredType.U8 || source.bytes() > MAX_STATE_BYTES) {
         throw new InputException(
-            source.file() + ": tensor " + Text.quote(source.name()) + ": expected a short JSON text in U8, found "
-                + source.bytes() + " bytes of " + source.storedType());
+            source.file()
+                + ": tensor "
+                + Text.quote(source.name())
+                + ": expected a short JSON text in U8, found "
+                + source.bytes()
+                + " bytes of "
+                + source.storedType());
       }
       this.json = Json.object(new String(source.toBytes(), StandardCharsets.UTF_8), place());
     }
@@ -161,7 +187,8 @@ public record QuantizedTensors(
     }
 
     InputException wrong(String key, String expected, String found) {
-      return new InputException(place() + ": " + key + ": expected " + expected + ", found " + found);
+      return new InputException(
+          place() + ": " + key + ": expected " + expected + ", found " + found);
     }
 
     private String place() {

@@ -10,8 +10,8 @@ import org.qlora4j.kernels.Quantization4Bit;
 import org.qlora4j.kernels.Weight;
 
 /**
- * A 4-bit weight [rows, cols] in bitsandbytes' canonical layout, in one allocation of the pack's device: codes, then absmax
- * (f32, or u8 with double quantization), then nested absmax.
+ * A 4-bit weight [rows, cols] in bitsandbytes' canonical layout, in one allocation of the pack's
+ * device: codes, then absmax (f32, or u8 with double quantization), then nested absmax.
  */
 public final class QuantizedWeight implements AutoCloseable {
 
@@ -25,7 +25,8 @@ public final class QuantizedWeight implements AutoCloseable {
   private final @Nullable DeviceTensor nestedAbsmax;
   private float nestedOffset;
 
-  private QuantizedWeight(KernelPack pack, QuantizationConfig config, DType originalType, long rows, long cols) {
+  private QuantizedWeight(
+      KernelPack pack, QuantizationConfig config, DType originalType, long rows, long cols) {
     this.config = config;
     this.originalType = originalType;
     this.rows = rows;
@@ -39,7 +40,8 @@ public final class QuantizedWeight implements AutoCloseable {
     this.memory = DeviceBuffer.allocate(pack, codeBytes + absmaxBytes + nestedBytes);
     this.codes = DeviceTensor.of(memory, 0, DType.U8, (elements + 1) / 2);
     this.absmax =
-        DeviceTensor.of(memory, codeBytes, config.doubleQuantization() ? DType.U8 : DType.F32, blocks);
+        DeviceTensor.of(
+            memory, codeBytes, config.doubleQuantization() ? DType.U8 : DType.F32, blocks);
     this.nestedAbsmax =
         config.doubleQuantization()
             ? DeviceTensor.of(memory, codeBytes + absmaxBytes, DType.F32, nestedBlocks)
@@ -47,8 +49,10 @@ public final class QuantizedWeight implements AutoCloseable {
   }
 
   /** Quantizes {@code dense} [rows, cols] of f32, bf16 or f16. */
-  public static QuantizedWeight quantize(KernelPack pack, DeviceTensor dense, QuantizationConfig config) {
-    QuantizedWeight weight = new QuantizedWeight(pack, config, dense.dtype(), dense.rows(), dense.cols());
+  public static QuantizedWeight quantize(
+      KernelPack pack, DeviceTensor dense, QuantizationConfig config) {
+    QuantizedWeight weight =
+        new QuantizedWeight(pack, config, dense.dtype(), dense.rows(), dense.cols());
     try (DeviceBuffer offsetMemory = DeviceBuffer.allocate(pack, Float.BYTES)) {
       DeviceTensor offset = DeviceTensor.of(offsetMemory, 0, DType.F32, 1);
       Quantization4Bit.quantize(
@@ -69,9 +73,17 @@ public final class QuantizedWeight implements AutoCloseable {
     }
   }
 
-  /** Memory for a weight whose stored parts the caller copies into {@link #codes}, {@link #absmax}, {@link #nestedAbsmax}. */
+  /**
+   * Memory for a weight whose stored parts the caller copies into {@link #codes}, {@link #absmax},
+   * {@link #nestedAbsmax}.
+   */
   public static QuantizedWeight allocate(
-      KernelPack pack, QuantizationConfig config, DType originalType, long rows, long cols, float nestedOffset) {
+      KernelPack pack,
+      QuantizationConfig config,
+      DType originalType,
+      long rows,
+      long cols,
+      float nestedOffset) {
     QuantizedWeight weight = new QuantizedWeight(pack, config, originalType, rows, cols);
     weight.nestedOffset = nestedOffset;
     return weight;
@@ -109,7 +121,10 @@ public final class QuantizedWeight implements AutoCloseable {
     return nestedAbsmax;
   }
 
-  /** Mean of the absmax values that was subtracted before they were coded; 0 without double quantization. */
+  /**
+   * Mean of the absmax values that was subtracted before they were coded; 0 without double
+   * quantization.
+   */
   public float nestedOffset() {
     return nestedOffset;
   }

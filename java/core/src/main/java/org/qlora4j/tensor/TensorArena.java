@@ -13,13 +13,16 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 
 /**
- * A stack of device memory for what a step holds: activations, saved tensors, gradients of activations.
+ * A stack of device memory for what a step holds: activations, saved tensors, gradients of
+ * activations.
  *
- * <p>A step allocates and frees in the order of its layers, so freeing is moving a mark back: no allocator call, no page fault
- * and no garbage collector on the hot path, and the peak is a number one can read. Memory comes in slabs that libtorch lends
- * (so that on a GPU the model and libtorch's operators share one caching allocator) and that are kept for the next step.
+ * <p>A step allocates and frees in the order of its layers, so freeing is moving a mark back: no
+ * allocator call, no page fault and no garbage collector on the hot path, and the peak is a number
+ * one can read. Memory comes in slabs that libtorch lends (so that on a GPU the model and
+ * libtorch's operators share one caching allocator) and that are kept for the next step.
  *
- * <p>Tensors of a released mark must not be used any more; their memory is handed out again. Not thread-safe.
+ * <p>Tensors of a released mark must not be used any more; their memory is handed out again. Not
+ * thread-safe.
  */
 public final class TensorArena implements AutoCloseable {
 
@@ -45,7 +48,10 @@ public final class TensorArena implements AutoCloseable {
     return new Mark(slab, offset, used);
   }
 
-  /** Frees everything allocated since {@code mark}. An empty arena of several slabs becomes one of the size it needed. */
+  /**
+   * Frees everything allocated since {@code mark}. An empty arena of several slabs becomes one of
+   * the size it needed.
+   */
   public void release(Mark mark) {
     slab = mark.slab();
     offset = mark.offset();

@@ -11,20 +11,27 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 
 /**
- * What libtorch does for the model between the pack's operators: type conversion, strided copies, embedding rows.
+ * What libtorch does for the model between the pack's operators: type conversion, strided copies,
+ * embedding rows.
  *
- * <p>Every method sees device memory through {@code from_blob} views, copies nothing it does not say, and closes what it made
- * before it returns.
+ * <p>Every method sees device memory through {@code from_blob} views, copies nothing it does not
+ * say, and closes what it made before it returns.
  */
 public final class TorchBridge {
 
   private TorchBridge() {}
 
-  /** Copies {@code source} to {@code target} of the same shape, converting the element type (one rounding, to nearest even). */
+  /**
+   * Copies {@code source} to {@code target} of the same shape, converting the element type (one
+   * rounding, to nearest even).
+   */
   public static void copy(DeviceTensor source, DeviceTensor target) {
     if (source.elements() != target.elements()) {
       throw new IllegalArgumentException(
-          "copy needs equal sizes, source has " + source.elements() + " elements, target " + target.elements());
+          "copy needs equal sizes, source has "
+              + source.elements()
+              + " elements, target "
+              + target.elements());
     }
     if (source.elements() == 0) {
       return;
@@ -35,9 +42,9 @@ public final class TorchBridge {
   }
 
   /**
-   * Copies a [tokens, heads, headDim] region into another, each given by the offset of its
-   * first element and the strides of its tokens and heads, in elements.
-   * Used to append keys and values to a cache laid out [head][position][head size].
+   * Copies a [tokens, heads, headDim] region into another, each given by the offset of its first
+   * element and the strides of its tokens and heads, in elements. Used to append keys and values to
+   * a cache laid out [head][position][head size].
    */
   public static void copyHeads(
       DeviceTensor source,
@@ -56,7 +63,12 @@ public final class TorchBridge {
     }
     long[] shape = {tokens, heads, headDim};
     try (PointerScope scope = new PointerScope()) {
-      Tensor from = flat(source).as_strided(shape, new long[] {sourceTokenStride, sourceHeadStride, 1}, new LongOptional(sourceOffset));
+      Tensor from =
+          flat(source)
+              .as_strided(
+                  shape,
+                  new long[] {sourceTokenStride, sourceHeadStride, 1},
+                  new LongOptional(sourceOffset));
       Tensor to =
           flat(target)
               .as_strided(
@@ -67,7 +79,10 @@ public final class TorchBridge {
     }
   }
 
-  /** out[i] = table[ids[i]], converted to the type of {@code out}. ids: i32 [n]; table [rows, cols]; out [n, cols]. */
+  /**
+   * out[i] = table[ids[i]], converted to the type of {@code out}. ids: i32 [n]; table [rows, cols];
+   * out [n, cols].
+   */
   public static void gatherRows(DeviceTensor table, DeviceTensor ids, DeviceTensor out) {
     if (ids.elements() == 0) {
       return;
@@ -77,7 +92,10 @@ public final class TorchBridge {
     }
   }
 
-  /** table[ids[i]] += rows[i], in f32 and in the order of i. table: f32 [rows, cols]; ids: i32 [n]; rows [n, cols]. */
+  /**
+   * table[ids[i]] += rows[i], in f32 and in the order of i. table: f32 [rows, cols]; ids: i32 [n];
+   * rows [n, cols].
+   */
   public static void addRows(DeviceTensor table, DeviceTensor ids, DeviceTensor rows) {
     if (ids.elements() == 0) {
       return;
@@ -111,7 +129,8 @@ public final class TorchBridge {
   }
 
   private static Tensor flat(DeviceTensor tensor) {
-    return torch.from_blob(tensor.pointer(), new long[] {tensor.elements()}, options(tensor.dtype()));
+    return torch.from_blob(
+        tensor.pointer(), new long[] {tensor.elements()}, options(tensor.dtype()));
   }
 
   private static TensorOptions options(DType dtype) {

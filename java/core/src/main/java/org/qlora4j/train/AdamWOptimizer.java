@@ -13,13 +13,15 @@ import org.qlora4j.model.Parameter;
 import org.qlora4j.model.ParameterSet;
 
 /**
- * AdamW with decoupled weight decay over all parameters of a set, in PyTorch's order of operations, with the gradients' global
- * norm clipped first: scale = min(1, maxNorm / (norm + 1e-6)). States are f32.
+ * AdamW with decoupled weight decay over all parameters of a set, in PyTorch's order of operations,
+ * with the gradients' global norm clipped first: scale = min(1, maxNorm / (norm + 1e-6)). States
+ * are f32.
  */
 public final class AdamWOptimizer implements AutoCloseable {
 
   /** Settings; weight decay applies to every trained tensor. */
-  public record Settings(double beta1, double beta2, double epsilon, double weightDecay, double maxGradNorm) {}
+  public record Settings(
+      double beta1, double beta2, double epsilon, double weightDecay, double maxGradNorm) {}
 
   private final KernelPack pack;
   private final Settings settings;
@@ -40,23 +42,33 @@ public final class AdamWOptimizer implements AutoCloseable {
     for (Parameter parameter : parameters.parameters()) {
       long[] shape = parameter.value().shape();
       DeviceTensor first = DeviceTensor.of(memory, offset, DType.F32, shape);
-      DeviceTensor second = DeviceTensor.of(memory, offset + elements * Float.BYTES, DType.F32, shape);
+      DeviceTensor second =
+          DeviceTensor.of(memory, offset + elements * Float.BYTES, DType.F32, shape);
       offset += parameter.value().bytes();
       firstMoments.add(first);
       secondMoments.add(second);
       gradients.add(parameter.gradient());
       slots.add(
-          new AdamW.Slot(parameter.value(), parameter.gradient(), first, second, (float) settings.weightDecay()));
+          new AdamW.Slot(
+              parameter.value(),
+              parameter.gradient(),
+              first,
+              second,
+              (float) settings.weightDecay()));
     }
   }
 
-  /** Clips and applies the gradients; returns their norm before clipping. A norm that is not finite changes nothing. */
+  /**
+   * Clips and applies the gradients; returns their norm before clipping. A norm that is not finite
+   * changes nothing.
+   */
   public double step(double learningRate) {
     double norm = GradientNorm.compute(pack, gradients);
     if (!Double.isFinite(norm)) {
       return norm;
     }
-    double scale = settings.maxGradNorm() > 0 ? Math.min(1, settings.maxGradNorm() / (norm + 1e-6)) : 1;
+    double scale =
+        settings.maxGradNorm() > 0 ? Math.min(1, settings.maxGradNorm() / (norm + 1e-6)) : 1;
     steps++;
     AdamW.step(
         pack,

@@ -11,7 +11,10 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import org.qlora4j.common.Json;
 
-/** {@code metrics.jsonl}: one JSON object a line, appended as a run goes; a resumed run cuts it back to its checkpoint. */
+/**
+ * {@code metrics.jsonl}: one JSON object a line, appended as a run goes; a resumed run cuts it back
+ * to its checkpoint.
+ */
 final class Metrics implements AutoCloseable {
 
   private final Path file;
@@ -30,7 +33,8 @@ final class Metrics implements AutoCloseable {
   }
 
   void add(ObjectNode line) {
-    ByteBuffer bytes = ByteBuffer.wrap((Json.compact(line) + "\n").getBytes(StandardCharsets.UTF_8));
+    ByteBuffer bytes =
+        ByteBuffer.wrap((Json.compact(line) + "\n").getBytes(StandardCharsets.UTF_8));
     try {
       while (bytes.hasRemaining()) {
         channel.write(bytes);

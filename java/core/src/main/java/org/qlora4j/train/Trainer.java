@@ -11,8 +11,8 @@ import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 
 /**
- * Optimizer steps on a model: gradients of all micro-batches, clipping, update. Knows nothing of files and configuration; {@link
- * TrainingRun} does.
+ * Optimizer steps on a model: gradients of all micro-batches, clipping, update. Knows nothing of
+ * files and configuration; {@link TrainingRun} does.
  */
 public final class Trainer {
 
@@ -32,7 +32,8 @@ public final class Trainer {
    * @param tokens tokens that went through the model
    * @param labelTokens tokens that counted in the loss
    */
-  public record StepResult(double loss, double gradNorm, double learningRate, long tokens, long labelTokens) {}
+  public record StepResult(
+      double loss, double gradNorm, double learningRate, long tokens, long labelTokens) {}
 
   /**
    * @param trained what the optimizer updates; its gradients are allocated
@@ -55,8 +56,8 @@ public final class Trainer {
   }
 
   /**
-   * Optimizer step number {@code step}, from 0. Every micro-batch's loss is divided by the label tokens of the whole step, so
-   * that the result does not depend on how the step was split.
+   * Optimizer step number {@code step}, from 0. Every micro-batch's loss is divided by the label
+   * tokens of the whole step, so that the result does not depend on how the step was split.
    *
    * @throws InputException when no token counts, or the loss or a gradient is not finite
    */
@@ -69,7 +70,9 @@ public final class Trainer {
     }
     if (labelTokens == 0) {
       throw new InputException(
-          "step " + (step + 1) + " has no token that counts in the loss; are all completions empty or cut off by sequence_length?");
+          "step "
+              + (step + 1)
+              + " has no token that counts in the loss; are all completions empty or cut off by sequence_length?");
     }
     trained.zeroGradients();
     double sum = 0;
@@ -92,12 +95,12 @@ public final class Trainer {
   public double evaluate(Iterable<MicroBatch> microBatches) {
     double sum = 0;
     long labelTokens = 0;
-    Pass evaluation =
-        Pass.inference(pass.pack(), pass.arena(), pass.compute(), pass.loraCompute());
+    Pass evaluation = Pass.inference(pass.pack(), pass.arena(), pass.compute(), pass.loraCompute());
     for (MicroBatch microBatch : microBatches) {
       var mark = pass.arena().mark();
       SequenceBatch batch =
-          SequenceBatch.of(pass.arena(), microBatch.ids(), microBatch.positions(), microBatch.cuSeqlens());
+          SequenceBatch.of(
+              pass.arena(), microBatch.ids(), microBatch.positions(), microBatch.cuSeqlens());
       sum += model.loss(evaluation, batch, microBatch.labels(), options.lossChunkRows());
       labelTokens += microBatch.labelTokens();
       pass.arena().release(mark);
@@ -108,14 +111,18 @@ public final class Trainer {
   private double gradients(Pass at, MicroBatch microBatch, float scale) {
     var mark = at.arena().mark();
     SequenceBatch batch =
-        SequenceBatch.of(at.arena(), microBatch.ids(), microBatch.positions(), microBatch.cuSeqlens());
+        SequenceBatch.of(
+            at.arena(), microBatch.ids(), microBatch.positions(), microBatch.cuSeqlens());
     double sum = model.trainingStep(at, batch, microBatch.labels(), scale, options);
     at.arena().release(mark);
     return sum;
   }
 
   private static String notFinite(String what, int step) {
-    return "the " + what + " of step " + (step + 1)
+    return "the "
+        + what
+        + " of step "
+        + (step + 1)
         + " is not finite; lower learning_rate, or use compute: float32 to see whether rounding is the cause";
   }
 }

@@ -21,8 +21,8 @@ import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.WeightFiles;
 
 /**
- * The checkpoints of a run, {@code output_dir/checkpoints/checkpoint-N}: weights or adapter, optimizer moments and {@link
- * TrainingState}. Each appears whole or not at all.
+ * The checkpoints of a run, {@code output_dir/checkpoints/checkpoint-N}: weights or adapter,
+ * optimizer moments and {@link TrainingState}. Each appears whole or not at all.
  */
 final class TrainingCheckpoints {
 
@@ -46,7 +46,8 @@ final class TrainingCheckpoints {
 
   /**
    * @param limit newest checkpoints to keep; 0 for all
-   * @param weightsFile the file that {@code weightsWriter} writes the trained tensors to, under their parameters' names
+   * @param weightsFile the file that {@code weightsWriter} writes the trained tensors to, under
+   *     their parameters' names
    */
   TrainingCheckpoints(
       Path outputDir,
@@ -80,7 +81,10 @@ final class TrainingCheckpoints {
       if (Files.exists(metrics)) {
         Files.move(metrics, kept.resolve(metrics.getFileName()));
       }
-      progress.message("checkpoints of an earlier run were moved to " + kept + "; --resume would have gone on from them");
+      progress.message(
+          "checkpoints of an earlier run were moved to "
+              + kept
+              + "; --resume would have gone on from them");
     } catch (IOException e) {
       throw new InputException("cannot write to output_dir " + outputDir + ": " + e, e);
     }
@@ -95,7 +99,8 @@ final class TrainingCheckpoints {
   }
 
   /**
-   * Puts the newest checkpoint's tensors into the parameters and the optimizer. Null when there is no checkpoint.
+   * Puts the newest checkpoint's tensors into the parameters and the optimizer. Null when there is
+   * no checkpoint.
    *
    * @throws InputException when it belongs to another run
    */
@@ -109,14 +114,19 @@ final class TrainingCheckpoints {
     List<String> differences = state.identity().differences(now);
     if (!differences.isEmpty()) {
       throw new InputException(
-          "cannot resume from " + newest + ", the run has changed: " + String.join("; ", differences)
+          "cannot resume from "
+              + newest
+              + ", the run has changed: "
+              + String.join("; ", differences)
               + "; undo the changes, or train anew without --resume");
     }
     List<String> names = trained.parameters().stream().map(Parameter::name).toList();
     List<DeviceTensor> values = trained.parameters().stream().map(Parameter::value).toList();
     WeightFiles.read(newest.resolve(weightsFile), names, values);
-    WeightFiles.read(newest.resolve(OPTIMIZER), prefixed(FIRST_MOMENT, names), optimizer.firstMoments());
-    WeightFiles.read(newest.resolve(OPTIMIZER), prefixed(SECOND_MOMENT, names), optimizer.secondMoments());
+    WeightFiles.read(
+        newest.resolve(OPTIMIZER), prefixed(FIRST_MOMENT, names), optimizer.firstMoments());
+    WeightFiles.read(
+        newest.resolve(OPTIMIZER), prefixed(SECOND_MOMENT, names), optimizer.secondMoments());
     optimizer.setSteps(state.step());
     return state;
   }
@@ -144,7 +154,8 @@ final class TrainingCheckpoints {
     List<Path> found = list();
     for (int i = 0; limit > 0 && i < found.size() - limit; i++) {
       try {
-        // Without its state file a checkpoint is no longer one, so a deletion cut short leaves nothing that could be resumed from.
+        // Without its state file a checkpoint is no longer one, so a deletion cut short leaves
+        // nothing that could be resumed from.
         Files.delete(found.get(i).resolve(TrainingState.FILE));
         AtomicOutput.deleteTree(found.get(i));
       } catch (IOException e) {

@@ -24,11 +24,16 @@ import org.qlora4j.model.ModelConfig;
  */
 record TrainingData(Dataset train, Dataset eval, ExampleEncoder encoder, boolean chat) {
 
-  static TrainingData load(TrainConfig.Data config, Tokenizer tokenizer, ModelConfig model, Progress progress) {
+  static TrainingData load(
+      TrainConfig.Data config, Tokenizer tokenizer, ModelConfig model, Progress progress) {
     int sequenceLength = Math.min(config.sequenceLength(), model.maxPositions());
     if (sequenceLength < config.sequenceLength()) {
       progress.message(
-          "sequence_length " + config.sequenceLength() + " is beyond the model's context; " + sequenceLength + " is used");
+          "sequence_length "
+              + config.sequenceLength()
+              + " is beyond the model's context; "
+              + sequenceLength
+              + " is used");
     }
     ExampleEncoder encoder =
         new ExampleEncoder(
@@ -45,7 +50,9 @@ record TrainingData(Dataset train, Dataset eval, ExampleEncoder encoder, boolean
       Path file = config.trainFiles().get(i);
       progress.update(i, file.toString());
       Dataset.Split split =
-          loader.load(file).split(config.valSetSize(), !ExampleReader.isPlainText(file), config.dataSeed());
+          loader
+              .load(file)
+              .split(config.valSetSize(), !ExampleReader.isPlainText(file), config.dataSeed());
       train = train.plus(split.train());
       held = held.plus(split.eval());
     }
@@ -55,15 +62,22 @@ record TrainingData(Dataset train, Dataset eval, ExampleEncoder encoder, boolean
     progress.finish();
     if (train.labelTokens() == 0) {
       throw new InputException(
-          "nothing to learn in " + config.trainFiles() + ": every example is empty, or its completion lies beyond sequence_length "
+          "nothing to learn in "
+              + config.trainFiles()
+              + ": every example is empty, or its completion lies beyond sequence_length "
               + sequenceLength);
     }
     train.checkVocabulary(model.vocabSize());
     held.checkVocabulary(model.vocabSize());
-    progress.message("training examples: " + train + (held.size() == 0 ? "" : "; held out: " + held));
+    progress.message(
+        "training examples: " + train + (held.size() == 0 ? "" : "; held out: " + held));
     if (encoder.truncated() > 0 || encoder.dropped() > 0) {
       progress.message(
-          encoder.truncated() + " examples were cut at " + sequenceLength + " tokens, " + encoder.dropped()
+          encoder.truncated()
+              + " examples were cut at "
+              + sequenceLength
+              + " tokens, "
+              + encoder.dropped()
               + " of them had nothing left to learn and were left out");
     }
     return new TrainingData(train, held, encoder, loader.chat);

@@ -252,6 +252,7 @@ public final class TrainingRun {
 
   /** Restores the newest checkpoint. Gives the length the metrics had then; 0 for a run that starts anew. */
   private long start(boolean resume) {
+    recoverResult();
     TrainingState state = resume ? checkpoints.restoreNewest(identity()) : null;
     if (state == null) {
       if (resume) {
@@ -267,6 +268,19 @@ public final class TrainingRun {
     trainedTokens = state.trainedTokens();
     progress.message("resumed after step " + step + " of " + totalSteps);
     return state.metricsBytes();
+  }
+
+  /** Puts an earlier result back that a run was killed over while it replaced it. */
+  private void recoverResult() {
+    try {
+      AtomicOutput.recover(result());
+    } catch (IOException e) {
+      throw new InputException("cannot read output_dir " + config.outputDir() + ": " + e, e);
+    }
+  }
+
+  private Path result() {
+    return config.outputDir().resolve(adapter == null ? MODEL : ADAPTER);
   }
 
   private TrainingState.Identity identity() {
@@ -287,7 +301,7 @@ public final class TrainingRun {
   }
 
   private Path writeResult() {
-    Path target = config.outputDir().resolve(adapter == null ? MODEL : ADAPTER);
+    Path target = result();
     try (AtomicOutput out = AtomicOutput.directory(target)) {
       DType stored = model.config().dtype();
       writeWeights(out.path(), stored == null ? DType.F32 : stored);

@@ -15,8 +15,9 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 
 /**
- * Where a run stands, as {@code trainer_state.json} of a checkpoint directory holds it. Random numbers need no state of their own:
- * the order of the examples is a function of (data_seed, epoch), dropout of (seed, step, micro-batch), so the step says it all.
+ * Where a run stands, as {@code trainer_state.json} of a checkpoint directory holds it. Random
+ * numbers need no state of their own: the order of the examples is a function of (data_seed,
+ * epoch), dropout of (seed, step, micro-batch), so the step says it all.
  *
  * @param step optimizer steps done
  * @param totalSteps of the whole run
@@ -94,7 +95,9 @@ record TrainingState(
     Path file = directory.resolve(FILE);
     ObjectNode json = Json.readObject(file, MAX_BYTES);
     Map<String, String> settings = new TreeMap<>();
-    field(json, file, "settings").properties().forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
+    field(json, file, "settings")
+        .properties()
+        .forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
     List<String> samplesBefore = new ArrayList<>();
     field(json, file, "samples_before").forEach(sample -> samplesBefore.add(sample.asText()));
     return new TrainingState(
@@ -114,9 +117,12 @@ record TrainingState(
   private static JsonNode field(ObjectNode json, Path file, String key) {
     JsonNode value = json.get(key);
     if (value == null) {
-      throw new InputException(file + ": expected " + key + ", found none; the checkpoint is not one of this version, start a new run");
+      throw new InputException(
+          file
+              + ": expected "
+              + key
+              + ", found none; the checkpoint is not one of this version, start a new run");
     }
     return value;
   }
-
 }

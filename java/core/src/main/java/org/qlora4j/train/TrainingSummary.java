@@ -11,7 +11,8 @@ import java.util.List;
  * @param steps optimizer steps of the whole run
  * @param trainedParameters elements that were trained
  * @param totalParameters elements of the base model
- * @param initialEvalLoss mean loss per token on the held-out examples before training; NaN without any
+ * @param initialEvalLoss mean loss per token on the held-out examples before training; NaN without
+ *     any
  * @param finalEvalLoss the same after training
  * @param finalTrainLoss loss of the last step
  * @param trainedSeconds time in optimizer steps
@@ -45,9 +46,11 @@ public record TrainingSummary(
    * @param adapters trained low-rank tensors; 0 for method full, whose weights are trained
    * @param gradients of everything trained
    * @param optimizerStates first and second moments
-   * @param activations most that a step held at once: saved tensors, activations, their gradients, logits of a chunk
+   * @param activations most that a step held at once: saved tensors, activations, their gradients,
+   *     logits of a chunk
    */
-  public record Memory(long weights, long adapters, long gradients, long optimizerStates, long activations) {}
+  public record Memory(
+      long weights, long adapters, long gradients, long optimizerStates, long activations) {}
 
   /** One prompt's texts. */
   public record Sample(String prompt, String before, String after) {}

@@ -32,10 +32,13 @@ import org.qlora4j.train.AdamWOptimizer;
 import org.qlora4j.train.Trainer;
 
 /**
- * Time and memory of one optimizer step: 4 layers of 2048/5632, 32 query and 4 key heads, vocabulary 32,000, rank 64 on all linear
- * layers, 512 tokens, activation checkpointing, bf16 compute, random weights. docs/benchmarks.md compares it with PEFT.
+ * Time and memory of one optimizer step: 4 layers of 2048/5632, 32 query and 4 key heads,
+ * vocabulary 32,000, rank 64 on all linear layers, 512 tokens, activation checkpointing, bf16
+ * compute, random weights. docs/benchmarks.md compares it with PEFT.
  *
- * <pre>./mvnw verify -Dtest=TrainingStepBenchmark -Dsurefire.failIfNoSpecifiedTests=false -Dqlora4j.benchmark=true</pre>
+ * <pre>
+ * ./mvnw verify -Dtest=TrainingStepBenchmark -Dsurefire.failIfNoSpecifiedTests=false -Dqlora4j.benchmark=true
+ * </pre>
  */
 class TrainingStepBenchmark {
   private static final int TOKENS = 512;
@@ -45,7 +48,8 @@ class TrainingStepBenchmark {
   @ParameterizedTest
   @ValueSource(booleans = {true, false})
   void optimizerStep(boolean quantized, @TempDir Path directory) {
-    assumeTrue(Boolean.getBoolean("qlora4j.benchmark"), "a benchmark; run with -Dqlora4j.benchmark=true");
+    assumeTrue(
+        Boolean.getBoolean("qlora4j.benchmark"), "a benchmark; run with -Dqlora4j.benchmark=true");
     ModelConfig config =
         SmallModel.write(directory, SmallModel.llama(VOCABULARY, 2048, 4, 32, 4, 5632), 1);
     QuantizationConfig quantization = quantized ? QuantizationConfig.nf4() : null;
@@ -54,9 +58,14 @@ class TrainingStepBenchmark {
         ModelCheckpoint checkpoint = ModelCheckpoint.open(directory);
         DecoderModel model =
             ModelLoader.load(
-                pack, config, checkpoint, new ModelLoader.Options(DType.BF16, quantization, false), Progress.none());
+                pack,
+                config,
+                checkpoint,
+                new ModelLoader.Options(DType.BF16, quantization, false),
+                Progress.none());
         LoraAdapter adapter =
-            LoraAdapter.allocate(pack, new LoraConfig(64, 16, 0, false, List.of()), model.linears())) {
+            LoraAdapter.allocate(
+                pack, new LoraConfig(64, 16, 0, false, List.of()), model.linears())) {
       adapter.initialise(1);
       adapter.attach(model.linears());
       adapter.parameters().allocateGradients();
@@ -101,7 +110,8 @@ class TrainingStepBenchmark {
             TOKENS / timed[0],
             arena.peakBytes() >> 20,
             MemoryUse.now().peakBytes() >> 20));
-    assertTrue(last < first, "the loss falls on a batch that is seen again: " + first + ", " + last);
+    assertTrue(
+        last < first, "the loss falls on a batch that is seen again: " + first + ", " + last);
   }
 
   private static MicroBatch batch() {

@@ -20,8 +20,9 @@ import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 
 /**
- * The libraries that are loaded were built from the sources as they lie in the tree now, uncommitted edits included. Otherwise
- * every other test of a kernel would be about an older kernel.
+ * The libraries that are loaded were built from the sources as they lie in the tree now,
+ * uncommitted edits included. Otherwise every other test of a kernel would be about an older
+ * kernel.
  */
 class NativeBuildTest {
   private static final Pattern SOURCES = Pattern.compile("\\bsources=([0-9a-f]{16})\\b");

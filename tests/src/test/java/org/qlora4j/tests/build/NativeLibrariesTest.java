@@ -17,8 +17,9 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
 /**
- * What the shipped libraries ask of a machine and show to a process: nothing of the build machine's folders, no C++ runtime of
- * their own version, no symbol but the ABI's, and no instruction that runs before the CPU was asked for it.
+ * What the shipped libraries ask of a machine and show to a process: nothing of the build machine's
+ * folders, no C++ runtime of their own version, no symbol but the ABI's, and no instruction that
+ * runs before the CPU was asked for it.
  */
 class NativeLibrariesTest {
   private static final Path PACKS =
@@ -28,7 +29,10 @@ class NativeLibrariesTest {
   private static final Path JNI =
       Path.of("java", "kernels", "target", "native", "org", "qlora4j", "kernels", "abi");
 
-  /** What a pack may need: the C library's parts, and on a GPU machine what the driver brings is opened at run time. */
+  /**
+   * What a pack may need: the C library's parts, and on a GPU machine what the driver brings is
+   * opened at run time.
+   */
   private static final Set<String> SYSTEM_LIBRARIES =
       Set.of(
           "libc.so.6",
@@ -128,7 +132,10 @@ class NativeLibrariesTest {
     return names;
   }
 
-  /** Constructors of global objects run when the library is opened, before the entry point asks the CPU. */
+  /**
+   * Constructors of global objects run when the library is opened, before the entry point asks the
+   * CPU.
+   */
   @Test
   void noCodeForAnInstructionSetRunsAtLoading() throws Exception {
     List<Path> objects =

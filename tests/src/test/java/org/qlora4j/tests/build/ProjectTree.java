@@ -44,7 +44,8 @@ final class ProjectTree {
   }
 
   /**
-   * Identifies the sources of the native libraries: computed as {@code cmake/BuildInfo.cmake} does, from the same files.
+   * Identifies the sources of the native libraries: computed as {@code cmake/BuildInfo.cmake} does,
+   * from the same files.
    *
    * @return 16 hexadecimal digits
    */

@@ -12,7 +12,10 @@ import java.util.List;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 
-/** Native sources carry the licence line and are formatted; Spotless checks the same of Java sources. */
+/**
+ * Native sources carry the licence line and are formatted; Spotless checks the same of Java
+ * sources.
+ */
 class SourceFormatTest {
   private static final String LICENCE =
       "Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0";
@@ -46,7 +49,8 @@ class SourceFormatTest {
     // Releases differ in details, so one of them decides.
     String version = ProjectTree.run(List.of("clang-format", "--version")).strip();
     Assumptions.assumeTrue(
-        version.contains("version 14."), "the sources are formatted by clang-format 14, not " + version);
+        version.contains("version 14."),
+        "the sources are formatted by clang-format 14, not " + version);
     List<String> command =
         new ArrayList<>(List.of("clang-format", "--dry-run", "-Werror", "--style=file"));
     sources().forEach(source -> command.add(source.toString()));

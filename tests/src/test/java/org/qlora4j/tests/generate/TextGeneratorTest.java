@@ -39,14 +39,18 @@ class TextGeneratorTest {
     return Packs.names(true);
   }
 
-  /** fp32 logits of a trained model against transformers (1e-4: five layers of f32 sums in another order), and its greedy text. */
+  /**
+   * fp32 logits of a trained model against transformers (1e-4: five layers of f32 sums in another
+   * order), and its greedy text.
+   */
   @ParameterizedTest
   @MethodSource("packs")
   void storiesModelMatchesTransformers(String packName) {
     KernelPack pack = Packs.open(packName);
     Path folder = FixtureFiles.data("stories260k-hf");
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(folder);
-        SafetensorsFile expected = SafetensorsFile.open(folder.resolve("expected_logits.safetensors"));
+        SafetensorsFile expected =
+            SafetensorsFile.open(folder.resolve("expected_logits.safetensors"));
         TensorArena arena = new TensorArena(pack);
         DecoderModel model =
             ModelLoader.load(
@@ -56,10 +60,14 @@ class TextGeneratorTest {
                 new ModelLoader.Options(DType.F32, null, false),
                 Progress.none())) {
       Pass pass = Pass.inference(pack, arena, DType.F32, LoraCompute.FAST);
-      int[] ids = Arrays.stream(expected.tensor("input_ids").toLongs()).mapToInt(id -> (int) id).toArray();
+      int[] ids =
+          Arrays.stream(expected.tensor("input_ids").toLongs()).mapToInt(id -> (int) id).toArray();
       DeviceTensor hidden = model.forward(pass, SequenceBatch.single(arena, ids, 0), null);
       assertArrayEquals(
-          expected.tensor("logits").toFloats(), model.logits(pass, hidden).toFloats(), 1e-4f, "logits on " + packName);
+          expected.tensor("logits").toFloats(),
+          model.logits(pass, hidden).toFloats(),
+          1e-4f,
+          "logits on " + packName);
 
       JsonNode greedy = Json.readObject(folder.resolve("greedy.json"), 1 << 20);
       int[] prompt = ints(greedy.get("prompt_ids"));
@@ -67,12 +75,16 @@ class TextGeneratorTest {
       boolean withPrompt = Arrays.equals(prompt, Arrays.copyOf(all, prompt.length));
       int[] text = withPrompt ? Arrays.copyOfRange(all, prompt.length, all.length) : all;
       int[] generated =
-          new TextGenerator(model, pass, Set.of()).generate(prompt, SamplingConfig.greedy(text.length));
+          new TextGenerator(model, pass, Set.of())
+              .generate(prompt, SamplingConfig.greedy(text.length));
       assertArrayEquals(text, generated, "greedy ids on " + packName);
     }
   }
 
-  /** A quantized model in bf16 still writes words that its tokenizer's stories use, and the same ones each time. */
+  /**
+   * A quantized model in bf16 still writes words that its tokenizer's stories use, and the same
+   * ones each time.
+   */
   @ParameterizedTest
   @MethodSource("packs")
   void tinyStoriesModelWritesText(String packName) {
@@ -93,13 +105,19 @@ class TextGeneratorTest {
       int[] prompt = tokenizer.encode("Once upon a time, there was a little");
       SamplingConfig sampled = new SamplingConfig(60, 0.8, 40, 0.95, 1.1, 7);
       String text = tokenizer.decode(generator.generate(prompt, sampled));
-      assertEquals(text, tokenizer.decode(generator.generate(prompt, sampled)), "the same seed gives the same text");
+      assertEquals(
+          text,
+          tokenizer.decode(generator.generate(prompt, sampled)),
+          "the same seed gives the same text");
       assertEquals(0, arena.mark().used(), "the arena is left as it was");
 
       String greedy = tokenizer.decode(generator.generate(prompt, SamplingConfig.greedy(80)));
-      Set<String> words = new HashSet<>(Arrays.asList(greedy.toLowerCase(java.util.Locale.ROOT).split("[^a-z]+")));
+      Set<String> words =
+          new HashSet<>(Arrays.asList(greedy.toLowerCase(java.util.Locale.ROOT).split("[^a-z]+")));
       words.retainAll(
-          Set.of("girl", "boy", "named", "she", "he", "was", "the", "a", "to", "and", "mom", "loved", "day", "play"));
+          Set.of(
+              "girl", "boy", "named", "she", "he", "was", "the", "a", "to", "and", "mom", "loved",
+              "day", "play"));
       assertTrue(words.size() >= 6, "expected the words of a story in: " + greedy);
     }
   }

@@ -32,9 +32,10 @@ import org.qlora4j.tests.support.FixtureTest;
 import org.qlora4j.tests.support.Fixtures;
 
 /**
- * Whole models against transformers: logits, hidden states through the loss, padded batches, and the norm of every parameter's
- * gradient. Tolerances are those of the fixtures' own page: fp32 logits 2e-5 absolute, loss 2e-6, gradient norms 1e-4 relative; bf16
- * logits 0.1, loss 1e-2 (every operator rounds to 8 bits).
+ * Whole models against transformers: logits, hidden states through the loss, padded batches, and
+ * the norm of every parameter's gradient. Tolerances are those of the fixtures' own page: fp32
+ * logits 2e-5 absolute, loss 2e-6, gradient norms 1e-4 relative; bf16 logits 0.1, loss 1e-2 (every
+ * operator rounds to 8 bits).
  */
 class ModelFixtureTest extends FixtureTest {
   ModelFixtureTest() {
@@ -89,13 +90,26 @@ class ModelFixtureTest extends FixtureTest {
   }
 
   private static DecoderModel load(
-      DeviceMemory memory, ModelConfig config, ModelCheckpoint checkpoint, DType compute, boolean train) {
+      DeviceMemory memory,
+      ModelConfig config,
+      ModelCheckpoint checkpoint,
+      DType compute,
+      boolean train) {
     return ModelLoader.load(
-        memory.pack(), config, checkpoint, new ModelLoader.Options(compute, null, train), Progress.none());
+        memory.pack(),
+        config,
+        checkpoint,
+        new ModelLoader.Options(compute, null, train),
+        Progress.none());
   }
 
   private static void logits(
-      String name, DecoderModel model, Pass pass, Batch batch, TensorSource expected, double tolerance) {
+      String name,
+      DecoderModel model,
+      Pass pass,
+      Batch batch,
+      TensorSource expected,
+      double tolerance) {
     var mark = pass.arena().mark();
     DeviceTensor hidden = model.forward(pass, batch.on(pass.arena()), null);
     assertClose(name, expected, model.logits(pass, hidden), tolerance);
@@ -103,7 +117,8 @@ class ModelFixtureTest extends FixtureTest {
   }
 
   /** Logits have one scale, so the bound is the same for all of them. */
-  private static void assertClose(String name, TensorSource expected, DeviceTensor actual, double tolerance) {
+  private static void assertClose(
+      String name, TensorSource expected, DeviceTensor actual, double tolerance) {
     float[] wanted = expected.toFloats();
     float[] found = actual.toFloats();
     assertEquals(wanted.length, found.length, name + " " + expected.name());
@@ -112,7 +127,8 @@ class ModelFixtureTest extends FixtureTest {
     }
   }
 
-  private static void loss(DecoderModel model, Pass pass, Batch batch, TensorSource expected, double tolerance) {
+  private static void loss(
+      DecoderModel model, Pass pass, Batch batch, TensorSource expected, double tolerance) {
     var mark = pass.arena().mark();
     // An odd chunk, so that the last one is smaller.
     double loss = model.loss(pass, batch.on(pass.arena()), batch.labels(), 7) / batch.labelTokens();
@@ -120,15 +136,24 @@ class ModelFixtureTest extends FixtureTest {
     pass.arena().release(mark);
   }
 
-  /** Padding does not exist here: the padded tokens are left out, and a left-padded row keeps the positions it was given. */
+  /**
+   * Padding does not exist here: the padded tokens are left out, and a left-padded row keeps the
+   * positions it was given.
+   */
   private static void padded(String name, SafetensorsFile expected, DecoderModel model, Pass pass) {
-    Batch right = Batch.rows(expected, "input_ids", "padright.labels", "padright.attention_mask", null);
+    Batch right =
+        Batch.rows(expected, "input_ids", "padright.labels", "padright.attention_mask", null);
     loss(model, pass, right, expected.tensor("padright.loss"), 2e-6);
-    Batch left = Batch.rows(expected, "input_ids", "padleft.labels", "padleft.attention_mask", null);
+    Batch left =
+        Batch.rows(expected, "input_ids", "padleft.labels", "padleft.attention_mask", null);
     loss(model, pass, left, expected.tensor("padleft.loss"), 2e-6);
     Batch explicit =
         Batch.rows(
-            expected, "input_ids", "padleft.labels", "padleft.attention_mask", "padleft_positions.position_ids");
+            expected,
+            "input_ids",
+            "padleft.labels",
+            "padleft.attention_mask",
+            "padleft_positions.position_ids");
     loss(model, pass, explicit, expected.tensor("padleft_positions.loss"), 2e-6);
 
     TensorSource last = expected.tensor("padleft_positions.logits_row1_last4");
@@ -179,7 +204,12 @@ class ModelFixtureTest extends FixtureTest {
   /** A fixture's rows without their padding, as sequences one after the other. */
   private record Batch(int[] ids, int[] labels, int[] positions, int[] cuSeqlens) {
 
-    static Batch rows(SafetensorsFile file, String ids, String labels, @Nullable String mask, @Nullable String positions) {
+    static Batch rows(
+        SafetensorsFile file,
+        String ids,
+        String labels,
+        @Nullable String mask,
+        @Nullable String positions) {
       long[] shape = file.tensor(ids).shape();
       int rows = (int) shape[0];
       int cols = (int) shape[1];

@@ -25,12 +25,16 @@ import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.TensorArena;
 
-/** An adapter that this project wrote, over the example model, gives the logits that PEFT computes with the same files. */
+/**
+ * An adapter that this project wrote, over the example model, gives the logits that PEFT computes
+ * with the same files.
+ */
 class PeftAdapterTest {
 
   /**
-   * Logits reach 26; an fp32 sum of 256 to 512 terms errs by about 2^-24 * sqrt(512) * 26 = 4e-5, a dozen such sums follow each
-   * other along four layers, and the largest of 18,000 logits lies about four deviations out.
+   * Logits reach 26; an fp32 sum of 256 to 512 terms errs by about 2^-24 * sqrt(512) * 26 = 4e-5, a
+   * dozen such sums follow each other along four layers, and the largest of 18,000 logits lies
+   * about four deviations out.
    */
   private static final float TOLERANCE = 5e-4f;
 
@@ -38,7 +42,10 @@ class PeftAdapterTest {
   @ValueSource(booleans = {false, true})
   void logitsEqualPeft(boolean quantized) throws URISyntaxException {
     Path folder =
-        Path.of(Objects.requireNonNull(PeftAdapterTest.class.getResource("/peft_adapter/adapter_config.json")).toURI())
+        Path.of(
+                Objects.requireNonNull(
+                        PeftAdapterTest.class.getResource("/peft_adapter/adapter_config.json"))
+                    .toURI())
             .resolveSibling(".")
             .normalize();
     Path base = Path.of(System.getProperty("qlora4j.root", "..")).resolve("examples/model");
@@ -51,15 +58,19 @@ class PeftAdapterTest {
                 pack,
                 ModelConfig.read(base),
                 checkpoint,
-                new ModelLoader.Options(DType.F32, quantized ? QuantizationConfig.nf4() : null, false),
+                new ModelLoader.Options(
+                    DType.F32, quantized ? QuantizationConfig.nf4() : null, false),
                 Progress.none());
         LoraAdapter adapter = LoraAdapter.load(pack, folder, model.linears())) {
-      int[] ids = Arrays.stream(expected.tensor("input_ids").toLongs()).mapToInt(id -> (int) id).toArray();
+      int[] ids =
+          Arrays.stream(expected.tensor("input_ids").toLongs()).mapToInt(id -> (int) id).toArray();
       Pass pass = Pass.inference(pack, arena, DType.F32, LoraCompute.F32);
       DeviceTensor hidden = model.forward(pass, SequenceBatch.single(arena, ids, 0), null);
       DeviceTensor last = model.logits(pass, hidden.rows(ids.length - 4L, 4));
       assertArrayEquals(
-          expected.tensor(quantized ? "logits_nf4_last4" : "logits_last4").toFloats(), last.toFloats(), TOLERANCE);
+          expected.tensor(quantized ? "logits_nf4_last4" : "logits_last4").toFloats(),
+          last.toFloats(),
+          TOLERANCE);
     }
   }
 }

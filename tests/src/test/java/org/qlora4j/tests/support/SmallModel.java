@@ -14,7 +14,10 @@ import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 
-/** Writes model directories with random weights, for tests that need a model of a certain shape and not a trained one. */
+/**
+ * Writes model directories with random weights, for tests that need a model of a certain shape and
+ * not a trained one.
+ */
 public final class SmallModel {
   private SmallModel() {}
 
@@ -22,9 +25,19 @@ public final class SmallModel {
   public static String llama(int vocab, int hidden, int layers, int heads, int kvHeads, int ffn) {
     return "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"],\"torch_dtype\":\"bfloat16\","
         + "\"bos_token_id\":1,\"eos_token_id\":2,\"max_position_embeddings\":512,\"rms_norm_eps\":1e-5,"
-        + "\"tie_word_embeddings\":false,\"vocab_size\":" + vocab + ",\"hidden_size\":" + hidden
-        + ",\"num_hidden_layers\":" + layers + ",\"num_attention_heads\":" + heads
-        + ",\"num_key_value_heads\":" + kvHeads + ",\"intermediate_size\":" + ffn + "}";
+        + "\"tie_word_embeddings\":false,\"vocab_size\":"
+        + vocab
+        + ",\"hidden_size\":"
+        + hidden
+        + ",\"num_hidden_layers\":"
+        + layers
+        + ",\"num_attention_heads\":"
+        + heads
+        + ",\"num_key_value_heads\":"
+        + kvHeads
+        + ",\"intermediate_size\":"
+        + ffn
+        + "}";
   }
 
   /** Writes config.json and bf16 weights, normal with deviation 0.05, norms around one. */
@@ -41,14 +54,17 @@ public final class SmallModel {
         SafetensorsWriter.create(directory.resolve(ModelCheckpoint.SINGLE_FILE))) {
       for (WeightNames.Module module : WeightNames.of(config).modules()) {
         writer.declare(
-            module.weight(), StoredType.BF16, module.shape().stream().mapToLong(Long::longValue).toArray());
+            module.weight(),
+            StoredType.BF16,
+            module.shape().stream().mapToLong(Long::longValue).toArray());
         if (module.hasBias()) {
           writer.declare(module.bias(), StoredType.BF16, module.rows());
         }
       }
       for (WeightNames.Module module : WeightNames.of(config).modules()) {
         boolean norm = module.shape().size() == 1;
-        writer.write(module.weight(), values(random, module.rows() * module.cols(), norm ? 1f : 0f));
+        writer.write(
+            module.weight(), values(random, module.rows() * module.cols(), norm ? 1f : 0f));
         if (module.hasBias()) {
           writer.write(module.bias(), values(random, module.rows(), 0f));
         }
@@ -59,9 +75,11 @@ public final class SmallModel {
   }
 
   private static ByteBuffer values(Random random, long count, float mean) {
-    ByteBuffer bytes = ByteBuffer.allocate(Math.toIntExact(2 * count)).order(ByteOrder.LITTLE_ENDIAN);
+    ByteBuffer bytes =
+        ByteBuffer.allocate(Math.toIntExact(2 * count)).order(ByteOrder.LITTLE_ENDIAN);
     for (long i = 0; i < count; i++) {
-      bytes.putShort((short) (Float.floatToIntBits(mean + (float) random.nextGaussian() * 0.05f) >>> 16));
+      bytes.putShort(
+          (short) (Float.floatToIntBits(mean + (float) random.nextGaussian() * 0.05f) >>> 16));
     }
     return bytes.flip();
   }

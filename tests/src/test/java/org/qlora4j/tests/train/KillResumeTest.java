@@ -20,16 +20,19 @@ import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.train.TrainingRun;
 
 /**
- * A run that is killed again and again and goes on with {@code --resume} ends with the same adapter, bit for bit, as one that was
- * not. The processes are real and are killed without a chance to clean up. {@code -Dqlora4j.tests.kills=N} sets how often.
+ * A run that is killed again and again and goes on with {@code --resume} ends with the same
+ * adapter, bit for bit, as one that was not. The processes are real and are killed without a chance
+ * to clean up. {@code -Dqlora4j.tests.kills=N} sets how often.
  */
 class KillResumeTest {
 
   private static final int KILLS = Integer.getInteger("qlora4j.tests.kills", 20);
-  private static final Path ROOT = Path.of(System.getProperty("qlora4j.root", "..")).toAbsolutePath().normalize();
+  private static final Path ROOT =
+      Path.of(System.getProperty("qlora4j.root", "..")).toAbsolutePath().normalize();
 
   @Test
-  void killedRunsEndWithTheSameBits(@TempDir Path directory) throws IOException, InterruptedException {
+  void killedRunsEndWithTheSameBits(@TempDir Path directory)
+      throws IOException, InterruptedException {
     Path config = directory.resolve("run.yaml");
     Files.writeString(
         config,
@@ -51,7 +54,8 @@ class KillResumeTest {
         eval_steps: 20
         logging_steps: 1
         """
-            .formatted(ROOT.resolve("examples/model"), ROOT.resolve("examples/data/blog-reviews.jsonl")));
+            .formatted(
+                ROOT.resolve("examples/model"), ROOT.resolve("examples/data/blog-reviews.jsonl")));
 
     Path whole = directory.resolve("whole");
     long started = System.nanoTime();
@@ -73,13 +77,17 @@ class KillResumeTest {
       }
       checkNothingPartial(killed);
     }
-    System.out.println("killed " + interrupted + " of " + KILLS + " processes of a run of " + seconds + " s");
+    System.out.println(
+        "killed " + interrupted + " of " + KILLS + " processes of a run of " + seconds + " s");
     assertTrue(interrupted > KILLS / 4, "most processes ended before they were killed");
     assertEquals(0, waitFor(train(config, killed, true)), "the run that was killed");
     assertArrayEquals(expected, adapter(killed), "the adapter of the killed run");
-    assertEquals(metrics, withoutTimes(killed.resolve("metrics.jsonl")), "metrics.jsonl of the killed run");
+    assertEquals(
+        metrics, withoutTimes(killed.resolve("metrics.jsonl")), "metrics.jsonl of the killed run");
     try (Stream<Path> files = Files.list(killed)) {
-      assertFalse(files.anyMatch(f -> f.getFileName().toString().startsWith(".")), "leftovers in " + killed);
+      assertFalse(
+          files.anyMatch(f -> f.getFileName().toString().startsWith(".")),
+          "leftovers in " + killed);
     }
   }
 
@@ -102,7 +110,9 @@ class KillResumeTest {
     }
     return new ProcessBuilder(command)
         .redirectErrorStream(true)
-        .redirectOutput(ProcessBuilder.Redirect.appendTo(output.resolveSibling(output.getFileName() + ".log").toFile()))
+        .redirectOutput(
+            ProcessBuilder.Redirect.appendTo(
+                output.resolveSibling(output.getFileName() + ".log").toFile()))
         .start();
   }
 
@@ -112,7 +122,8 @@ class KillResumeTest {
   }
 
   private static byte[] adapter(Path output) throws IOException {
-    return Files.readAllBytes(output.resolve(TrainingRun.ADAPTER).resolve(PeftAdapterFile.WEIGHTS_FILE));
+    return Files.readAllBytes(
+        output.resolve(TrainingRun.ADAPTER).resolve(PeftAdapterFile.WEIGHTS_FILE));
   }
 
   /** The result is not there, or complete. */
@@ -125,6 +136,7 @@ class KillResumeTest {
 
   /** What the metrics say about the training, without the figures of the clock and of memory. */
   private static String withoutTimes(Path metrics) throws IOException {
-    return Files.readString(metrics).replaceAll("\"(seconds|tokens_per_s|resident_bytes)\":[^,}]*,?", "");
+    return Files.readString(metrics)
+        .replaceAll("\"(seconds|tokens_per_s|resident_bytes)\":[^,}]*,?", "");
   }
 }

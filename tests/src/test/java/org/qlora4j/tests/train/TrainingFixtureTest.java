@@ -29,15 +29,16 @@ import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedWeight;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.DeviceMemory;
-import org.qlora4j.tests.support.FixtureTest;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.FixtureTest;
 import org.qlora4j.tests.support.Fixtures;
 import org.qlora4j.train.AdamWOptimizer;
 import org.qlora4j.train.Trainer;
 
 /**
- * Ten optimizer steps against PEFT over bitsandbytes: loss and gradient norm of every step, the first step's gradients, and the
- * final adapter or weights. Tolerances are those of the fixtures' own page, which derives them from runs with perturbed inputs.
+ * Ten optimizer steps against PEFT over bitsandbytes: loss and gradient norm of every step, the
+ * first step's gradients, and the final adapter or weights. Tolerances are those of the fixtures'
+ * own page, which derives them from runs with perturbed inputs.
  */
 class TrainingFixtureTest extends FixtureTest {
 
@@ -69,7 +70,8 @@ class TrainingFixtureTest extends FixtureTest {
     Path modelFolder = FixtureFiles.reference("models/" + modelName);
     DType compute = bf16 ? DType.BF16 : DType.F32;
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(modelFolder);
-        SafetensorsFile trajectory = SafetensorsFile.open(folder.resolve("trajectory.safetensors"));
+        SafetensorsFile trajectory =
+            SafetensorsFile.open(folder.resolve("trajectory.safetensors"));
         SafetensorsFile batches = SafetensorsFile.open(folder.resolve("batches.safetensors"));
         TensorArena arena = new TensorArena(memory.pack());
         DecoderModel model =
@@ -82,8 +84,11 @@ class TrainingFixtureTest extends FixtureTest {
                     Progress.none())
                 : quantized(fixtures, memory, modelName, modelFolder, checkpoint, compute)) {
       LoraAdapter adapter =
-          full ? null : LoraAdapter.load(memory.pack(), folder.resolve("adapter_initial"), model.linears());
-      ParameterSet trained = adapter == null ? Objects.requireNonNull(model.weights()) : adapter.parameters();
+          full
+              ? null
+              : LoraAdapter.load(memory.pack(), folder.resolve("adapter_initial"), model.linears());
+      ParameterSet trained =
+          adapter == null ? Objects.requireNonNull(model.weights()) : adapter.parameters();
       trained.allocateGradients();
       List<float[]> initial = trained.parameters().stream().map(p -> p.value().toFloats()).toList();
       Bounds bounds = Bounds.of(bf16, full);
@@ -95,7 +100,12 @@ class TrainingFixtureTest extends FixtureTest {
         Pass pass = new Pass(memory.pack(), arena, compute, LoraCompute.F32, 0, 0, 0, true);
         Trainer trainer =
             new Trainer(
-                model, trained, optimizer, s -> rates[s], pass, new DecoderModel.StepOptions(true, 16));
+                model,
+                trained,
+                optimizer,
+                s -> rates[s],
+                pass,
+                new DecoderModel.StepOptions(true, 16));
         double[] losses = trajectory.tensor("loss").toDoubles();
         double[] norms = trajectory.tensor("grad_norm_before_clip").toDoubles();
         long[] labelTokens = trajectory.tensor("label_tokens").toLongs();
@@ -118,7 +128,10 @@ class TrainingFixtureTest extends FixtureTest {
     }
   }
 
-  /** The model with the fixture's own codes, so that a difference in quantization cannot hide behind training. */
+  /**
+   * The model with the fixture's own codes, so that a difference in quantization cannot hide behind
+   * training.
+   */
   private static DecoderModel quantized(
       Fixtures fixtures,
       DeviceMemory memory,
@@ -137,7 +150,8 @@ class TrainingFixtureTest extends FixtureTest {
             DType original = checkpoint.tensor(module.weight()).dtype();
             float offset = base.tensor(module.path() + ".nested_offset").toFloats()[0];
             QuantizedWeight weight =
-                QuantizedWeight.allocate(memory.pack(), nf4, original, module.rows(), module.cols(), offset);
+                QuantizedWeight.allocate(
+                    memory.pack(), nf4, original, module.rows(), module.cols(), offset);
             weight.codes().copyFrom(base.tensor(module.path() + ".packed").toBytes());
             weight.absmax().copyFrom(base.tensor(module.path() + ".absmax").toBytes());
             Objects.requireNonNull(weight.nestedAbsmax())
@@ -167,7 +181,8 @@ class TrainingFixtureTest extends FixtureTest {
     long[] ids = source.toLongs();
     long[] labels = batches.tensor(key + ".labels").toLongs();
     MicroBatch batch =
-        new MicroBatch(new int[rows * cols], new int[rows * cols], new int[rows * cols], new int[rows + 1]);
+        new MicroBatch(
+            new int[rows * cols], new int[rows * cols], new int[rows * cols], new int[rows + 1]);
     for (int i = 0; i < ids.length; i++) {
       int col = i % cols;
       batch.ids()[i] = (int) ids[i];
@@ -182,7 +197,11 @@ class TrainingFixtureTest extends FixtureTest {
 
   /** fp32: every tensor by itself; bf16: all tensors together, as the fixtures' page has it. */
   private static void firstGradients(
-      SafetensorsFile trajectory, ParameterSet trained, double bound, boolean together, String where) {
+      SafetensorsFile trajectory,
+      ParameterSet trained,
+      double bound,
+      boolean together,
+      String where) {
     double allDifference = 0;
     double allSquares = 0;
     int compared = 0;
@@ -192,7 +211,8 @@ class TrainingFixtureTest extends FixtureTest {
       float[] actual = parameter.gradient().toFloats();
       if (norm != null) {
         double l2 = norm.toFloats()[0];
-        assertEquals(l2, Math.sqrt(squares(actual, null)), bound * l2, where + " " + parameter.name());
+        assertEquals(
+            l2, Math.sqrt(squares(actual, null)), bound * l2, where + " " + parameter.name());
       }
       if (expected == null) {
         continue;
@@ -206,29 +226,44 @@ class TrainingFixtureTest extends FixtureTest {
       if (!together) {
         assertTrue(
             Math.sqrt(difference) <= bound * Math.sqrt(squares),
-            () -> where + ": first gradient of " + parameter.name() + " is off by "
-                + Math.sqrt(difference) / Math.sqrt(squares) + " of its norm");
+            () ->
+                where
+                    + ": first gradient of "
+                    + parameter.name()
+                    + " is off by "
+                    + Math.sqrt(difference) / Math.sqrt(squares)
+                    + " of its norm");
       }
     }
     assertTrue(compared > 0, where + ": no first gradients in the fixture");
     double relative = Math.sqrt(allDifference / allSquares);
-    assertTrue(relative <= bound, () -> where + ": first gradients are off by " + relative + " of their norm");
+    assertTrue(
+        relative <= bound,
+        () -> where + ": first gradients are off by " + relative + " of their norm");
   }
 
   private static String gradientName(String parameter) {
     return parameter.startsWith(LoraAdapter.NAME_PREFIX)
-        ? parameter.substring(LoraAdapter.NAME_PREFIX.length()).replaceFirst("(lora_[AB])\\.weight$", "$1")
+        ? parameter
+            .substring(LoraAdapter.NAME_PREFIX.length())
+            .replaceFirst("(lora_[AB])\\.weight$", "$1")
         : parameter;
   }
 
   /** The L2 distance to the expected result, as a share of the L2 of the update. */
   private static void finalValues(
-      Path folder, boolean full, ParameterSet trained, List<float[]> initial, double bound, String name) {
+      Path folder,
+      boolean full,
+      ParameterSet trained,
+      List<float[]> initial,
+      double bound,
+      String name) {
     double difference = 0;
     double update = 0;
     int compared = 0;
     Path file =
-        folder.resolve(full ? "final_weights.safetensors" : "adapter_final/adapter_model.safetensors");
+        folder.resolve(
+            full ? "final_weights.safetensors" : "adapter_final/adapter_model.safetensors");
     try (SafetensorsFile expected = SafetensorsFile.open(file)) {
       for (int i = 0; i < trained.parameters().size(); i++) {
         Parameter parameter = trained.parameters().get(i);
@@ -240,7 +275,8 @@ class TrainingFixtureTest extends FixtureTest {
           update += squares(initial.get(i), tensor.toFloats());
         } else {
           double l2 = expected.tensor("l2." + parameter.name()).toFloats()[0];
-          assertEquals(l2, Math.sqrt(squares(actual, null)), 1e-4 * l2, name + " " + parameter.name());
+          assertEquals(
+              l2, Math.sqrt(squares(actual, null)), 1e-4 * l2, name + " " + parameter.name());
         }
       }
     }
