@@ -40,8 +40,9 @@ import org.qlora4j.tensor.TensorArena;
 /**
  * A whole training run: configuration, model, examples, optimizer steps, checkpoints, result.
  *
- * <p>Below {@code output_dir}: {@code metrics.jsonl}, {@code checkpoints/checkpoint-N} and, when the run is done, {@code adapter}
- * (PEFT's format) or {@code model} (method full). Checkpoints and result appear whole or not at all.
+ * <p>Below {@code output_dir}: {@code metrics.jsonl}, {@code checkpoints/checkpoint-N} and, when
+ * the run is done, {@code adapter} (PEFT's format) or {@code model} (method full). Checkpoints and
+ * result appear whole or not at all.
  */
 public final class TrainingRun {
 
@@ -90,9 +91,14 @@ public final class TrainingRun {
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
-    this.pack = resources.own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
+    this.pack =
+        resources.own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
     progress.message(
-        "kernel pack " + pack.name() + ", " + pack.threads() + " threads"
+        "kernel pack "
+            + pack.name()
+            + ", "
+            + pack.threads()
+            + " threads"
             + (pack.selection().isEmpty() ? "" : " (" + pack.selection() + ")"));
     DType compute = config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
     if (config.init() == TrainConfig.Init.RANDOM) {
@@ -101,8 +107,10 @@ public final class TrainingRun {
     } else {
       try (ModelCheckpoint checkpoint = ModelCheckpoint.open(config.model())) {
         this.modelFingerprint = checkpoint.fingerprint();
-        ModelLoader.Options options = new ModelLoader.Options(compute, quantization(config), !config.method().adapter());
-        this.model = resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
+        ModelLoader.Options options =
+            new ModelLoader.Options(compute, quantization(config), !config.method().adapter());
+        this.model =
+            resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
       }
     }
     ParameterSet weights = model.weights();
@@ -110,17 +118,21 @@ public final class TrainingRun {
       this.adapter = null;
       this.trained = weights;
     } else {
-      LoraAdapter made = resources.own(LoraAdapter.allocate(pack, loraConfig(config.lora()), model.linears()));
+      LoraAdapter made =
+          resources.own(LoraAdapter.allocate(pack, loraConfig(config.lora()), model.linears()));
       made.initialise(config.seed());
       made.attach(model.linears());
       this.adapter = made;
       this.trained = made.parameters();
     }
     trained.allocateGradients();
-    this.optimizer = resources.own(new AdamWOptimizer(pack, trained, optimizerSettings(config.optimizer())));
+    this.optimizer =
+        resources.own(new AdamWOptimizer(pack, trained, optimizerSettings(config.optimizer())));
     TensorArena arena = resources.own(new TensorArena(pack));
     LoraCompute loraCompute =
-        config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32 ? LoraCompute.F32 : LoraCompute.FAST;
+        config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32
+            ? LoraCompute.F32
+            : LoraCompute.FAST;
     this.pass = new Pass(pack, arena, compute, loraCompute, config.seed(), 0, 0, true);
     this.trainer =
         new Trainer(
@@ -143,7 +155,8 @@ public final class TrainingRun {
   /**
    * Runs a training to its end.
    *
-   * @param resume go on from the newest checkpoint below output_dir, or from the start where there is none
+   * @param resume go on from the newest checkpoint below output_dir, or from the start where there
+   *     is none
    * @throws InputException for whatever the user can fix
    */
   public static TrainingSummary run(TrainConfig config, boolean resume, Progress progress) {
@@ -187,7 +200,8 @@ public final class TrainingRun {
       step++;
       trainedSeconds += seconds;
       trainedTokens += result.tokens();
-      double left = (System.nanoTime() - startedAt) / 1e9 / (step - firstStep) * (totalSteps - step);
+      double left =
+          (System.nanoTime() - startedAt) / 1e9 / (step - firstStep) * (totalSteps - step);
       progress.update(
           step,
           String.format(
@@ -250,13 +264,17 @@ public final class TrainingRun {
 
   // ---------------------------------------------------------------- start, checkpoints, result
 
-  /** Restores the newest checkpoint. Gives the length the metrics had then; 0 for a run that starts anew. */
+  /**
+   * Restores the newest checkpoint. Gives the length the metrics had then; 0 for a run that starts
+   * anew.
+   */
   private long start(boolean resume) {
     recoverResult();
     TrainingState state = resume ? checkpoints.restoreNewest(identity()) : null;
     if (state == null) {
       if (resume) {
-        progress.message("no checkpoint below " + config.outputDir() + " yet; starting from the beginning");
+        progress.message(
+            "no checkpoint below " + config.outputDir() + " yet; starting from the beginning");
       }
       checkpoints.startAnew(config.outputDir().resolve(METRICS), progress);
       return 0;
@@ -284,7 +302,8 @@ public final class TrainingRun {
   }
 
   private TrainingState.Identity identity() {
-    return new TrainingState.Identity(config.trainingSettings(), modelFingerprint, data.train().fingerprint());
+    return new TrainingState.Identity(
+        config.trainingSettings(), modelFingerprint, data.train().fingerprint());
   }
 
   private void saveCheckpoint(long metricsBytes) {
@@ -312,7 +331,10 @@ public final class TrainingRun {
     return target;
   }
 
-  /** The adapter in PEFT's format, or the whole model as a Hugging Face directory with its weights as {@code type}. */
+  /**
+   * The adapter in PEFT's format, or the whole model as a Hugging Face directory with its weights
+   * as {@code type}.
+   */
   private void writeWeights(Path directory, DType type) throws IOException {
     if (adapter != null) {
       adapter.save(directory, config.model().toString());
@@ -368,16 +390,19 @@ public final class TrainingRun {
       return null;
     }
     TrainConfig.Quantization q = config.quantization();
-    WeightFormat format = q.type() == TrainConfig.QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
+    WeightFormat format =
+        q.type() == TrainConfig.QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
     return new QuantizationConfig(format, q.blockSize(), q.doubleQuant());
   }
 
   private static LoraConfig loraConfig(TrainConfig.Lora lora) {
-    return new LoraConfig(lora.rank(), lora.alpha(), lora.dropout(), lora.rslora(), lora.targetModules());
+    return new LoraConfig(
+        lora.rank(), lora.alpha(), lora.dropout(), lora.rslora(), lora.targetModules());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {
-    return new AdamWOptimizer.Settings(o.beta1(), o.beta2(), o.epsilon(), o.weightDecay(), o.maxGradNorm());
+    return new AdamWOptimizer.Settings(
+        o.beta1(), o.beta2(), o.epsilon(), o.weightDecay(), o.maxGradNorm());
   }
 
   /** What a run opened, closed in the opposite order, also when opening failed half-way. */
