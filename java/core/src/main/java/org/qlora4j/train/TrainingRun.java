@@ -6,8 +6,10 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.PeftAdapterFile;
@@ -72,7 +74,7 @@ public final class TrainingRun {
 
   private int step = 0;
   private double initialEvalLoss = Double.NaN;
-  private List<String> samplesBefore = List.of();
+  private Map<String, String> samplesBefore = Map.of();
   private double trainedSeconds = 0;
   private long trainedTokens = 0;
 
@@ -176,7 +178,7 @@ public final class TrainingRun {
     long metricsBytes = start(resume);
     try (Metrics metrics = new Metrics(config.outputDir().resolve(METRICS), metricsBytes)) {
       if (step == 0) {
-        samplesBefore = samples("before training");
+        samplesBefore = byPrompt(samples("before training"));
         initialEvalLoss = evaluate(metrics);
       }
       Trainer.StepResult last = steps(metrics);
@@ -354,13 +356,22 @@ public final class TrainingRun {
     return samples.generate(generator, when, progress);
   }
 
+  private Map<String, String> byPrompt(List<String> texts) {
+    Map<String, String> byPrompt = new HashMap<>();
+    for (int i = 0; i < texts.size(); i++) {
+      byPrompt.put(config.samples().prompts().get(i), texts.get(i));
+    }
+    return byPrompt;
+  }
+
   private TrainingSummary summary(
       Path output, Trainer.@Nullable StepResult last, double finalEvalLoss, List<String> after) {
     List<TrainingSummary.Sample> samples = new ArrayList<>();
     for (int i = 0; i < after.size(); i++) {
-      samples.add(
-          new TrainingSummary.Sample(
-              config.samples().prompts().get(i), samplesBefore.get(i), after.get(i)));
+      String prompt = config.samples().prompts().get(i);
+      // A resumed run may have other prompts than the one that began.
+      String before = samplesBefore.getOrDefault(prompt, "");
+      samples.add(new TrainingSummary.Sample(prompt, before, after.get(i)));
     }
     long trainedBytes = trained.elements() * Float.BYTES;
     return new TrainingSummary(

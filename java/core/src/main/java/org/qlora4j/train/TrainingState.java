@@ -8,6 +8,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
@@ -24,7 +25,7 @@ import org.qlora4j.common.Json;
  * @param identity what must be the same for the run to go on
  * @param metricsBytes length of metrics.jsonl at this step
  * @param initialEvalLoss loss on the held-out examples before training, or NaN
- * @param samplesBefore texts generated before training
+ * @param samplesBefore texts generated before training, by their prompts
  * @param trainedSeconds time spent in optimizer steps so far
  * @param trainedTokens tokens that went through the model so far
  */
@@ -34,15 +35,15 @@ record TrainingState(
     Identity identity,
     long metricsBytes,
     double initialEvalLoss,
-    List<String> samplesBefore,
+    Map<String, String> samplesBefore,
     double trainedSeconds,
     long trainedTokens) {
 
   static final String FILE = "trainer_state.json";
-  private static final long MAX_BYTES = 1 << 20;
+  private static final long MAX_BYTES = 64 << 20;
 
   TrainingState {
-    samplesBefore = List.copyOf(samplesBefore);
+    samplesBefore = Map.copyOf(samplesBefore);
   }
 
   /**
@@ -80,8 +81,8 @@ record TrainingState(
     json.put("initial_eval_loss", initialEvalLoss);
     json.put("trained_seconds", trainedSeconds);
     json.put("trained_tokens", trainedTokens);
-    var samples = json.putArray("samples_before");
-    samplesBefore.forEach(samples::add);
+    ObjectNode samples = json.putObject("samples_before");
+    samplesBefore.forEach(samples::put);
     ObjectNode saved = json.putObject("settings");
     identity.settings().forEach(saved::put);
     try {
@@ -98,8 +99,10 @@ record TrainingState(
     field(json, file, "settings")
         .properties()
         .forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
-    List<String> samplesBefore = new ArrayList<>();
-    field(json, file, "samples_before").forEach(sample -> samplesBefore.add(sample.asText()));
+    Map<String, String> samplesBefore = new HashMap<>();
+    field(json, file, "samples_before")
+        .properties()
+        .forEach(e -> samplesBefore.put(e.getKey(), e.getValue().asText()));
     return new TrainingState(
         field(json, file, "step").asInt(),
         field(json, file, "total_steps").asInt(),

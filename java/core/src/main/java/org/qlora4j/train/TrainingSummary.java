@@ -52,6 +52,6 @@ public record TrainingSummary(
   public record Memory(
       long weights, long adapters, long gradients, long optimizerStates, long activations) {}
 
-  /** One prompt's texts. */
+  /** One prompt's texts; {@code before} is empty for a prompt that was added when a run resumed. */
   public record Sample(String prompt, String before, String after) {}
 }
