@@ -217,7 +217,7 @@ public final class TrainingRun {
       if (every(output.loggingSteps()) || step == totalSteps) {
         metrics.add(metricsLine(result, seconds));
       }
-      if (every(output.evalSteps()) && step < totalSteps) {
+      if (every(output.evalSteps()) && step < totalSteps && data.eval().size() > 0) {
         double loss = evaluate(metrics);
         progress.message(String.format(Locale.ROOT, "step %d: held-out loss %.4f", step, loss));
         progress.start("training", totalSteps);
