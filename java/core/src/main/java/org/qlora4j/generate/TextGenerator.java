@@ -45,7 +45,6 @@ public final class TextGenerator {
           "nothing to generate from: the prompt has no tokens; give a prompt, or a tokenizer with a start token");
     }
     int most = model.config().maxPositions();
-    int capacity = Math.min(most, Math.addExact(prompt.length, config.maxNewTokens()));
     if (prompt.length >= most) {
       throw new InputException(
           "the prompt has "
@@ -54,6 +53,17 @@ public final class TextGenerator {
               + most
               + "; shorten the prompt");
     }
+    for (int id : prompt) {
+      if (id < 0 || id >= model.config().vocabSize()) {
+        throw new InputException(
+            "the prompt has the token "
+                + id
+                + ", but config.json says vocab_size "
+                + model.config().vocabSize()
+                + "; the tokenizer belongs to another model");
+      }
+    }
+    int capacity = (int) Math.min(most, (long) prompt.length + config.maxNewTokens());
     Sampler sampler = new Sampler(config);
     int[] tokens = Arrays.copyOf(prompt, capacity);
     int length = prompt.length;
