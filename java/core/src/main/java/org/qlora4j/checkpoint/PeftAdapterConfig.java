@@ -86,10 +86,19 @@ public record PeftAdapterConfig(
       throw new InputException(
           file + ": r: expected an integer of 1 to " + MAX_RANK + ", found " + Json.kind(r));
     }
+    double alpha = number(file, json, "lora_alpha", 8);
+    if (!(alpha > 0)) {
+      throw new InputException(file + ": lora_alpha: expected a number above 0, found " + alpha);
+    }
+    double dropout = number(file, json, "lora_dropout", 0);
+    if (!(dropout >= 0 && dropout < 1)) {
+      throw new InputException(
+          file + ": lora_dropout: expected a number from 0 to below 1, found " + dropout);
+    }
     return new PeftAdapterConfig(
         r.intValue(),
-        number(file, json, "lora_alpha", 8),
-        number(file, json, "lora_dropout", 0),
+        alpha,
+        dropout,
         json.path("use_rslora").asBoolean(false),
         names(file, json.path("target_modules")),
         json.path("base_model_name_or_path").textValue());
