@@ -130,7 +130,7 @@ public final class SafetensorsWriter implements AutoCloseable {
   /** Writes a whole f32 tensor. */
   public void write(String name, float[] values) {
     ByteBuffer buffer =
-        ByteBuffer.allocate(Math.min(values.length * 4, WRITE_SLICE))
+        ByteBuffer.allocate((int) Math.min(4L * values.length, WRITE_SLICE))
             .order(ByteOrder.LITTLE_ENDIAN);
     int done = 0;
     while (done < values.length) {

@@ -9,6 +9,7 @@ import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.StoredType;
+import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
@@ -19,6 +20,9 @@ import org.qlora4j.tensor.TorchBridge;
 /** Trained tensors to and from safetensors files. */
 public final class WeightFiles {
 
+  /** Bytes on the host at a time: an embedding in f32 may be larger than the heap. */
+  private static final int CHUNK_BYTES = 4 << 20;
+
   private WeightFiles() {}
 
   /**
@@ -26,6 +30,7 @@ public final class WeightFiles {
    * F16; one rounding).
    */
   public static void write(KernelPack pack, ParameterSet parameters, Path directory, DType type) {
+    ByteBuffer host = hostBuffer();
     try (SafetensorsWriter writer =
         SafetensorsWriter.create(directory.resolve(ModelCheckpoint.SINGLE_FILE))) {
       for (Parameter parameter : parameters.parameters()) {
@@ -34,12 +39,12 @@ public final class WeightFiles {
       for (Parameter parameter : parameters.parameters()) {
         DeviceTensor value = parameter.value();
         if (type == DType.F32) {
-          writer.write(parameter.name(), hostCopy(value));
+          write(writer, parameter.name(), value, host);
         } else {
           try (DeviceBuffer memory = DeviceBuffer.allocate(pack, value.elements() * type.bytes())) {
             DeviceTensor rounded = DeviceTensor.of(memory, 0, type, value.shape());
             TorchBridge.copy(value, rounded);
-            writer.write(parameter.name(), hostCopy(rounded));
+            write(writer, parameter.name(), rounded, host);
           }
         }
       }
@@ -49,12 +54,13 @@ public final class WeightFiles {
 
   /** Writes f32 tensors under the given names. */
   public static void write(Path file, List<String> names, List<DeviceTensor> tensors) {
+    ByteBuffer host = hostBuffer();
     try (SafetensorsWriter writer = SafetensorsWriter.create(file)) {
       for (int i = 0; i < names.size(); i++) {
         writer.declare(names.get(i), StoredType.of(tensors.get(i).dtype()), tensors.get(i).shape());
       }
       for (int i = 0; i < names.size(); i++) {
-        writer.write(names.get(i), hostCopy(tensors.get(i)));
+        write(writer, names.get(i), tensors.get(i), host);
       }
       writer.commit();
     }
@@ -64,9 +70,10 @@ public final class WeightFiles {
    * Reads f32 tensors written by {@link #write(Path, List, List)} into memory of the same shapes.
    */
   public static void read(Path file, List<String> names, List<DeviceTensor> tensors) {
+    ByteBuffer host = hostBuffer();
     try (SafetensorsFile source = SafetensorsFile.open(file)) {
       for (int i = 0; i < names.size(); i++) {
-        var tensor = source.tensor(names.get(i));
+        TensorSource tensor = source.tensor(names.get(i));
         if (tensor.elements() != tensors.get(i).elements()
             || tensor.storedType() != StoredType.F32) {
           throw new InputException(
@@ -80,13 +87,32 @@ public final class WeightFiles {
                   + " of "
                   + tensor.storedType());
         }
-        tensors.get(i).copyFrom(tensor.toFloats());
+        read(tensor, tensors.get(i), host);
       }
     }
   }
 
-  private static ByteBuffer hostCopy(DeviceTensor tensor) {
-    ByteBuffer bytes = ByteBuffer.wrap(tensor.toBytes()).order(ByteOrder.LITTLE_ENDIAN);
-    return bytes;
+  /** Writes a contiguous tensor of any type as it is. */
+  private static void write(
+      SafetensorsWriter writer, String name, DeviceTensor tensor, ByteBuffer host) {
+    for (long done = 0; done < tensor.bytes(); done += CHUNK_BYTES) {
+      host.clear().limit((int) Math.min(CHUNK_BYTES, tensor.bytes() - done));
+      tensor.buffer().copyOut(tensor.byteOffset() + done, host);
+      writer.write(name, host);
+    }
+  }
+
+  /** Reads into a contiguous tensor of the same type and size. */
+  private static void read(TensorSource source, DeviceTensor target, ByteBuffer host) {
+    for (long done = 0; done < target.bytes(); done += CHUNK_BYTES) {
+      host.clear().limit((int) Math.min(CHUNK_BYTES, target.bytes() - done));
+      source.read(done, host);
+      host.flip();
+      target.buffer().copyIn(target.byteOffset() + done, host);
+    }
+  }
+
+  private static ByteBuffer hostBuffer() {
+    return ByteBuffer.allocateDirect(CHUNK_BYTES).order(ByteOrder.LITTLE_ENDIAN);
   }
 }
