@@ -3,6 +3,7 @@ package org.qlora4j.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintWriter;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashSet;
 import java.util.Locale;
@@ -55,7 +56,7 @@ final class QuantizeCommand implements Callable<Integer> {
   @Parameters(
       index = "1",
       paramLabel = "OUTPUT_DIR",
-      description = "Where the model goes; replaced when it exists.")
+      description = "Where the model goes; a model that is there is replaced.")
   private Path output;
 
   @Option(
@@ -103,10 +104,7 @@ final class QuantizeCommand implements Callable<Integer> {
     if (threads < 0) {
       throw new InputException("--threads: expected 0 or more, found " + threads);
     }
-    if (output.toAbsolutePath().normalize().equals(model.toAbsolutePath().normalize())) {
-      throw new InputException(
-          "OUTPUT_DIR: expected another directory than MODEL_DIR, found " + output);
-    }
+    checkOutput();
     WeightNames names = WeightNames.of(ModelConfig.read(model));
     CheckpointQuantizer.Result result;
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model);
@@ -145,5 +143,20 @@ final class QuantizeCommand implements Callable<Integer> {
     figures.put("output", output.toString());
     Report.json(json, figures);
     return Main.DONE;
+  }
+
+  /** What is in OUTPUT_DIR will be deleted, so it must be an earlier result or nothing. */
+  private void checkOutput() {
+    if (model.toAbsolutePath().normalize().startsWith(output.toAbsolutePath().normalize())) {
+      throw new InputException(
+          "OUTPUT_DIR: expected another directory than MODEL_DIR or one above it, found " + output);
+    }
+    String[] entries = output.toFile().list();
+    if (entries != null && entries.length > 0 && !Files.exists(output.resolve("config.json"))) {
+      throw new InputException(
+          "OUTPUT_DIR: expected nothing there, or a model to replace, found "
+              + output
+              + " with other files");
+    }
   }
 }
