@@ -186,12 +186,21 @@ final class TrainCommand implements Callable<Integer> {
           .append(" --quantize ")
           .append(config.quantization().type().name().toLowerCase(Locale.ROOT));
     }
+    if (config.compute() == TrainConfig.Compute.FLOAT32) {
+      command.append(" --compute float32");
+    }
     TrainConfig.Samples samples = config.samples();
     if (samples.temperature() > 0) {
       command.append(" --temperature ").append(samples.temperature());
+      if (samples.topK() > 0) {
+        command.append(" --top-k ").append(samples.topK());
+      }
       if (samples.topP() < 1) {
         command.append(" --top-p ").append(samples.topP());
       }
+    }
+    if (samples.repetitionPenalty() != 1) {
+      command.append(" --repetition-penalty ").append(samples.repetitionPenalty());
     }
     String prompt = samples.prompts().isEmpty() ? "..." : samples.prompts().get(0);
     return command.append(" --prompt ").append(shell(prompt)).toString();
