@@ -164,6 +164,7 @@ public final class ModelLoader {
     } else {
       head = head(weights, names.module(Part.HEAD, -1));
     }
+    progress.update(names.modules().size(), "done");
     progress.finish();
     return new DecoderModel(
         config,

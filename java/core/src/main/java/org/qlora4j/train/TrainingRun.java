@@ -82,6 +82,10 @@ public final class TrainingRun {
     this.config = config;
     this.progress = progress;
     ModelConfig modelConfig = ModelConfig.read(config.model());
+    if (config.method().adapter()) {
+      // A wrong name must not show only after a large model was read.
+      WeightNames.of(modelConfig).targets(config.lora().targetModules());
+    }
     this.tokenizer = resources.own(Tokenizer.load(config.model()));
     this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
     this.plan =
