@@ -98,8 +98,8 @@ public record TrainConfig(
    *
    * @param trainFiles .jsonl, .json or .txt files
    * @param evalFile held-out examples in a file of their own, or null
-   * @param valSetSize held-out share (below 1) or number (1 and up) of the training examples; 0 for
-   *     none
+   * @param valSetSize held-out share (below 1) or number (1 and up) of each training file's
+   *     examples; 0 for none
    * @param sequenceLength longest sequence in tokens
    * @param trainOnInputs whether prompts are learned too, not only completions
    * @param addEos whether the end-of-sequence token is appended and learned
@@ -267,6 +267,10 @@ public record TrainConfig(
     s.put("chat_template", data.chatTemplate());
     s.put("data_seed", Long.toString(data.dataSeed()));
     s.put("shuffle", Boolean.toString(data.shuffle()));
+    if (method == Method.FULL) {
+      // The head's gradient is added up chunk by chunk.
+      s.put("loss_chunk", Integer.toString(lossChunk));
+    }
     if (method == Method.QLORA) {
       s.put("bnb_4bit_quant_type", quantization.type().name());
       s.put("bnb_4bit_use_double_quant", Boolean.toString(quantization.doubleQuant()));

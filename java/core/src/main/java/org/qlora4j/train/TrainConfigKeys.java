@@ -64,7 +64,7 @@ public final class TrainConfigKeys {
           key(
               "val_set_size",
               "0",
-              "held-out share (below 1) or number of the training examples when there is no eval_file",
+              "held-out share (below 1) or number of each train_file's examples when there is no eval_file",
               "test_size"),
           key(
               "sequence_length",
