@@ -39,11 +39,6 @@ public final class Dataset {
     return examples.stream().mapToLong(TokenizedExample::labelTokens).sum();
   }
 
-  /** Tokens of the longest example. */
-  public int longest() {
-    return examples.stream().mapToInt(example -> example.ids().length).max().orElse(0);
-  }
-
   /** Refuses ids that a model of this vocabulary has no embedding for. */
   public void checkVocabulary(int vocabSize) {
     for (TokenizedExample example : examples) {

@@ -29,7 +29,8 @@ public final class ModelLoader {
   /**
    * How the weights are held.
    *
-   * @param compute element type of activations; 16-bit weights of another type are converted to it
+   * @param compute element type of activations; with BF16, dense matrices of another type are
+   *     rounded to it
    * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored
    *     in 4 bits stay as they are
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
