@@ -48,6 +48,18 @@ class ModelFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    return List.of(
+        "linear_forward",
+        "rms_norm_forward",
+        "layer_norm_forward",
+        "rotary",
+        "activation_forward",
+        "attention_forward",
+        "cross_entropy");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     Path folder = fixtures.use(name);
     ModelConfig config = read(folder.resolve("config.json"));

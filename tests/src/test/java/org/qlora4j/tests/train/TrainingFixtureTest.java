@@ -61,6 +61,24 @@ class TrainingFixtureTest extends FixtureTest {
   }
 
   @Override
+  protected List<String> operators(String name) {
+    return List.of(
+        "linear_forward",
+        "linear_backward_input",
+        "lora_weight_gradient",
+        "rms_norm_forward",
+        "rms_norm_backward",
+        "rotary",
+        "activation_forward",
+        "activation_backward",
+        "attention_forward",
+        "attention_backward",
+        "cross_entropy",
+        "gradient_norm",
+        "adamw");
+  }
+
+  @Override
   protected void check(Fixtures fixtures, String name, DeviceMemory memory) {
     JsonNode entry = fixtures.index().path(name);
     boolean full = entry.path("full_finetuning").asBoolean();
