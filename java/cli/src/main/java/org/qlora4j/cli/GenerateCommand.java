@@ -209,8 +209,13 @@ final class GenerateCommand implements Callable<Integer> {
             adapter == null ? null : LoraAdapter.load(kernels, adapter, decoder.linears());
         try (TensorArena arena = new TensorArena(kernels)) {
           Pass pass = Pass.inference(kernels, arena, type, loraCompute);
+          int room = Math.min(maxNewTokens, config.maxPositions() - prompt.length);
           generate(
-              new TextGenerator(decoder, pass, tokenizer.stopIds()), tokenizer, prompt, sampling);
+              new TextGenerator(decoder, pass, tokenizer.stopIds()),
+              tokenizer,
+              prompt,
+              sampling,
+              room);
         } finally {
           if (lora != null) {
             lora.close();
@@ -221,8 +226,13 @@ final class GenerateCommand implements Callable<Integer> {
     return Main.DONE;
   }
 
+  /** Generates and reports; `room` is the number of tokens after which the text is cut off. */
   private void generate(
-      TextGenerator generator, Tokenizer tokenizer, int[] prompt, SamplingConfig sampling) {
+      TextGenerator generator,
+      Tokenizer tokenizer,
+      int[] prompt,
+      SamplingConfig sampling,
+      int room) {
     PrintWriter out = spec.commandLine().getOut();
     Tokenizer.Incremental text = tokenizer.incremental(prompt);
     StringBuilder whole = new StringBuilder();
@@ -255,7 +265,7 @@ final class GenerateCommand implements Callable<Integer> {
     figures.put("text", whole.toString());
     figures.put("prompt_tokens", prompt.length);
     figures.put("new_tokens", made.length);
-    figures.put("stopped", made.length < sampling.maxNewTokens());
+    figures.put("stopped", made.length < room);
     figures.put("seconds", seconds);
     Report.put(figures, "tokens_per_s", made.length / seconds);
     figures.put("peak_bytes", memory.peakBytes());
