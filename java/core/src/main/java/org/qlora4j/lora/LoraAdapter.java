@@ -134,10 +134,15 @@ public final class LoraAdapter implements AutoCloseable {
               peft.rslora(),
               List.copyOf(file.pairs().keySet()));
       LoraAdapter adapter = allocate(pack, config, linears);
-      for (Map.Entry<String, LoraLayer> entry : adapter.layers.entrySet()) {
-        PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(entry.getKey()));
-        entry.getValue().a().value().copyFrom(pair.a().toFloats());
-        entry.getValue().b().value().copyFrom(pair.b().toFloats());
+      try {
+        for (Map.Entry<String, LoraLayer> entry : adapter.layers.entrySet()) {
+          PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(entry.getKey()));
+          entry.getValue().a().value().copyFrom(pair.a().toFloats());
+          entry.getValue().b().value().copyFrom(pair.b().toFloats());
+        }
+      } catch (RuntimeException e) {
+        adapter.close();
+        throw e;
       }
       adapter.attach(linears);
       return adapter;

@@ -24,8 +24,13 @@ public final class KvCache implements AutoCloseable {
    */
   public KvCache(KernelPack pack, ModelConfig config, DType dtype, int capacity) {
     this.capacity = capacity;
-    for (int i = 0; i < config.layers(); i++) {
-      layers.add(new Layer(pack, config.kvHeads(), config.headDim(), dtype, capacity));
+    try {
+      for (int i = 0; i < config.layers(); i++) {
+        layers.add(new Layer(pack, config.kvHeads(), config.headDim(), dtype, capacity));
+      }
+    } catch (RuntimeException e) {
+      layers.forEach(Layer::close);
+      throw e;
     }
   }
 
