@@ -182,7 +182,10 @@ public final class DecoderModel implements AutoCloseable {
     return x;
   }
 
-  /** Bytes of all weights on the device, adapters not counted. */
+  /**
+   * Bytes on the device of the embedding, the head and the blocks' linear weights; norms and
+   * biases, which are small, and adapters are not counted.
+   */
   public long weightBytes() {
     long bytes = embedding.bytes();
     for (LinearLayer linear : linears()) {

@@ -7,6 +7,8 @@ import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
@@ -63,7 +65,11 @@ public final class TensorArena implements AutoCloseable {
     }
   }
 
-  /** Uninitialised memory for a contiguous tensor, aligned to 64 bytes. */
+  /**
+   * Uninitialised memory for a contiguous tensor, aligned to 64 bytes.
+   *
+   * @throws InputException when the device has no room
+   */
   public DeviceTensor allocate(DType dtype, long... shape) {
     long elements = 1;
     for (long extent : shape) {
@@ -111,6 +117,15 @@ public final class TensorArena implements AutoCloseable {
     Slab(KernelPack pack, long bytes) {
       try (TensorOptions options = new TensorOptions(ScalarType.Byte)) {
         tensor = torch.empty(new long[] {bytes}, options, null);
+      } catch (RuntimeException e) {
+        // libtorch has no exception of its own for this; its text has a native stack trace behind
+        // the first line.
+        throw new InputException(
+            "no memory for "
+                + Text.bytes(bytes)
+                + " of activations; use gradient_checkpointing: true, a smaller"
+                + " per_device_train_batch_size or sequence_length, or a shorter prompt",
+            e);
       }
       buffer = DeviceBuffer.wrap(pack, tensor.data_ptr(), bytes);
     }
