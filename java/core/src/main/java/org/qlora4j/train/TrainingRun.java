@@ -85,6 +85,11 @@ public final class TrainingRun {
     if (config.method().adapter()) {
       // A wrong name must not show only after a large model was read.
       WeightNames.of(modelConfig).targets(config.lora().targetModules());
+    } else if (absolute(config.model()).equals(absolute(config.outputDir().resolve(MODEL)))) {
+      throw new InputException(
+          "output_dir "
+              + config.outputDir()
+              + ": the result would replace the model it is made from; choose another");
     }
     this.tokenizer = resources.own(Tokenizer.load(config.model()));
     this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
@@ -303,13 +308,18 @@ public final class TrainingRun {
     }
   }
 
+  private static Path absolute(Path path) {
+    return path.toAbsolutePath().normalize();
+  }
+
   private Path result() {
     return config.outputDir().resolve(adapter == null ? MODEL : ADAPTER);
   }
 
   private TrainingState.Identity identity() {
-    return new TrainingState.Identity(
-        config.trainingSettings(), modelFingerprint, data.train().fingerprint());
+    Map<String, String> settings = new HashMap<>(config.trainingSettings());
+    settings.put("config.json", model.config().toString());
+    return new TrainingState.Identity(settings, modelFingerprint, data.train().fingerprint());
   }
 
   private void saveCheckpoint(long metricsBytes) {

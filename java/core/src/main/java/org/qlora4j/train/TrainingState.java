@@ -49,7 +49,7 @@ record TrainingState(
   /**
    * What decides a run's result.
    *
-   * @param settings as {@link TrainConfig#trainingSettings} gives them
+   * @param settings as {@link TrainConfig#trainingSettings} gives them, and the model's config
    * @param modelFingerprint of the base's tensors; empty for random initial weights
    * @param dataFingerprint of the tokenized training examples
    */
