@@ -149,6 +149,17 @@ final class GenerateCommand implements Callable<Integer> {
   private Quantize quantize;
 
   @Option(
+      names = "--blocksize",
+      defaultValue = "64",
+      description = "With --quantize: elements that share a scale (default: ${DEFAULT-VALUE}).")
+  private int blockSize;
+
+  @Option(
+      names = "--no-double-quant",
+      description = "With --quantize: keep the blocks' scales in 32 bits.")
+  private boolean noDoubleQuant;
+
+  @Option(
       names = "--compute",
       defaultValue = "bfloat16",
       description = "Type of activations: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
@@ -293,11 +304,17 @@ final class GenerateCommand implements Callable<Integer> {
   }
 
   private @Nullable QuantizationConfig quantization() {
-    return switch (quantize) {
-      case NONE -> null;
-      case NF4 -> QuantizationConfig.nf4();
-      case FP4 -> new QuantizationConfig(WeightFormat.FP4, 64, true);
-    };
+    if (quantize == Quantize.NONE) {
+      return null;
+    }
+    try {
+      return new QuantizationConfig(
+          quantize == Quantize.NF4 ? WeightFormat.NF4 : WeightFormat.FP4,
+          blockSize,
+          !noDoubleQuant);
+    } catch (IllegalArgumentException e) {
+      throw new InputException("--blocksize: " + e.getMessage(), e);
+    }
   }
 
   private int[] prompt(Tokenizer tokenizer) {

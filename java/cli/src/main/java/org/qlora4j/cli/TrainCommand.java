@@ -185,6 +185,12 @@ final class TrainCommand implements Callable<Integer> {
       command
           .append(" --quantize ")
           .append(config.quantization().type().name().toLowerCase(Locale.ROOT));
+      if (config.quantization().blockSize() != 64) {
+        command.append(" --blocksize ").append(config.quantization().blockSize());
+      }
+      if (!config.quantization().doubleQuant()) {
+        command.append(" --no-double-quant");
+      }
     }
     if (config.compute() == TrainConfig.Compute.FLOAT32) {
       command.append(" --compute float32");
@@ -203,7 +209,10 @@ final class TrainCommand implements Callable<Integer> {
       command.append(" --repetition-penalty ").append(samples.repetitionPenalty());
     }
     String prompt = samples.prompts().isEmpty() ? "..." : samples.prompts().get(0);
-    return command.append(" --prompt ").append(shell(prompt)).toString();
+    return command
+        .append(summary.chat() ? " --message " : " --prompt ")
+        .append(shell(prompt))
+        .toString();
   }
 
   /** A word as a shell reads it back. */

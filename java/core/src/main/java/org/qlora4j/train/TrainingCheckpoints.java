@@ -151,16 +151,35 @@ final class TrainingCheckpoints {
   }
 
   private void prune() {
+    if (limit == 0) {
+      return;
+    }
     List<Path> found = list();
-    for (int i = 0; limit > 0 && i < found.size() - limit; i++) {
-      try {
+    try {
+      for (Path old : found.subList(0, Math.max(0, found.size() - limit))) {
         // Without its state file a checkpoint is no longer one, so a deletion cut short leaves
-        // nothing that could be resumed from.
-        Files.delete(found.get(i).resolve(TrainingState.FILE));
-        AtomicOutput.deleteTree(found.get(i));
-      } catch (IOException e) {
-        throw new UncheckedIOException("cannot delete the checkpoint " + found.get(i), e);
+        // nothing
+        // that could be resumed from.
+        Files.delete(old.resolve(TrainingState.FILE));
+        AtomicOutput.deleteTree(old);
       }
+      for (Path rest : deletionsCutShort()) {
+        AtomicOutput.deleteTree(rest);
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException("cannot delete a checkpoint in " + directory(), e);
+    }
+  }
+
+  /**
+   * Checkpoints appear whole, so one without its state file is what a killed run left of a
+   * deletion.
+   */
+  private List<Path> deletionsCutShort() throws IOException {
+    try (Stream<Path> entries = Files.list(directory())) {
+      return entries
+          .filter(p -> number(p) >= 0 && !Files.exists(p.resolve(TrainingState.FILE)))
+          .toList();
     }
   }
 

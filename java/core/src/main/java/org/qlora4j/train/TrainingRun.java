@@ -4,6 +4,7 @@ package org.qlora4j.train;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -91,6 +92,7 @@ public final class TrainingRun {
               + config.outputDir()
               + ": the result would replace the model it is made from; choose another");
     }
+    checkWritable(config.outputDir());
     this.tokenizer = resources.own(Tokenizer.load(config.model()));
     this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
     this.plan =
@@ -312,6 +314,18 @@ public final class TrainingRun {
     return path.toAbsolutePath().normalize();
   }
 
+  /** An output directory that cannot be written must not show only after a large model was read. */
+  private static void checkWritable(Path directory) {
+    try {
+      Files.createDirectories(directory);
+    } catch (IOException e) {
+      throw new InputException("cannot make output_dir " + directory + ": " + e, e);
+    }
+    if (!Files.isWritable(directory)) {
+      throw new InputException("output_dir " + directory + " cannot be written; choose another");
+    }
+  }
+
   private Path result() {
     return config.outputDir().resolve(adapter == null ? MODEL : ADAPTER);
   }
@@ -405,6 +419,7 @@ public final class TrainingRun {
             trainedBytes,
             optimizer.stateBytes(),
             pass.arena().peakBytes()),
+        data.chat(),
         samples);
   }
 

@@ -19,6 +19,7 @@ import java.util.List;
  * @param tokensPerSecond tokens through the model per second of optimizer steps
  * @param peakBytes most resident memory of the process (VmHWM)
  * @param memory what the memory of the kernels' device holds
+ * @param chat whether the examples are conversations, and sample prompts users' messages
  * @param samples texts before and after
  */
 public record TrainingSummary(
@@ -33,6 +34,7 @@ public record TrainingSummary(
     double tokensPerSecond,
     long peakBytes,
     Memory memory,
+    boolean chat,
     List<Sample> samples) {
 
   public TrainingSummary {

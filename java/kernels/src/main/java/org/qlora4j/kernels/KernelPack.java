@@ -47,11 +47,22 @@ public final class KernelPack implements AutoCloseable {
    */
   private static final List<String> TRAINING_STEP =
       List.of(
+          "quantize_4bit",
           "linear_forward",
           "linear_backward_input",
+          "lora_weight_gradient",
+          "linear_weight_gradient",
+          "rms_norm_forward",
+          "rms_norm_backward",
+          "layer_norm_forward",
+          "layer_norm_backward",
+          "rotary",
+          "activation_forward",
+          "activation_backward",
           "attention_forward",
           "attention_backward",
           "cross_entropy",
+          "gradient_norm",
           "adamw");
 
   private final Object lock = new Object();
