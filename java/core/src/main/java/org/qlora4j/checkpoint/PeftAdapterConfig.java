@@ -66,11 +66,6 @@ public record PeftAdapterConfig(
     targetModules = List.copyOf(targetModules);
   }
 
-  /** s of y = x·Wᵀ + s·(x·Aᵀ)·Bᵀ. */
-  public double scaling() {
-    return rslora ? alpha / Math.sqrt(rank) : alpha / rank;
-  }
-
   /** Reads and checks an adapter_config.json. */
   static PeftAdapterConfig read(Path file) {
     ObjectNode json = Json.readObject(file, 16 << 20);

@@ -13,6 +13,7 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.lora.LoraConfig;
 
 /**
  * What a training run does, read from YAML by {@link TrainConfigReader}. Paths are relative to the
@@ -149,9 +150,9 @@ public record TrainConfig(
       targetModules = List.copyOf(targetModules);
     }
 
-    /** s of y = x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ: alpha/r, with rsLoRA alpha/√r. */
-    public double scaling() {
-      return rslora ? alpha / Math.sqrt(rank) : alpha / rank;
+    /** The adapter's own configuration, which has the formula of its scale. */
+    public LoraConfig config() {
+      return new LoraConfig(rank, alpha, dropout, rslora, targetModules);
     }
   }
 

@@ -29,7 +29,6 @@ import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraAdapter;
-import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
@@ -132,7 +131,7 @@ public final class TrainingRun {
       this.trained = weights;
     } else {
       LoraAdapter made =
-          resources.own(LoraAdapter.allocate(pack, loraConfig(config.lora()), model.linears()));
+          resources.own(LoraAdapter.allocate(pack, config.lora().config(), model.linears()));
       made.initialise(config.seed());
       made.attach(model.linears());
       this.adapter = made;
@@ -433,11 +432,6 @@ public final class TrainingRun {
     WeightFormat format =
         q.type() == TrainConfig.QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
     return new QuantizationConfig(format, q.blockSize(), q.doubleQuant());
-  }
-
-  private static LoraConfig loraConfig(TrainConfig.Lora lora) {
-    return new LoraConfig(
-        lora.rank(), lora.alpha(), lora.dropout(), lora.rslora(), lora.targetModules());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {

@@ -59,7 +59,7 @@ class PeftAdapterFileTest {
     writeAdapter();
     try (PeftAdapterFile adapter = PeftAdapterFile.open(folder)) {
       assertEquals(2, adapter.config().rank());
-      assertEquals(4.0, adapter.config().scaling());
+      assertEquals(8.0, adapter.config().alpha());
       assertEquals(0.05, adapter.config().dropout());
       assertEquals(List.of("k_proj", "q_proj"), adapter.config().targetModules());
       assertEquals("some/base", adapter.config().baseModel());
@@ -132,7 +132,7 @@ class PeftAdapterFileTest {
             pair.module());
       }
       if (path.contains("rslora")) {
-        assertEquals(8.0, adapter.config().scaling());
+        assertTrue(adapter.config().rslora());
       }
     }
   }

@@ -45,7 +45,7 @@ class TrainConfigTest {
     assertEquals(64, c.quantization().blockSize());
     assertEquals(16, c.lora().rank());
     assertEquals(32.0, c.lora().alpha());
-    assertEquals(2.0, c.lora().scaling());
+    assertEquals(2f, c.lora().config().scaling());
     assertEquals(List.of(), c.lora().targetModules());
     assertEquals(LoraPrecision.FAST, c.lora().precision());
     assertEquals(2e-4, c.optimizer().learningRate());
@@ -124,7 +124,7 @@ class TrainConfigTest {
             """);
     assertEquals(List.of(Path.of("a.jsonl"), Path.of("b.txt")), axolotl.data().trainFiles());
     assertEquals(2048, axolotl.data().sequenceLength());
-    assertEquals(0.5, axolotl.lora().scaling());
+    assertEquals(0.5f, axolotl.lora().config().scaling());
     assertEquals(2, axolotl.schedule().microBatchSize());
     assertEquals(4.0, axolotl.schedule().epochs());
     assertEquals(2e-4, axolotl.optimizer().learningRate());
@@ -143,7 +143,7 @@ class TrainConfigTest {
             bf16: false
             """);
     assertEquals(List.of("q_proj", "v_proj"), peft.lora().targetModules());
-    assertEquals(16 / Math.sqrt(8), peft.lora().scaling());
+    assertEquals((float) (16 / Math.sqrt(8)), peft.lora().config().scaling());
     assertEquals(Compute.FLOAT32, peft.compute());
     assertTrue(peft.data().trainOnInputs());
   }
