@@ -198,7 +198,7 @@ public final class KernelPack implements AutoCloseable {
         LOG.log(System.Logger.Level.DEBUG, "kernel pack " + pack.name() + ": " + pack.selection);
         return pack;
       } catch (UnsupportedOperationException | IllegalArgumentException | DeviceException e) {
-        reasons.add(candidate + ": " + e.getMessage());
+        reasons.add(candidate + ": " + brief(e.getMessage()));
       }
     }
     throw new UnsupportedOperationException(
@@ -206,6 +206,14 @@ public final class KernelPack implements AutoCloseable {
             + PackLocator.where()
             + ": "
             + String.join("; ", reasons));
+  }
+
+  /**
+   * A reason without the numbers and places that only a developer wants; opening by name gives
+   * them.
+   */
+  private static String brief(@Nullable String message) {
+    return message == null ? "not opened" : message.split("[(,;]", 2)[0].strip();
   }
 
   private static KernelPack create(Path library, @Nullable Path base, PackOptions options) {
