@@ -27,7 +27,9 @@ public final class PeftAdapterFile implements AutoCloseable {
   /** The tensors' file. */
   public static final String WEIGHTS_FILE = "adapter_model.safetensors";
 
-  private static final String PREFIX = "base_model.model.";
+  /** What PEFT puts before a module path in the names of an adapter's tensors. */
+  public static final String PREFIX = "base_model.model.";
+
   private static final String A = ".lora_A.weight";
   private static final String B = ".lora_B.weight";
 
@@ -69,6 +71,16 @@ public final class PeftAdapterFile implements AutoCloseable {
     this.config = config;
     this.file = file;
     this.pairs = Collections.unmodifiableMap(pairs);
+  }
+
+  /** Name of the tensor [rank, in] of a module. */
+  public static String aName(String module) {
+    return PREFIX + module + A;
+  }
+
+  /** Name of the tensor [out, rank] of a module. */
+  public static String bName(String module) {
+    return PREFIX + module + B;
   }
 
   /** Opens an adapter directory; everything but the tensors' data is read and checked. */
@@ -116,8 +128,8 @@ public final class PeftAdapterFile implements AutoCloseable {
                 + "; other trained tensors are not supported");
       }
       String module = key.substring(PREFIX.length(), key.length() - A.length());
-      TensorSource a = file.tensor(PREFIX + module + A);
-      TensorSource b = file.tensor(PREFIX + module + B);
+      TensorSource a = file.tensor(aName(module));
+      TensorSource b = file.tensor(bName(module));
       if (isA) {
         checkShape(a, config.rank(), 0);
         checkShape(b, config.rank(), 1);
@@ -185,12 +197,12 @@ public final class PeftAdapterFile implements AutoCloseable {
   public static void write(Path directory, PeftAdapterConfig config, Collection<Matrices> modules) {
     try (SafetensorsWriter writer = SafetensorsWriter.create(directory.resolve(WEIGHTS_FILE))) {
       for (Matrices m : modules) {
-        writer.declare(PREFIX + m.module() + A, StoredType.F32, config.rank(), m.in());
-        writer.declare(PREFIX + m.module() + B, StoredType.F32, m.out(), config.rank());
+        writer.declare(aName(m.module()), StoredType.F32, config.rank(), m.in());
+        writer.declare(bName(m.module()), StoredType.F32, m.out(), config.rank());
       }
       for (Matrices m : modules) {
-        writer.write(PREFIX + m.module() + A, m.a().get());
-        writer.write(PREFIX + m.module() + B, m.b().get());
+        writer.write(aName(m.module()), m.a().get());
+        writer.write(bName(m.module()), m.b().get());
       }
       writer.commit();
     }

@@ -23,9 +23,6 @@ import org.qlora4j.model.ParameterSet;
  */
 public final class LoraAdapter implements AutoCloseable {
 
-  /** What PEFT puts before a module path in the names of an adapter's tensors. */
-  public static final String NAME_PREFIX = "base_model.model.";
-
   private final LoraConfig config;
   private final ParameterSet parameters;
   private final Map<String, LoraLayer> layers;
@@ -60,22 +57,14 @@ public final class LoraAdapter implements AutoCloseable {
     Map<String, LoraLayer> layers = new LinkedHashMap<>();
     for (LinearLayer linear : linears) {
       if (config.targets(linear.name())) {
-        Parameter a = parameters.add(aName(linear.name()), config.rank(), linear.in());
-        Parameter b = parameters.add(bName(linear.name()), linear.out(), config.rank());
+        Parameter a =
+            parameters.add(PeftAdapterFile.aName(linear.name()), config.rank(), linear.in());
+        Parameter b =
+            parameters.add(PeftAdapterFile.bName(linear.name()), linear.out(), config.rank());
         layers.put(linear.name(), new LoraLayer(a, b, config.scaling(), (float) config.dropout()));
       }
     }
     return new LoraAdapter(config, parameters, layers);
-  }
-
-  /** Tensor name of a layer's a in PEFT's files. */
-  public static String aName(String modulePath) {
-    return NAME_PREFIX + modulePath + ".lora_A.weight";
-  }
-
-  /** Tensor name of a layer's b in PEFT's files. */
-  public static String bName(String modulePath) {
-    return NAME_PREFIX + modulePath + ".lora_B.weight";
   }
 
   /**

@@ -16,14 +16,12 @@ import org.qlora4j.tensor.TorchBridge;
 public final class KvCache implements AutoCloseable {
 
   private final List<Layer> layers = new ArrayList<>();
-  private final int capacity;
 
   /**
    * @param dtype element type of keys and values, the compute type
    * @param capacity most positions it can hold
    */
   public KvCache(KernelPack pack, ModelConfig config, DType dtype, int capacity) {
-    this.capacity = capacity;
     try {
       for (int i = 0; i < config.layers(); i++) {
         layers.add(new Layer(pack, config.kvHeads(), config.headDim(), dtype, capacity));
@@ -37,10 +35,6 @@ public final class KvCache implements AutoCloseable {
   /** Positions held so far. */
   public int length() {
     return layers.get(0).length();
-  }
-
-  public int capacity() {
-    return capacity;
   }
 
   Layer layer(int index) {

@@ -65,10 +65,6 @@ public final class LinearLayer {
     return weight.rows();
   }
 
-  public @Nullable DeviceTensor bias() {
-    return bias;
-  }
-
   /** The adapter, or null. */
   public @Nullable LoraLayer lora() {
     return lora;

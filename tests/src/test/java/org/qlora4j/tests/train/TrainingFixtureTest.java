@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.Progress;
@@ -261,9 +262,9 @@ class TrainingFixtureTest extends FixtureTest {
   }
 
   private static String gradientName(String parameter) {
-    return parameter.startsWith(LoraAdapter.NAME_PREFIX)
+    return parameter.startsWith(PeftAdapterFile.PREFIX)
         ? parameter
-            .substring(LoraAdapter.NAME_PREFIX.length())
+            .substring(PeftAdapterFile.PREFIX.length())
             .replaceFirst("(lora_[AB])\\.weight$", "$1")
         : parameter;
   }
