@@ -150,8 +150,16 @@ struct TestWeight {
     for (int64_t i = 0; nested != 0 && i < (blocks + nested - 1) / nested; ++i) {
       nested_absmax.as<float>()[i] = std::fabs(random.normal());
     }
-    weight = {sizeof weight, format, dense.dtype, block_size, nested,  nested != 0 ? 0.7f : 0.0f,
-              rows,          cols,   ld,          nullptr,    nullptr, nullptr};
+    weight = {};
+    weight.size = sizeof weight;
+    weight.format = format;
+    weight.dtype = dense.dtype;
+    weight.block_size = block_size;
+    weight.nested_block_size = nested;
+    weight.nested_offset = nested != 0 ? 0.7f : 0.0f;
+    weight.rows = rows;
+    weight.cols = cols;
+    weight.ld = ld;
     weight.data = format == Q4J_WEIGHT_DENSE ? dense.memory.get() : packed.get();
     weight.absmax = absmax.get();
     weight.nested_absmax = nested_absmax.get();

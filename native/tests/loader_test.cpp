@@ -300,9 +300,12 @@ class Bender {
 };
 
 void accepts_valid_calls(q4j_context* context, ValidCalls& c) {
-#define Q4J_CALL(name) \
-  c.reset();           \
-  if (!EXPECT(q4j_##name(context, &c.name) == Q4J_OK)) std::fprintf(stderr, "    %s: %s\n", #name, q4j_last_error());
+  // The paged store's calls need a store; see pages_go_and_come_back.
+#define Q4J_CALL(name)                                                                                       \
+  c.reset();                                                                                                 \
+  if (std::string(#name).rfind("paged_store_", 0) != 0 && !EXPECT(q4j_##name(context, &c.name) == Q4J_OK)) { \
+    std::fprintf(stderr, "    %s: %s\n", #name, q4j_last_error());                                           \
+  }
   Q4J_FOR_EACH_OPERATOR(Q4J_CALL)
 #undef Q4J_CALL
   // Nothing is done for zero rows, and no array is needed.
@@ -347,6 +350,82 @@ void accepts_valid_calls(q4j_context* context, ValidCalls& c) {
   EXPECT(q4j_attention_forward_workspace_size(context, &c.attention_forward, &bytes) == Q4J_OK);
   EXPECT(q4j_attention_backward_workspace_size(context, &c.attention_backward, &bytes) == Q4J_OK);
   EXPECT(q4j_linear_forward_workspace_size(context, &c.linear_forward, nullptr) == Q4J_INVALID_ARGUMENT);
+}
+
+void packs_without_loss(q4j_context* context, ValidCalls& c) {
+  c.reset();
+  for (std::size_t array = 8; array <= 10; ++array) {
+    for (std::size_t i = 0; i < c.memory[array].size(); ++i) c.memory[array][i] = static_cast<unsigned char>(i * 7 + array);
+  }
+  c.pack_weight.packed = nullptr;
+  EXPECT(q4j_pack_weight(context, &c.pack_weight) == Q4J_OK);
+  EXPECT(c.packed_bytes >= c.n * c.k / 2 && c.packed_bytes <= c.array_bytes);
+  c.pack_weight.packed = c.at(0);
+  EXPECT(q4j_pack_weight(context, &c.pack_weight) == Q4J_OK);
+  EXPECT(q4j_unpack_weight(context, &c.unpack_weight) == Q4J_OK);
+  const std::size_t blocks = static_cast<std::size_t>(c.n * c.k / 64);
+  EXPECT(std::memcmp(c.at(2), c.at(8), static_cast<std::size_t>(c.n * c.k / 2)) == 0);
+  EXPECT(std::memcmp(c.at(3), c.at(9), blocks) == 0);
+  EXPECT(std::memcmp(c.at(4), c.at(10), (blocks + 255) / 256 * 4) == 0);
+  // A layout is one pack's own, so the general dequantization does not take it.
+  c.dequantize_4bit.weight = &c.packed_weight;
+  EXPECT(q4j_dequantize_4bit(context, &c.dequantize_4bit) == Q4J_INVALID_ARGUMENT);
+  EXPECT_ERROR_TEXT("weight.layout");
+}
+
+void pages_go_and_come_back(q4j_context* context, ValidCalls& c) {
+  c.reset();
+  EXPECT(q4j_paged_store_create(context, &c.paged_store_create) == Q4J_OK);
+  void* const store = c.store;
+  if (!EXPECT(store != nullptr)) return;
+  const auto acquire = [&](int64_t page) {
+    c.paged_store_acquire = {sizeof c.paged_store_acquire, 0, store, page, &c.page_memory};
+    return q4j_paged_store_acquire(context, &c.paged_store_acquire);
+  };
+  const auto release = [&](int64_t page, int32_t dirty) {
+    c.paged_store_release = {sizeof c.paged_store_release, dirty, store, page};
+    return q4j_paged_store_release(context, &c.paged_store_release);
+  };
+  // Three pages in two frames, twice around: every page is found as it was left.
+  for (int round = 0; round < 2; ++round) {
+    for (int64_t page = 0; page < 3; ++page) {
+      EXPECT(acquire(page) == Q4J_OK);
+      auto* bytes = static_cast<unsigned char*>(c.page_memory);
+      EXPECT(bytes[0] == (round == 0 ? 0 : 10 + page) && bytes[511] == bytes[0]);
+      std::memset(bytes, static_cast<int>(10 + page), 512);
+      EXPECT(release(page, 1) == Q4J_OK);
+    }
+  }
+  EXPECT(acquire(0) == Q4J_OK);
+  EXPECT(acquire(1) == Q4J_OK);
+  EXPECT(acquire(2) == Q4J_OUT_OF_DEVICE_MEMORY);
+  EXPECT_ERROR_TEXT("acquired");
+  EXPECT(release(0, 0) == Q4J_OK);
+  EXPECT(release(0, 0) == Q4J_INVALID_ARGUMENT);
+  EXPECT(acquire(3) == Q4J_INVALID_ARGUMENT);
+  EXPECT(release(1, 0) == Q4J_OK);
+  unsigned char word[4] = {1, 2, 3, 4};
+  c.paged_store_copy = {sizeof c.paged_store_copy, 0, store, 2, 508, 4, word};
+  EXPECT(q4j_paged_store_copy(context, &c.paged_store_copy) == Q4J_OK);
+  unsigned char back[4] = {};
+  c.paged_store_copy.host = back;
+  c.paged_store_copy.to_host = 1;
+  EXPECT(q4j_paged_store_copy(context, &c.paged_store_copy) == Q4J_OK);
+  EXPECT(std::memcmp(word, back, 4) == 0);
+  c.paged_store_copy.offset = 509;
+  EXPECT(q4j_paged_store_copy(context, &c.paged_store_copy) == Q4J_INVALID_ARGUMENT);
+  c.paged_store_plan.store = store;
+  c.lengths = {0, 2};
+  EXPECT(q4j_paged_store_plan(context, &c.paged_store_plan) == Q4J_OK);
+  c.lengths = {0, 3};
+  EXPECT(q4j_paged_store_plan(context, &c.paged_store_plan) == Q4J_INVALID_ARGUMENT);
+  int64_t device_bytes = 0, fetched = 0, misses = 0;
+  c.paged_store_statistics = {
+      sizeof c.paged_store_statistics, 0, store, &device_bytes, nullptr, &fetched, nullptr, nullptr, &misses};
+  EXPECT(q4j_paged_store_statistics(context, &c.paged_store_statistics) == Q4J_OK);
+  EXPECT(device_bytes == 1024 && fetched >= 6 && misses >= 6);
+  c.paged_store_destroy.store = store;
+  EXPECT(q4j_paged_store_destroy(context, &c.paged_store_destroy) == Q4J_OK);
 }
 
 // What is allowed to share memory, and what is not.
@@ -579,6 +658,8 @@ int main(int argc, char** argv) {
   const auto calls = std::make_unique<ValidCalls>();
   const Context reference(reference_path);
   accepts_valid_calls(reference, *calls);
+  packs_without_loss(reference, *calls);
+  pages_go_and_come_back(reference, *calls);
   checks_overlap(reference, *calls);
   rejects_invalid_calls(reference, *calls);
   return q4j::test::finish("loader_test");

@@ -1,9 +1,11 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** The shared scalar pieces: Philox, the code tables, the exact searches and the 16-bit conversions. */
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -230,6 +232,43 @@ void conversions() {
   EXPECT(wrong == 0);
 }
 
+/** E4M3 by definition: the nearest of all its values, the even code on a tie, 448 for everything above. */
+uint32_t nearest_e4m3(float magnitude) {
+  uint32_t best = 0;
+  for (uint32_t code = 1; code < 0x7f; ++code) {
+    const double distance =
+        std::fabs(static_cast<double>(to_f32(e4m3{static_cast<uint8_t>(code)})) - static_cast<double>(magnitude));
+    const double least =
+        std::fabs(static_cast<double>(to_f32(e4m3{static_cast<uint8_t>(best)})) - static_cast<double>(magnitude));
+    if (distance < least || (distance == least && code % 2 == 0)) best = code;
+  }
+  return best;
+}
+
+void conversions_e4m3() {
+  EXPECT(to_f32(e4m3{0x01}) == 0x1p-9f);
+  EXPECT(to_f32(e4m3{0x08}) == 0x1p-6f);
+  EXPECT(to_f32(e4m3{0x38}) == 1.0f);
+  EXPECT(to_f32(e4m3{0x7e}) == 448.0f);
+  EXPECT(to_f32(e4m3{0xfe}) == -448.0f);
+  EXPECT(std::isnan(to_f32(e4m3{0x7f})) && std::isnan(to_f32(e4m3{0xff})));
+  EXPECT(e4m3_from_f32(std::numeric_limits<float>::infinity()).bits == 0x7e);
+  EXPECT(e4m3_from_f32(-1e9f).bits == 0xfe);
+  EXPECT(e4m3_from_f32(-0.0f).bits == 0x80);
+  EXPECT(e4m3_from_f32(std::numeric_limits<float>::quiet_NaN()).bits == 0x7f);
+  int wrong = 0;
+  for (int code = 0; code < 0x7f; ++code) {
+    const float value = to_f32(e4m3{static_cast<uint8_t>(code)});
+    const float next = to_f32(e4m3{static_cast<uint8_t>(std::min(code + 1, 0x7e))});
+    const float middle = (value + next) / 2.0f;  // exact: one more bit than E4M3 has
+    for (const float x : {value, middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f)}) {
+      wrong += e4m3_from_f32(x).bits == nearest_e4m3(x) ? 0 : 1;
+      wrong += e4m3_from_f32(-x).bits == (nearest_e4m3(x) | 0x80u) ? 0 : 1;
+    }
+  }
+  EXPECT(wrong == 0);
+}
+
 }  // namespace
 
 int main() {
@@ -239,5 +278,6 @@ int main() {
   codes_4bit();
   codes_8bit();
   conversions();
+  conversions_e4m3();
   return q4j::test::finish("support_test");
 }

@@ -24,8 +24,14 @@ struct ValidCalls {
   std::array<void*, 2> pointers2 = {at(2), at(3)};
   std::array<void*, 2> pointers3 = {at(4), at(5)};
   std::array<void*, 2> pointers4 = {at(6), at(7)};
+  std::array<void*, 2> pointers5 = {at(8), at(9)};
+  std::array<void*, 2> pointers6 = {at(10), at(11)};
+  int64_t packed_bytes = 0;
+  void* store = nullptr;
+  void* page_memory = nullptr;
 
   q4j_weight weight = {};
+  q4j_weight packed_weight = {};
   q4j_lora lora = {};
   q4j_quantize_4bit_params quantize_4bit = {};
   q4j_dequantize_4bit_params dequantize_4bit = {};
@@ -49,6 +55,18 @@ struct ValidCalls {
   q4j_attention_backward_params attention_backward = {};
   q4j_gradient_norm_params gradient_norm = {};
   q4j_adamw_params adamw = {};
+  q4j_quantize_fp8_rowwise_params quantize_fp8_rowwise = {};
+  q4j_dequantize_fp8_rowwise_params dequantize_fp8_rowwise = {};
+  q4j_pack_weight_params pack_weight = {};
+  q4j_unpack_weight_params unpack_weight = {};
+  q4j_adamw_8bit_params adamw_8bit = {};
+  q4j_paged_store_create_params paged_store_create = {};
+  q4j_paged_store_destroy_params paged_store_destroy = {};
+  q4j_paged_store_plan_params paged_store_plan = {};
+  q4j_paged_store_acquire_params paged_store_acquire = {};
+  q4j_paged_store_release_params paged_store_release = {};
+  q4j_paged_store_copy_params paged_store_copy = {};
+  q4j_paged_store_statistics_params paged_store_statistics = {};
 
   void* at(std::size_t array) { return memory[array].data(); }
 
@@ -72,8 +90,10 @@ struct ValidCalls {
     pointers2 = {at(2), at(3)};
     pointers3 = {at(4), at(5)};
     pointers4 = {at(6), at(7)};
+    pointers5 = {at(8), at(9)};
+    pointers6 = {at(10), at(11)};
 
-    weight = {sizeof weight, Q4J_WEIGHT_NF4, Q4J_BF16, 64, 256, 0.5f, n, k, k, at(8), at(9), at(10)};
+    weight = {sizeof weight, Q4J_WEIGHT_NF4, Q4J_BF16, 64, 256, 0.5f, n, k, k, at(8), at(9), at(10), Q4J_LAYOUT_CANONICAL, 0};
     lora = {sizeof lora,
             static_cast<int32_t>(rank),
             2.0f,
@@ -225,6 +245,44 @@ struct ValidCalls {
              pointers2.data(),
              pointers3.data(),
              pointers4.data()};
+    quantize_fp8_rowwise = {sizeof quantize_fp8_rowwise, Q4J_F32, m, n, at(0), at(1), at(2)};
+    dequantize_fp8_rowwise = {sizeof dequantize_fp8_rowwise, Q4J_F32, m, n, at(0), at(1), at(2)};
+    packed_bytes = 0;
+    pack_weight = {sizeof pack_weight, 0, &weight, at(0), &packed_bytes};
+    packed_weight = weight;
+    packed_weight.layout = Q4J_LAYOUT_PACKED;
+    packed_weight.data = at(0);
+    packed_weight.absmax = nullptr;
+    packed_weight.nested_absmax = nullptr;
+    unpack_weight = {sizeof unpack_weight, 0, &packed_weight, at(2), at(3), at(4)};
+    adamw_8bit = {sizeof adamw_8bit,
+                  2,
+                  1,
+                  1e-3,
+                  0.9,
+                  0.999,
+                  1e-8,
+                  1.0f,
+                  256,
+                  lengths.data(),
+                  weight_decays.data(),
+                  pointers.data(),
+                  pointers2.data(),
+                  pointers3.data(),
+                  pointers4.data(),
+                  pointers5.data(),
+                  pointers6.data()};
+    // A store that nobody opens: only packs look behind the pointer.
+    store = nullptr;
+    page_memory = nullptr;
+    paged_store_create = {sizeof paged_store_create, Q4J_PAGING_AUTO, 3, 512, 1024, nullptr, &store};
+    paged_store_destroy = {sizeof paged_store_destroy, 0, at(0)};
+    paged_store_plan = {sizeof paged_store_plan, 0, at(0), 2, lengths.data()};
+    paged_store_acquire = {sizeof paged_store_acquire, 0, at(0), 1, &page_memory};
+    paged_store_release = {sizeof paged_store_release, 1, at(0), 1};
+    paged_store_copy = {sizeof paged_store_copy, 1, at(0), 1, 0, 256, at(1)};
+    paged_store_statistics = {
+        sizeof paged_store_statistics, 0, at(0), &packed_bytes, nullptr, nullptr, nullptr, nullptr, nullptr};
   }
 };
 

@@ -149,6 +149,17 @@ void keep_host_arrays(q4j_adamw_params& p, ValidCalls& c) {
   if (p.first_moments != nullptr) p.first_moments = c.pointers3.data();
   if (p.second_moments != nullptr) p.second_moments = c.pointers4.data();
 }
+void keep_host_arrays(q4j_adamw_8bit_params& p, ValidCalls& c) {
+  p.count = std::min(p.count, 2);
+  if (p.lengths != nullptr) p.lengths = c.lengths.data();
+  if (p.weight_decays != nullptr) p.weight_decays = c.weight_decays.data();
+  if (p.parameters != nullptr) p.parameters = c.pointers.data();
+  if (p.gradients != nullptr) p.gradients = c.pointers2.data();
+  if (p.first_moment_codes != nullptr) p.first_moment_codes = c.pointers3.data();
+  if (p.first_moment_absmax != nullptr) p.first_moment_absmax = c.pointers4.data();
+  if (p.second_moment_codes != nullptr) p.second_moment_codes = c.pointers5.data();
+  if (p.second_moment_absmax != nullptr) p.second_moment_absmax = c.pointers6.data();
+}
 void keep_host_arrays(q4j_attention_forward_params& p, ValidCalls& c) {
   p.sequences = std::min(p.sequences, 2);
   if (p.cu_q != nullptr) p.cu_q = c.cu_q.data();
@@ -166,12 +177,15 @@ void keep_structs(Params& p, ValidCalls& c) {
   (void)p;
   (void)c;
   if constexpr (std::is_same_v<Params, q4j_dequantize_4bit_params> || std::is_same_v<Params, q4j_linear_forward_params> ||
-                std::is_same_v<Params, q4j_linear_backward_input_params>) {
+                std::is_same_v<Params, q4j_linear_backward_input_params> || std::is_same_v<Params, q4j_pack_weight_params>) {
     if (p.weight != nullptr) p.weight = &c.weight;
   }
   if constexpr (std::is_same_v<Params, q4j_linear_forward_params> || std::is_same_v<Params, q4j_linear_backward_input_params> ||
                 std::is_same_v<Params, q4j_lora_weight_gradient_params>) {
     if (p.lora != nullptr) p.lora = &c.lora;
+  }
+  if constexpr (std::is_same_v<Params, q4j_unpack_weight_params>) {
+    if (p.weight != nullptr) p.weight = &c.packed_weight;
   }
   if constexpr (std::is_same_v<Params, q4j_attention_backward_params>) {
     if (p.forward != nullptr) p.forward = &c.attention_forward;

@@ -24,7 +24,9 @@ typedef struct q4j_context_options {
  * Opens the kernel pack in the shared library `path` and makes a context on it.
  *
  * base_path: a second pack on the same device that serves the operators the first leaves out, or NULL. The linear
- * operators (linear_forward, linear_backward_input, linear_weight_gradient, lora_weight_gradient) are borrowed as one group.
+ * operators (linear_forward, linear_backward_input, linear_weight_gradient, lora_weight_gradient) are borrowed as one group;
+ * pack_weight and unpack_weight always come from the pack that serves it, because the layout is that pack's own. The
+ * paged_store operators are a group too.
  *
  * Errors: Q4J_INVALID_ARGUMENT when the library cannot be opened or has another ABI version,
  * Q4J_UNSUPPORTED when this machine lacks the device or the instructions the pack needs.

@@ -121,6 +121,67 @@ typedef struct q4j_dequantize_int8_rowwise_params {
 
 q4j_status q4j_dequantize_int8_rowwise(q4j_context* context, const q4j_dequantize_int8_rowwise_params* params);
 
+/**
+ * Row-wise FP8 E4M3 (no infinities, largest value 448): scale = absmax(row) / 448, code = x / scale rounded to the nearest E4M3
+ * value, half to even, saturating at 448. A row of zeros has scale 0 and codes 0. NaN is kept: a row that holds one has a NaN
+ * scale, a row with an infinity an infinite one, and dequantizes to NaN.
+ */
+typedef struct q4j_quantize_fp8_rowwise_params {
+  uint32_t size;
+  int32_t dtype; /* of `input`: f32, bf16, f16 */
+  int64_t rows;
+  int64_t cols;
+  const void* input; /* [rows, cols] */
+  void* codes;       /* E4M3 [rows, cols] */
+  void* row_scale;   /* f32 [rows] */
+} q4j_quantize_fp8_rowwise_params;
+
+q4j_status q4j_quantize_fp8_rowwise(q4j_context* context, const q4j_quantize_fp8_rowwise_params* params);
+
+typedef struct q4j_dequantize_fp8_rowwise_params {
+  uint32_t size;
+  int32_t dtype; /* of `output`: f32, bf16, f16 */
+  int64_t rows;
+  int64_t cols;
+  const void* codes;
+  const void* row_scale;
+  void* output; /* value * row_scale in f32, then rounded to dtype */
+} q4j_dequantize_fp8_rowwise_params;
+
+q4j_status q4j_dequantize_fp8_rowwise(q4j_context* context, const q4j_dequantize_fp8_rowwise_params* params);
+
+/* ------------------------------------------------------------------ compute layout */
+
+/**
+ * Rearranges a canonical 4-bit weight into the pack's own compute layout: one layout serves every linear operator, keeps
+ * double-quantized codes as codes, and loses nothing (unpack_weight gives the canonical bytes back). The layout is private to
+ * the pack, and to its build: store canonical weights.
+ *
+ * `packed_bytes` receives the size of the packed weight; with packed = NULL that is all that happens (data pointers of the
+ * weight may then be NULL). Linear operators take the result as a q4j_weight with layout = Q4J_LAYOUT_PACKED.
+ */
+typedef struct q4j_pack_weight_params {
+  uint32_t size;
+  int32_t reserved;
+  const q4j_weight* weight; /* canonical, 4-bit */
+  void* packed;             /* u8 [*packed_bytes], 64-byte aligned, or NULL */
+  int64_t* packed_bytes;    /* host memory */
+} q4j_pack_weight_params;
+
+q4j_status q4j_pack_weight(q4j_context* context, const q4j_pack_weight_params* params);
+
+/** The canonical bytes of a packed weight: what pack_weight was given, bit for bit (pad nibble of an odd count included). */
+typedef struct q4j_unpack_weight_params {
+  uint32_t size;
+  int32_t reserved;
+  const q4j_weight* weight; /* packed */
+  void* data;               /* u8 [(rows * cols + 1) / 2] */
+  void* absmax;             /* f32 [blocks], or u8 [blocks] with nested_block_size */
+  void* nested_absmax;      /* f32 [ceil(blocks / nested_block_size)], or NULL without */
+} q4j_unpack_weight_params;
+
+q4j_status q4j_unpack_weight(q4j_context* context, const q4j_unpack_weight_params* params);
+
 /* ------------------------------------------------------------------ linear */
 
 /**
@@ -129,6 +190,11 @@ q4j_status q4j_dequantize_int8_rowwise(q4j_context* context, const q4j_dequantiz
  * `xa` is an output kept for the backward: f32 [m, rank], contiguous. With Q4J_LORA_FAST and bf16 it holds values already
  * rounded to bf16. `residual` may equal `y`. With y = NULL only xa is computed (a recomputed layer whose output nobody reads
  * needs no base product).
+ *
+ * INT8 with bf16 activations: every row of x is quantized by quantize_int8_rowwise's rule without outliers, the product of
+ * the codes is summed exactly, and x * W^T = sum * (absmax(x row) * absmax(W row)) * (1 / 127^2), in f32. The branch takes x
+ * as it is. INT8 with f32 activations and FP8 are weight-only: the dequantized weight is multiplied. The gradient to the input
+ * uses the dequantized weight always.
  */
 typedef struct q4j_linear_forward_params {
   uint32_t size;
@@ -540,6 +606,149 @@ typedef struct q4j_adamw_params {
 } q4j_adamw_params;
 
 q4j_status q4j_adamw(q4j_context* context, const q4j_adamw_params* params);
+
+/**
+ * AdamW with both moments in 8 bits: blockwise codes of the signed (first) and unsigned (second) dynamic map, one f32 absmax
+ * per block, bitsandbytes' format. f32 arithmetic, every operation below rounded on its own, so that all packs give the same
+ * bits: b1, b2, eps, c1 = 1 - beta1, c2 = 1 - beta2, decay = 1 - learning_rate * weight_decay, step = learning_rate / (1 -
+ * beta1^t) and root = sqrt(1 - beta2^t) are computed in f64 and rounded once to f32; g = gradient * gradient_scale;  m = b1 *
+ * (map[code] * absmax) + c1 * g;  v = b2 * (map[code] * absmax) + c2 * (g * g); p = p * decay - step * (m / (sqrt(v) / root +
+ * eps)). The parameter uses m and v before they are coded again (exact nearest code, ties to the lower index). A NaN moment
+ * does not count towards its block's absmax and gets code 0, so that the block's other elements stay what they were; its
+ * parameter is NaN.
+ */
+typedef struct q4j_adamw_8bit_params {
+  uint32_t size;
+  int32_t count;
+  int64_t t; /* 1 for the first step */
+  double learning_rate;
+  double beta1;
+  double beta2;
+  double eps;
+  float gradient_scale;
+  int32_t block_size; /* 256 in bitsandbytes */
+  const int64_t* lengths;
+  const float* weight_decays;
+  void* const* parameters;           /* f32 */
+  const void* const* gradients;      /* f32 */
+  void* const* first_moment_codes;   /* u8 */
+  void* const* first_moment_absmax;  /* f32 [ceil(length / block_size)]; all zero before the first step */
+  void* const* second_moment_codes;  /* u8 */
+  void* const* second_moment_absmax; /* f32 [ceil(length / block_size)]; all zero before the first step */
+} q4j_adamw_8bit_params;
+
+q4j_status q4j_adamw_8bit(q4j_context* context, const q4j_adamw_8bit_params* params);
+
+/* ------------------------------------------------------------------ paged store */
+
+/** How a paged store moves pages. */
+typedef enum q4j_paging {
+  Q4J_PAGING_AUTO = 0, /* the pack's best */
+  Q4J_PAGING_COPIES =
+      1, /* pages in host memory (pinned, on a GPU), copied to and from resident frames on streams of their own */
+  Q4J_PAGING_MANAGED =
+      2 /* managed memory with prefetches, as bitsandbytes pages; where the device can access it concurrently */
+} q4j_paging;
+
+/**
+ * A paged store holds `pages` pages of `page_bytes` bytes, of which at most `resident_bytes` are in device memory at a time:
+ * for optimizer states that are read and written once a step, in an order that is known beforehand.
+ *
+ * A caller acquires a page, submits work on it to the context's stream, releases it and goes on; it never waits. The store
+ * makes the stream wait for the page to arrive, fetches pages ahead by the plan and writes dirty pages back behind the work.
+ * Pages start as zeros. With a budget for all pages nothing is ever moved. A store belongs to the context it was made on, is
+ * used by one thread at a time and must be destroyed before the context.
+ *
+ * Errors: Q4J_INVALID_ARGUMENT when the budget holds fewer than two pages (or one, of a one-page store),
+ * Q4J_UNSUPPORTED for a strategy the device lacks, Q4J_OUT_OF_DEVICE_MEMORY when frames or host pages cannot be allocated.
+ */
+typedef struct q4j_paged_store_create_params {
+  uint32_t size;
+  int32_t strategy; /* q4j_paging */
+  int64_t pages;
+  int64_t page_bytes;     /* a multiple of 256 */
+  int64_t resident_bytes; /* device memory for pages; rounded down to whole pages */
+  const char* directory;  /* CPU packs that page to disk make their file here; NULL: host memory. Ignored on a GPU */
+  void** store;           /* receives the store */
+} q4j_paged_store_create_params;
+
+q4j_status q4j_paged_store_create(q4j_context* context, const q4j_paged_store_create_params* params);
+
+/** Waits for the store's own work and frees it. */
+typedef struct q4j_paged_store_destroy_params {
+  uint32_t size;
+  int32_t reserved;
+  void* store;
+} q4j_paged_store_destroy_params;
+
+q4j_status q4j_paged_store_destroy(q4j_context* context, const q4j_paged_store_destroy_params* params);
+
+/**
+ * The order in which pages will be acquired, again and again until a new plan. A hint: any other order is served too, but
+ * fetched only when it is asked for. Pages may repeat. count = 0 forgets the plan. The array is copied.
+ */
+typedef struct q4j_paged_store_plan_params {
+  uint32_t size;
+  int32_t reserved;
+  void* store;
+  int64_t count;
+  const int64_t* order; /* host memory */
+} q4j_paged_store_plan_params;
+
+q4j_status q4j_paged_store_plan(q4j_context* context, const q4j_paged_store_plan_params* params);
+
+/**
+ * Makes a page resident and keeps it so until it is released. Work submitted to the context's stream afterwards sees its
+ * content. An acquired page may be acquired again and is then released as often.
+ * Q4J_OUT_OF_DEVICE_MEMORY when every frame of the budget holds an acquired page.
+ */
+typedef struct q4j_paged_store_acquire_params {
+  uint32_t size;
+  int32_t reserved;
+  void* store;
+  int64_t page;
+  void** memory; /* host memory; receives the device address, 64-byte aligned */
+} q4j_paged_store_acquire_params;
+
+q4j_status q4j_paged_store_acquire(q4j_context* context, const q4j_paged_store_acquire_params* params);
+
+/** Ends an acquisition. dirty: the submitted work wrote to the page. */
+typedef struct q4j_paged_store_release_params {
+  uint32_t size;
+  int32_t dirty;
+  void* store;
+  int64_t page;
+} q4j_paged_store_release_params;
+
+q4j_status q4j_paged_store_release(q4j_context* context, const q4j_paged_store_release_params* params);
+
+/** Copies part of a page to or from host memory, for checkpoints; done when the call returns. The page need not be acquired. */
+typedef struct q4j_paged_store_copy_params {
+  uint32_t size;
+  int32_t to_host; /* 1: page to host; 0: host to page */
+  void* store;
+  int64_t page;
+  int64_t offset; /* bytes */
+  int64_t bytes;
+  void* host;
+} q4j_paged_store_copy_params;
+
+q4j_status q4j_paged_store_copy(q4j_context* context, const q4j_paged_store_copy_params* params);
+
+/** What the store holds and has done since it was made. The pointers are host memory; NULL ones are left out. */
+typedef struct q4j_paged_store_statistics_params {
+  uint32_t size;
+  int32_t reserved;
+  void* store;
+  int64_t* device_bytes; /* memory of the resident frames */
+  int64_t* host_bytes;   /* memory, or file, behind the pages */
+  int64_t* fetched;      /* pages copied to the device */
+  int64_t* written_back; /* pages copied from the device */
+  int64_t* hits;         /* acquisitions that found the page resident or on its way */
+  int64_t* misses;       /* acquisitions that had to start the fetch */
+} q4j_paged_store_statistics_params;
+
+q4j_status q4j_paged_store_statistics(q4j_context* context, const q4j_paged_store_statistics_params* params);
 
 #ifdef __cplusplus
 }

@@ -37,7 +37,19 @@ extern "C" {
   X(attention_forward)           \
   X(attention_backward)          \
   X(gradient_norm)               \
-  X(adamw)
+  X(adamw)                       \
+  X(quantize_fp8_rowwise)        \
+  X(dequantize_fp8_rowwise)      \
+  X(pack_weight)                 \
+  X(unpack_weight)               \
+  X(adamw_8bit)                  \
+  X(paged_store_create)          \
+  X(paged_store_destroy)         \
+  X(paged_store_plan)            \
+  X(paged_store_acquire)         \
+  X(paged_store_release)         \
+  X(paged_store_copy)            \
+  X(paged_store_statistics)
 
 /** The operators that need scratch memory. */
 #define Q4J_FOR_EACH_WORKSPACE(X) \

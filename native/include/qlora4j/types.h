@@ -48,9 +48,17 @@ typedef enum q4j_device_kind { Q4J_DEVICE_CPU = 0, Q4J_DEVICE_CUDA = 1 } q4j_dev
 /** How a weight matrix is stored. */
 typedef enum q4j_weight_format {
   Q4J_WEIGHT_DENSE = 0, /* elements of `dtype` */
-  Q4J_WEIGHT_NF4 = 1,   /* bitsandbytes NF4, canonical layout */
-  Q4J_WEIGHT_FP4 = 2    /* bitsandbytes FP4, canonical layout */
+  Q4J_WEIGHT_NF4 = 1,   /* bitsandbytes NF4 */
+  Q4J_WEIGHT_FP4 = 2,   /* bitsandbytes FP4 */
+  Q4J_WEIGHT_INT8 = 3,  /* row-wise INT8, see quantize_int8_rowwise */
+  Q4J_WEIGHT_FP8 = 4    /* row-wise FP8 E4M3, see quantize_fp8_rowwise */
 } q4j_weight_format;
+
+/** The order in which a 4-bit weight lies in memory. */
+typedef enum q4j_weight_layout {
+  Q4J_LAYOUT_CANONICAL = 0, /* bitsandbytes' */
+  Q4J_LAYOUT_PACKED = 1 /* the pack's own compute layout, made by pack_weight; only the linear operators of that pack read it */
+} q4j_weight_layout;
 
 /**
  * A weight matrix W of shape [rows, cols] = [out features, in features].
@@ -63,6 +71,13 @@ typedef enum q4j_weight_format {
  *   absmax[b] = dynamic_signed_map[code[b]] * nested_absmax[b / nested_block_size] + nested_offset
  * with a separate f32 multiply and add. The dequantized element is code_table[q] * absmax[b] in f32, rounded once, to
  * nearest even, to the type it is used in. `dtype` is the type the weight had before quantization.
+ *
+ * 4-bit (packed): `data` is what pack_weight made, `absmax` and `nested_absmax` are NULL (they are part of it); all other
+ * fields are as for the canonical weight it was made from.
+ *
+ * INT8: `data` i8 [rows, cols], contiguous, `absmax` f32 [rows]; an element is (code * absmax) * (1.0f / 127).
+ * FP8: `data` E4M3 [rows, cols], contiguous, `absmax` f32 [rows], which holds the row's scale; an element is value * scale.
+ * Both in f32, rounded once to the type it is used in.
  */
 typedef struct q4j_weight {
   uint32_t size;
@@ -77,6 +92,8 @@ typedef struct q4j_weight {
   const void* data;
   const void* absmax;
   const void* nested_absmax;
+  int32_t layout; /* q4j_weight_layout; 4-bit only */
+  int32_t reserved;
 } q4j_weight;
 
 /**

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "cpu_operators.h"
+#include "error.h"
 #include "gemm.h"
 #include "pack_context.h"
 #include "support/philox.h"
@@ -37,6 +38,15 @@ Operand dense(const void* data, int32_t dtype, int64_t ld, bool contract_rows) {
 
 // The branch computes in bf16 where the call does and the user did not ask for more.
 bool branch_in_bf16(int32_t dtype, const q4j_lora& lora) { return dtype == Q4J_BF16 && lora.compute == Q4J_LORA_FAST; }
+
+// The weights these kernels read.
+q4j_status check_weight(const char* operation, const q4j_weight* weight) {
+  const bool known = weight == nullptr || (weight->format <= Q4J_WEIGHT_FP4 && weight->layout == Q4J_LAYOUT_CANONICAL);
+  Q4J_REQUIRE(known, Q4J_UNSUPPORTED,
+              "%s: this pack multiplies dense, NF4 and FP4 weights in the canonical layout, found format %d, layout %d",
+              operation, weight->format, weight->layout);
+  return Q4J_OK;
+}
 
 // xa = dropout(x) * a^T
 Product forward_xa(const q4j_linear_forward_params& p) {
@@ -127,6 +137,7 @@ Product backward_dx(const q4j_linear_backward_input_params& p) {
 }  // namespace
 
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
+  Q4J_RETURN_IF_ERROR(check_weight("linear_forward", params->weight));
   // Pointers may still be NULL here, so y counts as wanted, and dx below.
   *bytes = multiply_workspace_size(context->pool, forward_y(*params));
   if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, forward_xa(*params)));
@@ -141,6 +152,7 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
 
 q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
                                                 int64_t* bytes) {
+  Q4J_RETURN_IF_ERROR(check_weight("linear_backward_input", params->weight));
   *bytes = params->weight == nullptr ? 0 : multiply_workspace_size(context->pool, backward_dx(*params));
   if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, backward_dyb(*params)));
   return Q4J_OK;

@@ -124,6 +124,15 @@ class Check {
     return *this;
   }
 
+  /** NULL or a multiple of `alignment`. */
+  Check& aligned(const char* name, const void* value, uintptr_t alignment, int line = __builtin_LINE()) {
+    if (ok() && reinterpret_cast<uintptr_t>(value) % alignment != 0) {
+      fail_at(line, "%s: %s must be aligned to %lld bytes, found %p", operation_, name, ll(static_cast<int64_t>(alignment)),
+              value);
+    }
+    return *this;
+  }
+
   Check& that(bool condition, const char* expectation, int64_t found, int line = __builtin_LINE()) {
     if (ok() && !condition) fail_at(line, "%s: %s, found %lld", operation_, expectation, ll(found));
     return *this;

@@ -15,12 +15,6 @@ namespace {
 
 using q4j::loader::OpenPack;
 
-// The linear operators hand each other xa and dyb in the rounding of one pack, and may come to share a weight layout.
-bool is_linear(const char* name) {
-  return std::strcmp(name, "linear_forward") == 0 || std::strcmp(name, "linear_backward_input") == 0 ||
-         std::strcmp(name, "linear_weight_gradient") == 0 || std::strcmp(name, "lora_weight_gradient") == 0;
-}
-
 bool has_all_linear(const OpenPack& pack) {
   return pack.find(&q4j_pack_operators::linear_forward) != nullptr &&
          pack.find(&q4j_pack_operators::linear_backward_input) != nullptr &&
@@ -28,14 +22,34 @@ bool has_all_linear(const OpenPack& pack) {
          pack.find(&q4j_pack_operators::lora_weight_gradient) != nullptr;
 }
 
+/** What an operator shares with others, which decides who may serve it. */
+enum class Group {
+  kNone,
+  kLinear,     // hand each other xa and dyb in the rounding of one pack, and share its weight layout
+  kLayout,     // make and read that layout
+  kPagedStore  // a store is an object of the pack that made it
+};
+
+Group group_of(const char* name) {
+  if (std::strcmp(name, "linear_forward") == 0 || std::strcmp(name, "linear_backward_input") == 0 ||
+      std::strcmp(name, "linear_weight_gradient") == 0 || std::strcmp(name, "lora_weight_gradient") == 0) {
+    return Group::kLinear;
+  }
+  if (std::strcmp(name, "pack_weight") == 0 || std::strcmp(name, "unpack_weight") == 0) return Group::kLayout;
+  return std::strncmp(name, "paged_store_", 12) == 0 ? Group::kPagedStore : Group::kNone;
+}
+
 void resolve_providers(q4j_context& context) {
   const bool borrow_linear = context.base.is_open() && !has_all_linear(context.pack);
-#define Q4J_RESOLVE(operator_name)                                                                                    \
-  {                                                                                                                   \
-    const bool own = context.pack.find(&q4j_pack_operators::operator_name) != nullptr;                                \
-    const bool borrowed = context.base.is_open() && context.base.find(&q4j_pack_operators::operator_name) != nullptr; \
-    const bool prefer_base = borrow_linear && is_linear(#operator_name);                                              \
-    context.provider.operator_name = own && !prefer_base ? &context.pack : borrowed ? &context.base : nullptr;        \
+  const bool borrow_store = context.base.is_open() && context.pack.find(&q4j_pack_operators::paged_store_create) == nullptr;
+#define Q4J_RESOLVE(operator_name)                                                                                        \
+  {                                                                                                                       \
+    const Group group = group_of(#operator_name);                                                                         \
+    const bool own = context.pack.find(&q4j_pack_operators::operator_name) != nullptr;                                    \
+    const bool borrowed = context.base.is_open() && context.base.find(&q4j_pack_operators::operator_name) != nullptr;     \
+    const bool from_base = ((group == Group::kLinear || group == Group::kLayout) && borrow_linear) ||                     \
+                           (group == Group::kPagedStore && borrow_store) || (group == Group::kNone && !own);              \
+    context.provider.operator_name = !from_base && own ? &context.pack : from_base && borrowed ? &context.base : nullptr; \
   }
   Q4J_FOR_EACH_OPERATOR(Q4J_RESOLVE)
 #undef Q4J_RESOLVE

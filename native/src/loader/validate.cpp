@@ -14,20 +14,32 @@ constexpr int32_t max_rank = 65536;
 constexpr int32_t max_heads = 65536;
 
 void check_weight(Check& c, const q4j_weight& w) {
-  c.in_range("weight.format", w.format, Q4J_WEIGHT_DENSE, Q4J_WEIGHT_FP4)
+  const bool packed = w.layout == Q4J_LAYOUT_PACKED;
+  c.in_range("weight.format", w.format, Q4J_WEIGHT_DENSE, Q4J_WEIGHT_FP8)
+      .in_range("weight.layout", w.layout, Q4J_LAYOUT_CANONICAL, is_4bit(w.format) ? Q4J_LAYOUT_PACKED : Q4J_LAYOUT_CANONICAL)
       .float_type("weight.dtype", w.dtype)
       .size("weight.rows", w.rows)
       .size("weight.cols", w.cols)
       .elements("weight", w.rows, w.cols)
       .pointer("weight.data", w.data);
-  if (!is_4bit(w.format)) {
+  if (w.format == Q4J_WEIGHT_DENSE) {
     c.leading_dimension("weight.ld", w.ld, w.rows, w.cols);
     return;
   }
-  c.block_size("weight.block_size", w.block_size).pointer("weight.absmax", w.absmax);
+  c.pointer("weight.absmax", w.absmax, !packed);
+  if (!is_4bit(w.format)) return;
+  c.block_size("weight.block_size", w.block_size);
   if (w.nested_block_size != 0) {
-    c.block_size("weight.nested_block_size", w.nested_block_size).pointer("weight.nested_absmax", w.nested_absmax);
+    c.block_size("weight.nested_block_size", w.nested_block_size).pointer("weight.nested_absmax", w.nested_absmax, !packed);
   }
+}
+
+/** A 4-bit weight in one of the two layouts. */
+void check_4bit_weight(Check& c, const q4j_weight* w, q4j_weight_layout layout) {
+  c.given("weight", w);
+  if (!c.ok()) return;
+  c.in_range("weight.format", w->format, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4).in_range("weight.layout", w->layout, layout, layout);
+  check_weight(c, *w);
 }
 
 /** The branch's options. Its factors are checked where they are read. */
@@ -106,13 +118,11 @@ q4j_status validate(const q4j_quantize_4bit_params& p, Phase phase) {
 
 q4j_status validate(const q4j_dequantize_4bit_params& p, Phase phase) {
   Check c("dequantize_4bit", phase);
-  c.float_type("dtype", p.dtype).given("weight", p.weight);
-  if (!c.ok()) return c.status();
-  const q4j_weight& w = *p.weight;
-  c.in_range("weight.format", w.format, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4);
-  check_weight(c, w);
+  c.float_type("dtype", p.dtype);
+  check_4bit_weight(c, p.weight, Q4J_LAYOUT_CANONICAL);
   c.pointer("output", p.output);
   if (c.ok()) {
+    const q4j_weight& w = *p.weight;
     const int64_t n = w.rows * w.cols;
     c.apart(array("output", p.output, n, dtype_bytes(p.dtype)), array("weight.data", w.data, ceil_div(n, 2), 1));
   }
@@ -172,6 +182,58 @@ q4j_status validate(const q4j_dequantize_int8_rowwise_params& p, Phase phase) {
   if (c.ok() && some) {
     c.apart(array("output", p.output, p.rows * p.cols, dtype_bytes(p.dtype)), array("codes", p.codes, p.rows * p.cols, 1));
   }
+  return c.status();
+}
+
+q4j_status validate(const q4j_quantize_fp8_rowwise_params& p, Phase phase) {
+  Check c("quantize_fp8_rowwise", phase);
+  const bool some = p.rows > 0;
+  c.float_type("dtype", p.dtype)
+      .count("rows", p.rows)
+      .size("cols", p.cols)
+      .elements("input", p.rows, p.cols)
+      .pointer("input", p.input, some)
+      .pointer("codes", p.codes, some)
+      .pointer("row_scale", p.row_scale, some);
+  if (c.ok() && some) {
+    const Region input = array("input", p.input, p.rows * p.cols, dtype_bytes(p.dtype));
+    c.apart(array("codes", p.codes, p.rows * p.cols, 1), input).apart(array("row_scale", p.row_scale, p.rows, 4), input);
+  }
+  return c.status();
+}
+
+q4j_status validate(const q4j_dequantize_fp8_rowwise_params& p, Phase phase) {
+  Check c("dequantize_fp8_rowwise", phase);
+  const bool some = p.rows > 0;
+  c.float_type("dtype", p.dtype)
+      .count("rows", p.rows)
+      .size("cols", p.cols)
+      .elements("codes", p.rows, p.cols)
+      .pointer("codes", p.codes, some)
+      .pointer("row_scale", p.row_scale, some)
+      .pointer("output", p.output, some);
+  if (c.ok() && some) {
+    c.apart(array("output", p.output, p.rows * p.cols, dtype_bytes(p.dtype)), array("codes", p.codes, p.rows * p.cols, 1));
+  }
+  return c.status();
+}
+
+q4j_status validate(const q4j_pack_weight_params& p, Phase) {
+  // With packed = NULL only the size is asked for, and the weight's memory is not read.
+  Check c("pack_weight", p.packed != nullptr ? Phase::run : Phase::measure);
+  c.given("packed_bytes", p.packed_bytes);
+  check_4bit_weight(c, p.weight, Q4J_LAYOUT_CANONICAL);
+  c.aligned("packed", p.packed, 64);
+  return c.status();
+}
+
+q4j_status validate(const q4j_unpack_weight_params& p, Phase phase) {
+  Check c("unpack_weight", phase);
+  check_4bit_weight(c, p.weight, Q4J_LAYOUT_PACKED);
+  if (!c.ok()) return c.status();
+  c.pointer("data", p.data)
+      .pointer("absmax", p.absmax)
+      .pointer("nested_absmax", p.nested_absmax, p.weight->nested_block_size != 0);
   return c.status();
 }
 
@@ -543,32 +605,110 @@ q4j_status validate(const q4j_gradient_norm_params& p, Phase phase) {
   return c.status();
 }
 
-q4j_status validate(const q4j_adamw_params& p, Phase phase) {
-  Check c("adamw", phase);
+namespace {
+
+/** The options both AdamW operators share. */
+template <typename Params>
+void check_adamw(Check& c, const Params& p) {
   c.in_range("count", p.count, 0, INT32_MAX)
       .in_range("t", p.t, 1, INT64_MAX)
       .at_least_zero("learning_rate", p.learning_rate)
       .fraction("beta1", p.beta1)
       .fraction("beta2", p.beta2)
       .at_least_zero("eps", p.eps);
-  if (p.count > 0) {
-    c.given("lengths", p.lengths)
-        .given("weight_decays", p.weight_decays)
-        .given("parameters", p.parameters)
-        .given("gradients", p.gradients)
-        .given("first_moments", p.first_moments)
-        .given("second_moments", p.second_moments);
-  }
+  if (p.count > 0) c.given("lengths", p.lengths).given("weight_decays", p.weight_decays);
   for (int32_t t = 0; t < p.count && c.ok(); ++t) {
     c.count("lengths[t]", p.lengths[t]).at_least_zero("weight_decays[t]", static_cast<double>(p.weight_decays[t]));
-    if (!c.ok() || p.lengths[t] == 0) continue;
-    const char* missing = p.parameters[t] == nullptr       ? "parameters"
-                          : p.gradients[t] == nullptr      ? "gradients"
-                          : p.first_moments[t] == nullptr  ? "first_moments"
-                          : p.second_moments[t] == nullptr ? "second_moments"
-                                                           : nullptr;
-    if (missing != nullptr) c.fail_at(__LINE__, "adamw: %s[%d] is NULL", missing, t);
   }
+}
+
+/** A host array of device pointers, one for every tensor that has elements. */
+template <typename Pointer>
+void check_pointers(Check& c, const char* name, const Pointer* pointers, const int64_t* lengths, int32_t count) {
+  if (count > 0) c.given(name, pointers);
+  for (int32_t t = 0; t < count && c.ok(); ++t) {
+    if (lengths[t] > 0 && pointers[t] == nullptr) c.fail_at(__LINE__, "%s: %s[%d] is NULL", c.operation(), name, t);
+  }
+}
+
+}  // namespace
+
+q4j_status validate(const q4j_adamw_params& p, Phase phase) {
+  Check c("adamw", phase);
+  check_adamw(c, p);
+  check_pointers(c, "parameters", p.parameters, p.lengths, p.count);
+  check_pointers(c, "gradients", p.gradients, p.lengths, p.count);
+  check_pointers(c, "first_moments", p.first_moments, p.lengths, p.count);
+  check_pointers(c, "second_moments", p.second_moments, p.lengths, p.count);
+  return c.status();
+}
+
+q4j_status validate(const q4j_adamw_8bit_params& p, Phase phase) {
+  Check c("adamw_8bit", phase);
+  c.block_size("block_size", p.block_size);
+  check_adamw(c, p);
+  check_pointers(c, "parameters", p.parameters, p.lengths, p.count);
+  check_pointers(c, "gradients", p.gradients, p.lengths, p.count);
+  check_pointers(c, "first_moment_codes", p.first_moment_codes, p.lengths, p.count);
+  check_pointers(c, "first_moment_absmax", p.first_moment_absmax, p.lengths, p.count);
+  check_pointers(c, "second_moment_codes", p.second_moment_codes, p.lengths, p.count);
+  check_pointers(c, "second_moment_absmax", p.second_moment_absmax, p.lengths, p.count);
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_create_params& p, Phase phase) {
+  Check c("paged_store_create", phase);
+  c.given("store", p.store)
+      .in_range("strategy", p.strategy, Q4J_PAGING_AUTO, Q4J_PAGING_MANAGED)
+      .size("pages", p.pages)
+      .size("page_bytes", p.page_bytes)
+      .elements("pages * page_bytes", p.pages, p.page_bytes)
+      .that(p.page_bytes % 256 == 0, "page_bytes must be a multiple of 256", p.page_bytes)
+      .count("resident_bytes", p.resident_bytes);
+  if (c.ok() && p.resident_bytes / p.page_bytes < (p.pages > 1 ? 2 : 1)) {
+    c.fail_at(__LINE__,
+              "paged_store_create: resident_bytes must hold two pages of %lld bytes, or one where there is one; found %lld",
+              static_cast<long long>(p.page_bytes), static_cast<long long>(p.resident_bytes));
+  }
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_destroy_params& p, Phase phase) {
+  Check c("paged_store_destroy", phase);
+  c.given("store", p.store);
+  return c.status();
+}
+
+// Page numbers and ranges are checked by the pack, which alone knows the store.
+q4j_status validate(const q4j_paged_store_plan_params& p, Phase phase) {
+  Check c("paged_store_plan", phase);
+  c.given("store", p.store).count("count", p.count);
+  if (p.count > 0) c.given("order", p.order);
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_acquire_params& p, Phase phase) {
+  Check c("paged_store_acquire", phase);
+  c.given("store", p.store).count("page", p.page).given("memory", p.memory);
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_release_params& p, Phase phase) {
+  Check c("paged_store_release", phase);
+  c.given("store", p.store).count("page", p.page).flag("dirty", p.dirty);
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_copy_params& p, Phase phase) {
+  Check c("paged_store_copy", phase);
+  c.given("store", p.store).count("page", p.page).flag("to_host", p.to_host).count("offset", p.offset).count("bytes", p.bytes);
+  if (p.bytes > 0) c.given("host", p.host);
+  return c.status();
+}
+
+q4j_status validate(const q4j_paged_store_statistics_params& p, Phase phase) {
+  Check c("paged_store_statistics", phase);
+  c.given("store", p.store);
   return c.status();
 }
 

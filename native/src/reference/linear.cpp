@@ -1,15 +1,40 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** y = x W^T + bias + s xa b^T + residual, its gradient to x, and the weight gradient of a linear that is trained itself. */
+#include <cmath>
 #include <cstring>
 
 #include "matrix.h"
 
 namespace q4j::reference {
 
+namespace {
+
+/** A row of x in LLM.int8's codes: widened to double, which holds every code and every sum of products exactly. */
+struct Int8Row {
+  double absmax;
+
+  Int8Row(const float* x, int64_t n, float* codes) {
+    float largest = 0.0f;
+    for (int64_t c = 0; c < n; ++c) largest = absmax_of(largest, x[c]);
+    const float scale = 127.0f / largest;
+    for (int64_t c = 0; c < n; ++c) {
+      const float scaled = x[c] * scale;
+      codes[c] = std::fabs(scaled) <= 127.5f ? std::nearbyint(scaled) : 0.0f;  // NaN: a row of zeros, or a NaN in it
+    }
+    absmax = static_cast<double>(largest);
+  }
+};
+
+/** Whether the codes of x and W are multiplied, rather than their values. */
+bool multiplies_codes(const q4j_linear_forward_params& p) { return p.weight->format == Q4J_WEIGHT_INT8 && p.dtype == Q4J_BF16; }
+
+}  // namespace
+
 q4j_status linear_forward_workspace_size(q4j_pack_context*, const q4j_linear_forward_params* p, int64_t* bytes) {
   Scratch scratch(nullptr);
-  scratch.take<float>(p->m * p->weight->cols);  // x, widened
-  scratch.take<float>(p->weight->cols);         // one row of W, or of x after dropout
+  scratch.take<float>(p->m * p->weight->cols);           // x, widened
+  scratch.take<float>(p->weight->cols);                  // one row of W, or of x after dropout
+  if (multiplies_codes(*p)) scratch.take<double>(p->m);  // absmax of x's rows
   *bytes = scratch.used();
   return Q4J_OK;
 }
@@ -22,6 +47,7 @@ q4j_status linear_forward(q4j_pack_context*, const q4j_linear_forward_params* p)
   float* row = scratch.take<float>(k);
   widen(p->x, p->dtype, p->m, k, p->ldx, x);
 
+  const q4j_weight weight = canonical(*p->weight);
   const q4j_lora* lora = has_branch(p->lora) ? p->lora : nullptr;
   const int64_t rank = lora != nullptr ? lora->rank : 0;
   const bool rounds = lora != nullptr && rounds_to_bf16(*lora, p->dtype);
@@ -39,15 +65,27 @@ q4j_status linear_forward(q4j_pack_context*, const q4j_linear_forward_params* p)
   }
 
   if (p->y == nullptr) return Q4J_OK;
+  const bool codes = multiplies_codes(*p);
+  double* x_absmax = codes ? scratch.take<double>(p->m) : nullptr;
+  for (int64_t i = 0; i < p->m && codes; ++i)
+    x_absmax[i] = Int8Row(x + i * k, k, x + i * k).absmax;  // the branch is done with x
   with_type(p->dtype, [&](auto type) {
     using T = decltype(type);
     T* y = static_cast<T*>(p->y);
     const T* residual = static_cast<const T*>(p->residual);
     for (int64_t j = 0; j < n; ++j) {
-      load_weight_row(*p->weight, p->dtype, j, row);
+      double w_absmax = 0.0;
+      if (codes) {
+        for (int64_t c = 0; c < k; ++c) row[c] = static_cast<float>(static_cast<const int8_t*>(weight.data)[j * k + c]);
+        w_absmax = static_cast<double>(static_cast<const float*>(weight.absmax)[j]);
+      } else {
+        load_weight_row(weight, p->dtype, j, row);
+      }
       const double bias = p->bias == nullptr ? 0.0 : static_cast<double>(load(p->bias, p->bias_dtype, j));
       for (int64_t i = 0; i < p->m; ++i) {
-        double sum = dot(x + i * k, row, k) + bias;
+        double sum = dot(x + i * k, row, k);
+        if (codes) sum *= x_absmax[i] * w_absmax / (127.0 * 127.0);
+        sum += bias;
         double branch = 0.0;
         for (int64_t r = 0; r < rank; ++r) {
           branch += static_cast<double>(xa[i * rank + r]) * static_cast<double>(lora_factor(lora->b, j * rank + r, rounds));
@@ -94,9 +132,10 @@ q4j_status linear_backward_input(q4j_pack_context*, const q4j_linear_backward_in
   }
   if (p->dx == nullptr) return Q4J_OK;
 
+  const q4j_weight weight = canonical(*p->weight);
   for (int64_t i = 0; i < p->m * p->k; ++i) sum[i] = 0.0;
   for (int64_t j = 0; j < p->n; ++j) {
-    load_weight_row(*p->weight, p->dtype, j, row);
+    load_weight_row(weight, p->dtype, j, row);
     for (int64_t i = 0; i < p->m; ++i) add_scaled(sum + i * p->k, static_cast<double>(dy[i * p->n + j]), row, p->k);
   }
   with_type(p->dtype, [&](auto type) {

@@ -9,9 +9,54 @@
 
 namespace q4j::reference {
 
-/** Row `row` of W as it is multiplied: with bf16 activations every element is rounded once, to bf16; with f32 not at all. */
+/** Sizes of a 4-bit weight's parts, and where pack_weight puts them. */
+struct PackedParts {
+  int64_t data_bytes;
+  int64_t absmax_bytes;
+  int64_t nested_bytes;
+  int64_t absmax_at;
+  int64_t nested_at;
+  int64_t bytes;
+
+  explicit PackedParts(const q4j_weight& weight) {
+    const int64_t elements = weight.rows * weight.cols;
+    const int64_t blocks = ceil_div(elements, weight.block_size);
+    const bool nested = weight.nested_block_size != 0;
+    data_bytes = ceil_div(elements, 2);
+    absmax_bytes = blocks * (nested ? 1 : 4);
+    nested_bytes = nested ? ceil_div(blocks, weight.nested_block_size) * 4 : 0;
+    absmax_at = ceil_div(data_bytes, 64) * 64;
+    nested_at = absmax_at + ceil_div(absmax_bytes, 64) * 64;
+    bytes = nested_at + nested_bytes;
+  }
+};
+
+/** The canonical form of a weight in either layout; copies nothing. */
+static inline q4j_weight canonical(const q4j_weight& weight) {
+  if (weight.layout != Q4J_LAYOUT_PACKED) return weight;
+  const PackedParts parts(weight);
+  const auto* packed = static_cast<const unsigned char*>(weight.data);
+  q4j_weight result = weight;
+  result.layout = Q4J_LAYOUT_CANONICAL;
+  result.absmax = packed + parts.absmax_at;
+  result.nested_absmax = weight.nested_block_size != 0 ? packed + parts.nested_at : nullptr;
+  return result;
+}
+
+/**
+ * Row `row` of W as it is multiplied: with bf16 activations every element is rounded once, to bf16; with f32 not at all. The
+ * weight is canonical.
+ */
 static inline void load_weight_row(const q4j_weight& weight, int32_t compute_dtype, int64_t row, float* out) {
-  if (is_4bit(weight.format)) {
+  if (weight.format == Q4J_WEIGHT_INT8) {
+    const auto* codes = static_cast<const int8_t*>(weight.data) + row * weight.cols;
+    const float absmax = static_cast<const float*>(weight.absmax)[row];
+    for (int64_t c = 0; c < weight.cols; ++c) out[c] = static_cast<float>(codes[c]) * absmax * (1.0f / 127.0f);
+  } else if (weight.format == Q4J_WEIGHT_FP8) {
+    const auto* codes = static_cast<const e4m3*>(weight.data) + row * weight.cols;
+    const float scale = static_cast<const float*>(weight.absmax)[row];
+    for (int64_t c = 0; c < weight.cols; ++c) out[c] = to_f32(codes[c]) * scale;
+  } else if (is_4bit(weight.format)) {
     const std::array<float, 16>& values = values_4bit(weight.format);
     const uint8_t* packed = static_cast<const uint8_t*>(weight.data);
     const int64_t first = row * weight.cols;

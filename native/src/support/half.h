@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** bf16 and f16 as storage types. Conversions round to nearest even, keep subnormals, and NaN stays NaN. */
+/** bf16, f16 and FP8 E4M3 as storage types. Conversions round to nearest even, keep subnormals, and NaN stays NaN. */
 #ifndef QLORA4J_SUPPORT_HALF_H_
 #define QLORA4J_SUPPORT_HALF_H_
 
@@ -18,6 +18,13 @@ struct bf16 {
 /** Storage of one IEEE binary16. */
 struct f16 {
   uint16_t bits;
+};
+
+/**
+ * Storage of one FP8 E4M3 (Micikevicius et al. 2022; PyTorch's float8_e4m3fn): bias 7, no infinities, NaN is 0x7f and 0xff.
+ */
+struct e4m3 {
+  uint8_t bits;
 };
 
 static_assert(sizeof(bf16) == 2 && alignof(bf16) == 2, "bf16 is an array element");
@@ -52,6 +59,14 @@ static inline float to_f32(f16 value) {
   return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+static inline float to_f32(e4m3 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x80u) << 24;
+  const uint32_t magnitude = value.bits & 0x7fu;
+  if (magnitude == 0x7fu) return float_of(sign | 0x7fc00000u);
+  if (magnitude < 8u) return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-9f));  // zero or subnormal
+  return float_of(sign | ((magnitude << 20) + (120u << 23)));
+}
+
 static inline bf16 bf16_from_f32(float value) {
   const uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};  // keep NaN quiet
@@ -74,6 +89,22 @@ static inline f16 f16_from_f32(float value) {
   return {static_cast<uint16_t>(sign | ((magnitude + round - 0x38000000u) >> 13))};
 }
 
+/** Saturates: magnitudes above 448, infinity included, become 448. */
+static inline e4m3 e4m3_from_f32(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t sign = (bits >> 24) & 0x80u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint8_t>(sign | 0x7fu)};
+  if (magnitude >= 0x43e00000u) return {static_cast<uint8_t>(sign | 0x7eu)};  // 448
+  if (magnitude < 0x3c800000u) {
+    // Below 2^-6: adding 2^14 puts 2^-9 on the last place of the f32, so the addition itself rounds to nearest even.
+    const float shifted = float_of(magnitude) + 16384.0f;
+    return {static_cast<uint8_t>(sign | (bits_of(shifted) - bits_of(16384.0f)))};
+  }
+  const uint32_t round = 0x7ffffu + ((magnitude >> 20) & 1u);
+  return {static_cast<uint8_t>(sign | ((magnitude + round - (120u << 23)) >> 20))};
+}
+
 /** from_f32<T>(value): the nearest T. */
 template <typename T>
 static inline T from_f32(float value);
@@ -88,6 +119,10 @@ inline bf16 from_f32<bf16>(float value) {
 template <>
 inline f16 from_f32<f16>(float value) {
   return f16_from_f32(value);
+}
+template <>
+inline e4m3 from_f32<e4m3>(float value) {
+  return e4m3_from_f32(value);
 }
 
 /** The value rounded to bf16 and widened again. */

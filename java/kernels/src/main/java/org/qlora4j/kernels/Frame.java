@@ -30,6 +30,7 @@ import org.qlora4j.kernels.abi.q4j_rms_norm_backward_params;
 import org.qlora4j.kernels.abi.q4j_rms_norm_forward_params;
 import org.qlora4j.kernels.abi.q4j_rotary_params;
 import org.qlora4j.kernels.abi.q4j_weight;
+import org.qlora4j.kernels.abi.qlora4j;
 
 /**
  * The parameter structs of one pack, in one block of native memory that is allocated once and
@@ -216,7 +217,9 @@ final class Frame {
         .ld(value.format() == WeightFormat.DENSE ? value.data().rowStride() : value.cols())
         .data(pack.address(value.data()))
         .absmax(pack.address(value.absmax()))
-        .nested_absmax(pack.address(value.nestedAbsmax()));
+        .nested_absmax(pack.address(value.nestedAbsmax()))
+        .layout(qlora4j.Q4J_LAYOUT_CANONICAL)
+        .reserved(0);
   }
 
   /** Writes a LoRA term into the frame. */

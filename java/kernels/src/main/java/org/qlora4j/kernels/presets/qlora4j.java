@@ -34,9 +34,11 @@ public class qlora4j implements InfoMapper {
                 "q4j_dtype",
                 "q4j_device_kind",
                 "q4j_weight_format",
+                "q4j_weight_layout",
                 "q4j_lora_compute",
                 "q4j_map_8bit",
-                "q4j_activation")
+                "q4j_activation",
+                "q4j_paging")
             .cast()
             .valueTypes("int"));
     // Host arrays of device addresses are written as 64-bit integers, in one piece; JavaCPP would
@@ -46,6 +48,15 @@ public class qlora4j implements InfoMapper {
     addressArray(infoMap, "q4j_adamw_params", "gradients", "const void*const*");
     addressArray(infoMap, "q4j_adamw_params", "first_moments", "void*const*");
     addressArray(infoMap, "q4j_adamw_params", "second_moments", "void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "parameters", "void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "gradients", "const void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "first_moment_codes", "void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "first_moment_absmax", "void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "second_moment_codes", "void*const*");
+    addressArray(infoMap, "q4j_adamw_8bit_params", "second_moment_absmax", "void*const*");
+    // Host addresses that receive one device address or handle.
+    addressArray(infoMap, "q4j_paged_store_create_params", "store", "void**");
+    addressArray(infoMap, "q4j_paged_store_acquire_params", "memory", "void**");
   }
 
   private static void addressArray(InfoMap infoMap, String struct, String field, String type) {
