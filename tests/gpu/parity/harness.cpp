@@ -406,36 +406,82 @@ q4j_weight Run::weight(const WeightKind& kind, int64_t rows, int64_t cols, const
     const Tensor& dense = input(kind.dtype, rows, cols, values, layout);
     w.ld = dense.ld();
     w.data = dense.data();
-    return w;
+  } else if (kind.format == Q4J_WEIGHT_INT8 || kind.format == Q4J_WEIGHT_FP8) {
+    quantize_rowwise(kind, values, layout.offset, &w);
+  } else {
+    quantize_4bit(kind, values, layout.offset, &w);
   }
-  w.block_size = kind.block_size;
-  w.nested_block_size = kind.nested_block_size;
-  const int64_t n = rows * cols;
+  return w;
+}
+
+void Run::quantize_rowwise(const WeightKind& kind, const std::vector<float>& values, int64_t offset, q4j_weight* w) {
+  Run quantizer(reference_, reference_, options_, 0);
+  const Tensor& input = quantizer.input(kind.dtype, w->rows, w->cols, values);
+  const Tensor& codes = quantizer.output(Q4J_U8, w->rows, w->cols);
+  const Tensor& scales = quantizer.output(Q4J_F32, 1, w->rows);
+  if (kind.format == Q4J_WEIGHT_INT8) {
+    auto q = params<q4j_quantize_int8_rowwise_params>();
+    q.dtype = kind.dtype;
+    q.rows = w->rows;
+    q.cols = w->cols;
+    q.input = input.data();
+    q.codes = codes.data();
+    q.row_absmax = scales.data();
+    quantizer.call(q4j_quantize_int8_rowwise, q);
+  } else {
+    auto q = params<q4j_quantize_fp8_rowwise_params>();
+    q.dtype = kind.dtype;
+    q.rows = w->rows;
+    q.cols = w->cols;
+    q.input = input.data();
+    q.codes = codes.data();
+    q.row_scale = scales.data();
+    quantizer.call(q4j_quantize_fp8_rowwise, q);
+  }
+  w->data = input_bytes(Q4J_U8, w->rows, w->cols, codes.get(), {0, offset}).data();
+  w->absmax = input_bytes(Q4J_F32, 1, w->rows, scales.get()).data();
+}
+
+void Run::quantize_4bit(const WeightKind& kind, const std::vector<float>& values, int64_t offset, q4j_weight* w) {
+  w->block_size = kind.block_size;
+  w->nested_block_size = kind.nested_block_size;
+  const int64_t n = w->rows * w->cols;
   const int64_t blocks = (n + kind.block_size - 1) / kind.block_size;
   const int64_t nested = kind.nested_block_size;
   const int64_t nested_blocks = nested > 0 ? (blocks + nested - 1) / nested : 0;
   Run quantizer(reference_, reference_, options_, 0);
+  const Tensor& packed = quantizer.output(Q4J_U8, 1, (n + 1) / 2);
+  const Tensor& absmax = quantizer.output(nested > 0 ? Q4J_U8 : Q4J_F32, 1, blocks);
+  const Tensor& nested_absmax = quantizer.output(Q4J_F32, 1, nested_blocks);
+  const Tensor& nested_offset = quantizer.output(Q4J_F32, 1, 1);
   auto q = params<q4j_quantize_4bit_params>();
   q.format = kind.format;
   q.dtype = kind.dtype;
   q.block_size = kind.block_size;
   q.nested_block_size = kind.nested_block_size;
   q.n = n;
-  const Tensor& packed = quantizer.output(Q4J_U8, 1, (n + 1) / 2);
-  const Tensor& absmax = quantizer.output(nested > 0 ? Q4J_U8 : Q4J_F32, 1, blocks);
-  const Tensor& nested_absmax = quantizer.output(Q4J_F32, 1, nested_blocks);
-  const Tensor& offset = quantizer.output(Q4J_F32, 1, 1);
   q.input = quantizer.input(kind.dtype, 1, n, values).data();
   q.packed = packed.data();
   q.absmax = absmax.data();
   q.nested_absmax = nested > 0 ? nested_absmax.data() : nullptr;
-  q.nested_offset = nested > 0 ? offset.data() : nullptr;
+  q.nested_offset = nested > 0 ? nested_offset.data() : nullptr;
   quantizer.call(q4j_quantize_4bit, q4j_quantize_4bit_workspace_size, q);
-  if (nested > 0) w.nested_offset = at<float>(offset.get(), 0);
-  w.data = input_bytes(Q4J_U8, 1, packed.cols(), packed.get(), {0, layout.offset}).data();
-  w.absmax = input_bytes(absmax.dtype(), 1, blocks, absmax.get()).data();
-  w.nested_absmax = nested > 0 ? input_bytes(Q4J_F32, 1, nested_blocks, nested_absmax.get()).data() : nullptr;
-  return w;
+  if (nested > 0) w->nested_offset = at<float>(nested_offset.get(), 0);
+  w->data = input_bytes(Q4J_U8, 1, packed.cols(), packed.get(), {0, kind.packed ? 0 : offset}).data();
+  w->absmax = input_bytes(absmax.dtype(), 1, blocks, absmax.get()).data();
+  w->nested_absmax = nested > 0 ? input_bytes(Q4J_F32, 1, nested_blocks, nested_absmax.get()).data() : nullptr;
+  if (!kind.packed) return;
+  int64_t bytes = 0;
+  auto p = params<q4j_pack_weight_params>();
+  p.weight = w;
+  p.packed_bytes = &bytes;
+  call(q4j_pack_weight, p);
+  p.packed = output(Q4J_U8, 1, bytes).data();
+  call(q4j_pack_weight, p);
+  w->layout = Q4J_LAYOUT_PACKED;
+  w->data = p.packed;
+  w->absmax = nullptr;
+  w->nested_absmax = nullptr;
 }
 
 q4j_lora Run::lora(int32_t rank, int64_t n, int64_t k, int32_t compute, float dropout) {

@@ -261,6 +261,7 @@ struct WeightKind {
   int32_t dtype = Q4J_BF16;
   int32_t block_size = 64;
   int32_t nested_block_size = 0;
+  bool packed = false; /* 4-bit: rearranged by the pack's own pack_weight */
 };
 
 /** One execution of a case on one pack: its memory, its random numbers, what it computed. */
@@ -309,6 +310,9 @@ class Run {
   void check_guards() const;
 
  private:
+  void quantize_4bit(const WeightKind& kind, const std::vector<float>& values, int64_t offset, q4j_weight* w);
+  void quantize_rowwise(const WeightKind& kind, const std::vector<float>& values, int64_t offset, q4j_weight* w);
+
   const Context& pack_;
   const Context& reference_;
   const Options& options_;
