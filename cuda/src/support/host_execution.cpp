@@ -15,14 +15,30 @@
 #define Q4J_FIBERS_BY_UCONTEXT 1
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace q4j::cuda::host {
 
 namespace {
 
 constexpr int kLanes = 32;
 constexpr int kMostThreads = 1024;
+// Objects in the shared memory of a block; kernels declare a handful.
+constexpr size_t kMostObjects = 64;
+
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer lays zones that nobody may touch around every array of a frame, and lets no two variables share a slot.
+constexpr size_t kStackBytes = 256 * 1024;
+// Such zones lie around the objects in shared memory too. A multiple of every alignment.
+constexpr size_t kZone = 128;
+#else
 // Kernels keep their arrays in registers, so a frame is small; a guard page turns an overflow into a fault.
 constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kZone = 0;
+#endif
 
 [[noreturn]] void fiber_main();
 
@@ -96,6 +112,43 @@ void change(Registers& from, Registers& to) { q4j_cuda_host_switch(&from.stack_p
 
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+
+/** One side of a switch: AddressSanitizer must know which stack the thread is on, and keeps a second, fake one for each. */
+struct Side {
+  void* fake = nullptr;
+  const void* bottom = nullptr;
+  size_t bytes = 0;
+};
+
+/** Before the switch. `last`: nobody comes back to this side, whose fake stack is freed. */
+void leave(Side& from, const Side& to, bool last) {
+  __sanitizer_start_switch_fiber(last ? nullptr : &from.fake, to.bottom, to.bytes);
+  if (last) from.fake = nullptr;
+}
+
+/** After the switch, on the new stack; `from` learns where the old one lies. */
+void enter(const Side& to, Side& from) { __sanitizer_finish_switch_fiber(to.fake, &from.bottom, &from.bytes); }
+
+Side side_of(const void* stack, size_t bytes) { return {nullptr, stack, bytes}; }
+bool keeps_fake_stack(const Side& side) { return side.fake != nullptr; }
+
+/** Nothing may touch these bytes, or everything may again. */
+void forbid(void* memory, size_t bytes) { ASAN_POISON_MEMORY_REGION(memory, bytes); }
+void allow(void* memory, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(memory, bytes); }
+
+#else
+
+struct Side {};
+void leave(Side&, const Side&, bool) {}
+void enter(const Side&, Side&) {}
+Side side_of(const void*, size_t) { return {}; }
+bool keeps_fake_stack(const Side&) { return false; }
+void forbid(void*, size_t) {}
+void allow(void*, size_t) {}
+
+#endif
+
 /** A stack of its own with a guard page below. */
 class Stack {
  public:
@@ -108,7 +161,10 @@ class Stack {
   }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
-  ~Stack() { munmap(base_, page_ + kStackBytes); }
+  ~Stack() {
+    allow(memory(), kStackBytes);
+    munmap(base_, page_ + kStackBytes);
+  }
 
   unsigned char* memory() const { return base_ + page_; }
 
@@ -151,11 +207,12 @@ struct Block {
   std::vector<SharedObject> objects;
   int arrived = 0;
   size_t shared_used = 0;
-  alignas(128) unsigned char shared[kSharedBytes];
+  alignas(128) unsigned char shared[kSharedBytes + (kMostObjects + 1) * kZone];
 };
 
 struct Fiber {
   Registers registers;
+  Side side;
   Stack stack;
   Place place;
   State state = State::kDone;
@@ -183,18 +240,21 @@ class Machine {
     for (int first = 0; first < blocks && error_[0] == '\0'; first += together) {
       start(first, together, threads, blocks);
       schedule(together * threads);
+      if (error_[0] != '\0') abandon(together * threads);
     }
     return error_[0] == '\0' ? nullptr : error_;
   }
 
   Fiber& fiber() { return *running_; }
 
-  void body() { body_->call(body_->state); }
+  void body() {
+    enter(running_->side, scheduler_side_);
+    body_->call(body_->state);
+  }
 
   void wait(State state) {
-    running_->state = state;
-    Fiber* self = running_;
-    change(self->registers, scheduler_);
+    suspend(state);
+    if (abandoned_) suspend(State::kDone);
   }
 
   /** Makes every fiber that waits with `state` ready, of one block or of all, except the running one. */
@@ -225,6 +285,31 @@ class Machine {
   }
 
  private:
+  void suspend(State state) {
+    Fiber& self = *running_;
+    self.state = state;
+    leave(self.side, scheduler_side_, state == State::kDone);
+    change(self.registers, scheduler_);
+    enter(self.side, scheduler_side_);
+  }
+
+  void resume(Fiber& fiber) {
+    running_ = &fiber;
+    leave(scheduler_side_, fiber.side, false);
+    change(scheduler_, fiber.registers);
+    enter(scheduler_side_, fiber.side);
+  }
+
+  /** After a launch that failed: fibers that wait hand back their fake stacks and do nothing else. */
+  void abandon(int count) {
+    abandoned_ = true;
+    for (int i = 0; i < count; ++i) {
+      Fiber& fiber = *fibers_[static_cast<size_t>(i)];
+      if (fiber.state != State::kDone && keeps_fake_stack(fiber.side)) resume(fiber);
+    }
+    abandoned_ = false;
+  }
+
   void start(int first, int together, int threads, int blocks) {
     live_ = together * threads;
     while (fibers_.size() < static_cast<size_t>(live_)) fibers_.push_back(std::make_unique<Fiber>());
@@ -235,13 +320,16 @@ class Machine {
       block.objects.clear();
       block.arrived = 0;
       block.shared_used = 0;
+      forbid(block.shared, sizeof block.shared);
       for (int t = 0; t < threads; ++t) {
         Fiber& fiber = *fibers_[static_cast<size_t>(b * threads + t)];
         fiber.place = {t, first + b, threads, blocks};
         fiber.state = State::kReady;
         fiber.exchanges = 0;
         fiber.block = &block;
+        allow(fiber.stack.memory(), kStackBytes);  // frames that nobody returned from left their zones
         prepare(fiber.registers, fiber.stack.memory(), kStackBytes);
+        fiber.side = side_of(fiber.stack.memory(), kStackBytes);
       }
     }
   }
@@ -276,8 +364,7 @@ class Machine {
       Fiber& fiber = *fibers_[static_cast<size_t>(first + (backwards ? kLanes - 1 - lane : lane))];
       if (fiber.state != State::kReady) continue;
       moved = true;
-      running_ = &fiber;
-      change(scheduler_, fiber.registers);
+      resume(fiber);
       if (error_[0] != '\0') return true;
     }
     return moved;
@@ -299,11 +386,13 @@ class Machine {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<std::unique_ptr<Block>> blocks_;
   Registers scheduler_{};
+  Side scheduler_side_;
   Fiber* running_ = nullptr;
   const Body* body_ = nullptr;
   int live_ = 0;
   int grid_arrived_ = 0;
   bool cooperative_ = false;
+  bool abandoned_ = false;
   char error_[256] = {};
 };
 
@@ -376,12 +465,13 @@ void* shared_memory(const void* tag, size_t bytes, size_t alignment) {
     if (object.tag == tag) return object.memory;
   }
   const size_t offset = (block.shared_used + alignment - 1) / alignment * alignment;
-  if (offset + bytes > kSharedBytes) {
+  if (offset + bytes > kSharedBytes || block.objects.size() == kMostObjects) {
     self.fail("asks for more shared memory than a block has");
     self.wait(State::kDone);  // never resumed: the launch has failed
   }
   block.shared_used = offset + bytes;
-  void* memory = block.shared + offset;
+  void* memory = block.shared + offset + (block.objects.size() + 1) * kZone;
+  allow(memory, bytes);
   std::memset(memory, 0xff, bytes);
   block.objects.push_back({tag, memory});
   return memory;
