@@ -2,9 +2,14 @@
 /** The GPU behind the pack `cuda`: finding it, its memory, its errors. */
 #include <cuda_runtime_api.h>
 
+#include <mutex>
+#include <set>
+#include <utility>
+
 #include "error.h"
 #include "pack/context.h"
 #include "pack/cuda_status.h"
+#include "support/launch.h"
 
 namespace q4j::cuda {
 
@@ -101,6 +106,28 @@ q4j_status describe_device(const q4j_context_options* options, q4j_pack_context*
   context->stream = options == nullptr ? nullptr : options->stream;
   context->multiprocessors = multiprocessors;
   context->cooperative = cooperative != 0;
+  return Q4J_OK;
+}
+
+q4j_status allow_shared_memory(const q4j_pack_context& context, const void* kernel, const char* name, int bytes) {
+  constexpr int kWithoutAsking = 48 * 1024;
+  if (bytes <= kWithoutAsking) return Q4J_OK;
+  // The permission belongs to the process, not to a context. It is always for all that the device has, so that no kernel is
+  // ever granted less than before.
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int32_t>> allowed;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const std::pair<const void*, int32_t> key(kernel, context.device);
+  if (allowed.count(key) != 0) return Q4J_OK;
+  int most = 0;
+  Q4J_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device));
+  cudaFuncAttributes attributes = {};
+  Q4J_CUDA(cudaFuncGetAttributes(&attributes, kernel));
+  most -= static_cast<int>(attributes.sharedSizeBytes);
+  Q4J_REQUIRE(bytes <= most, Q4J_UNSUPPORTED, "%s needs %d bytes of shared memory per block, device %d has %d", name, bytes,
+              context.device, most);
+  Q4J_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
+  allowed.insert(key);
   return Q4J_OK;
 }
 

@@ -7,7 +7,10 @@
  *  - grids and blocks are one-dimensional, a block is a multiple of 32 threads;
  *  - warp operations are done by all 32 lanes, block barriers by all threads of the block, grid barriers by all threads of
  *    a cooperative launch. The host body reports a thread that leaves or waits elsewhere as an error;
- *  - shared memory comes from block_shared<T>() and is not initialised (the host body fills it with NaN patterns);
+ *  - shared memory comes from block_shared<T>() and dynamic_shared() and is not initialised (the host body fills it with NaN
+ *    patterns);
+ *  - asynchronous copies are visible to the thread that made them after copy_async_wait, to its block after a barrier behind
+ * that;
  *  - arithmetic whose rounding is part of a format goes through multiply, add, divide: no compiler may contract those to a
  *    fused multiply-add.
  */
@@ -82,11 +85,59 @@ Q4J_DEVICE T shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+/** Value of lane `lane`. */
+template <typename T>
+Q4J_DEVICE T shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+
+/** Value of the lane `delta` above; the lane's own where there is none. */
+template <typename T>
+Q4J_DEVICE T shuffle_down(T value, int delta) {
+  return __shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(delta));
+}
+
 /** Memory of the block; one object per type and kernel. */
 template <typename T>
 Q4J_DEVICE T& block_shared() {
   __shared__ T storage;
   return storage;
+}
+
+/** The shared memory that the launch asked for (Grid::shared_bytes), on a boundary of 1024 bytes. */
+Q4J_DEVICE unsigned char* dynamic_shared() {
+  extern __shared__ __align__(1024) unsigned char q4j_dynamic_shared[];
+  return q4j_dynamic_shared;
+}
+
+/** The address of shared memory as instructions take it. */
+Q4J_DEVICE uint32_t shared_address(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
+
+/**
+ * Copies `Bytes` (4, 8 or 16) to shared memory without passing through registers: the first `from_bytes` of them from global
+ * memory, the others are zero, so that with from_bytes = 0 nothing is read. Both addresses are multiples of Bytes. Sixteen
+ * bytes bypass the L1 cache.
+ */
+template <int Bytes>
+Q4J_DEVICE void copy_async(void* to, const void* from, int from_bytes = Bytes) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "the sizes there are");
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(from_bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(Bytes),
+                 "r"(from_bytes)
+                 : "memory");
+  }
+}
+
+/** Closes the thread's group of copies; a group may be empty. */
+Q4J_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/** Waits for the thread's copies, those of its `Pending` newest groups left out. */
+template <int Pending>
+Q4J_DEVICE void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
 Q4J_DEVICE uint32_t float_bits(float value) { return __float_as_uint(value); }
@@ -122,6 +173,49 @@ Q4J_DEVICE Words2 load_read_only(const Words2* from) {
 Q4J_DEVICE uint8_t load_read_only(const uint8_t* from) { return __ldg(from); }
 Q4J_DEVICE float load_read_only(const float* from) { return __ldg(from); }
 
+/** Memory that this kernel reads once: kept out of L1 and first to leave L2, so that it evicts nothing that is read again. */
+class Streamed {
+ public:
+  Q4J_DEVICE Streamed() { asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_)); }
+
+  Q4J_DEVICE Words4 load(const Words4* from) const {
+    Words4 value;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(value.word[0]), "=r"(value.word[1]), "=r"(value.word[2]), "=r"(value.word[3])
+                 : "l"(from), "l"(policy_));
+    return value;
+  }
+  Q4J_DEVICE Words2 load(const Words2* from) const {
+    Words2 value;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0, %1}, [%2], %3;"
+                 : "=r"(value.word[0]), "=r"(value.word[1])
+                 : "l"(from), "l"(policy_));
+    return value;
+  }
+  Q4J_DEVICE uint32_t load(const uint32_t* from) const {
+    uint32_t value;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(value) : "l"(from), "l"(policy_));
+    return value;
+  }
+  /** As q4j::cuda::copy_async, of 16 bytes. */
+  Q4J_DEVICE void copy_async(void* to, const void* from, int from_bytes = 16) const {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared_address(to)), "l"(from),
+                 "r"(from_bytes), "l"(policy_)
+                 : "memory");
+  }
+
+ private:
+  uint64_t policy_;
+};
+
+/** For results that nobody reads soon. */
+Q4J_DEVICE void store_streamed(Words4* to, const Words4& value) {
+  __stcs(reinterpret_cast<uint4*>(to), make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]));
+}
+Q4J_DEVICE void store_streamed(Words2* to, const Words2& value) {
+  __stcs(reinterpret_cast<uint2*>(to), make_uint2(value.word[0], value.word[1]));
+}
+
 Q4J_DEVICE void store(Words4* to, const Words4& value) {
   *reinterpret_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
 }
@@ -142,19 +236,43 @@ inline void block_barrier() { host::block_barrier(); }
 inline void grid_barrier() { host::grid_barrier(); }
 
 template <typename T>
-inline T shuffle_xor(T value, int mask) {
+inline T shuffle(T value, int lane) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "one exchange slot is 8 bytes");
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = host::warp_exchange(bits, (host::current().thread % kWarp) ^ mask);
+  bits = host::warp_exchange(bits, lane);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+template <typename T>
+inline T shuffle_xor(T value, int mask) {
+  return shuffle(value, (host::current().thread % kWarp) ^ mask);
+}
+
+template <typename T>
+inline T shuffle_down(T value, int delta) {
+  const int lane = host::current().thread % kWarp;
+  return shuffle(value, lane + delta < kWarp ? lane + delta : lane);
 }
 
 template <typename T>
 inline T& block_shared() {
   static const char tag = 0;  // its address names the type within this kernel source
   return *static_cast<T*>(host::shared_memory(&tag, sizeof(T), alignof(T)));
+}
+
+inline unsigned char* dynamic_shared() { return static_cast<unsigned char*>(host::dynamic_shared_memory()); }
+
+template <int Bytes>
+inline void copy_async(void* to, const void* from, int from_bytes = Bytes) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "the sizes there are");
+  host::copy_async(to, from, Bytes, static_cast<size_t>(from_bytes));
+}
+inline void copy_async_commit() { host::copy_async_commit(); }
+template <int Pending>
+inline void copy_async_wait() {
+  host::copy_async_wait(Pending);
 }
 
 inline uint32_t float_bits(float value) { return bits_of(value); }
@@ -198,6 +316,20 @@ inline void store(T* to, const T& value) {
   host::check_alignment(to, alignof(T));
   *to = value;
 }
+
+template <typename T>
+inline void store_streamed(T* to, const T& value) {
+  store(to, value);
+}
+
+class Streamed {
+ public:
+  template <typename T>
+  T load(const T* from) const {
+    return load_read_only(from);
+  }
+  void copy_async(void* to, const void* from, int from_bytes = 16) const { q4j::cuda::copy_async<16>(to, from, from_bytes); }
+};
 
 #endif
 

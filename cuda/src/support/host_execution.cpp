@@ -193,6 +193,8 @@ const char* name(State state) {
 
 struct Warp {
   int arrived = 0;
+  Together together = nullptr; /* what the lanes that have arrived came for; NULL: an exchange */
+  void* operands[kLanes] = {};
   // Two sets: a lane may enter the next exchange while another has not read the last one yet.
   uint64_t slot[2][kLanes] = {};
 };
@@ -202,12 +204,35 @@ struct SharedObject {
   void* memory;
 };
 
+// Behind the dynamic shared memory, to see that nobody wrote there.
+constexpr size_t kFenceBytes = 256;
+constexpr unsigned char kFence = 0xa5;
+
 struct Block {
   std::vector<Warp> warps;
   std::vector<SharedObject> objects;
   int arrived = 0;
   size_t shared_used = 0;
+  size_t dynamic_bytes = 0;
   alignas(128) unsigned char shared[kSharedBytes + (kMostObjects + 1) * kZone];
+  alignas(kDynamicAlignment) unsigned char dynamic[kMostSharedBytes + kFenceBytes];
+
+  bool fence_is_whole() {
+    allow(dynamic + dynamic_bytes, kFenceBytes);
+    for (size_t i = 0; i < kFenceBytes; ++i) {
+      if (dynamic[dynamic_bytes + i] != kFence) return false;
+    }
+    return true;
+  }
+};
+
+/** A copy that was asked for and is not made yet. */
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  size_t from_bytes;
+  int group;
 };
 
 struct Fiber {
@@ -218,12 +243,14 @@ struct Fiber {
   State state = State::kDone;
   int exchanges = 0;
   Block* block = nullptr;
+  std::vector<AsyncCopy> copies; /* oldest first */
+  int groups = 0;                /* committed so far */
 };
 
 /** The fibers and blocks of one host thread; kept from launch to launch. */
 class Machine {
  public:
-  const char* run(int blocks, int threads, bool cooperative, const Body& body) {
+  const char* run(int blocks, int threads, bool cooperative, const Body& body, size_t dynamic_bytes) {
     error_[0] = '\0';
     if (threads < kLanes || threads > kMostThreads || threads % kLanes != 0 || blocks < 1) {
       std::snprintf(error_, sizeof error_, "a launch of %d blocks of %d threads is not possible", blocks, threads);
@@ -233,7 +260,13 @@ class Machine {
       std::snprintf(error_, sizeof error_, "a cooperative launch of %d blocks, %d can be resident", blocks, kResidentBlocks);
       return error_;
     }
+    if (dynamic_bytes > kMostSharedBytes) {
+      std::snprintf(error_, sizeof error_, "a launch with %zu bytes of dynamic shared memory, a block has %zu", dynamic_bytes,
+                    kMostSharedBytes);
+      return error_;
+    }
     body_ = &body;
+    dynamic_bytes_ = dynamic_bytes;
     grid_arrived_ = 0;
     const int together = cooperative ? blocks : 1;
     cooperative_ = cooperative;
@@ -241,6 +274,7 @@ class Machine {
       start(first, together, threads, blocks);
       schedule(together * threads);
       if (error_[0] != '\0') abandon(together * threads);
+      check_fences(together);
     }
     return error_[0] == '\0' ? nullptr : error_;
   }
@@ -321,6 +355,11 @@ class Machine {
       block.arrived = 0;
       block.shared_used = 0;
       forbid(block.shared, sizeof block.shared);
+      block.dynamic_bytes = dynamic_bytes_;
+      allow(block.dynamic, sizeof block.dynamic);
+      std::memset(block.dynamic, 0xff, dynamic_bytes_);
+      std::memset(block.dynamic + dynamic_bytes_, kFence, kFenceBytes);
+      forbid(block.dynamic + dynamic_bytes_, sizeof block.dynamic - dynamic_bytes_);
       for (int t = 0; t < threads; ++t) {
         Fiber& fiber = *fibers_[static_cast<size_t>(b * threads + t)];
         fiber.place = {t, first + b, threads, blocks};
@@ -328,9 +367,18 @@ class Machine {
         fiber.exchanges = 0;
         fiber.block = &block;
         allow(fiber.stack.memory(), kStackBytes);  // frames that nobody returned from left their zones
+        fiber.copies.clear();
+        fiber.groups = 0;
         prepare(fiber.registers, fiber.stack.memory(), kStackBytes);
         fiber.side = side_of(fiber.stack.memory(), kStackBytes);
       }
+    }
+  }
+
+  void check_fences(int together) {
+    for (int b = 0; b < together && error_[0] == '\0'; ++b) {
+      if (blocks_[static_cast<size_t>(b)]->fence_is_whole()) continue;
+      std::snprintf(error_, sizeof error_, "a block wrote behind its %zu bytes of dynamic shared memory", dynamic_bytes_);
     }
   }
 
@@ -391,6 +439,7 @@ class Machine {
   const Body* body_ = nullptr;
   int live_ = 0;
   int grid_arrived_ = 0;
+  size_t dynamic_bytes_ = 0;
   bool cooperative_ = false;
   bool abandoned_ = false;
   char error_[256] = {};
@@ -438,23 +487,50 @@ void grid_barrier() {
   self.release(State::kGridWait, nullptr, 0, self.live());
 }
 
+namespace {
+
+/** The lane arrives at an operation of its warp; true for the last one, with which all others go on. */
+bool arrive(Machine& self, Fiber& fiber, Warp& warp, Together together) {
+  if (warp.arrived > 0 && warp.together != together) {
+    self.fail("makes another warp operation than its warp");
+    self.wait(State::kDone);
+  }
+  warp.together = together;
+  if (++warp.arrived < kLanes) return false;
+  warp.arrived = 0;
+  self.release(State::kWarpWait, nullptr, self.number(fiber) - fiber.place.thread % kLanes, kLanes);
+  return true;
+}
+
+Warp& warp_of(Fiber& fiber) { return fiber.block->warps[static_cast<size_t>(fiber.place.thread / kLanes)]; }
+
+}  // namespace
+
+void warp_together(void* operands, Together together) {
+  Machine& self = machine();
+  Fiber& fiber = self.fiber();
+  Warp& warp = warp_of(fiber);
+  warp.operands[fiber.place.thread % kLanes] = operands;
+  if (!arrive(self, fiber, warp, together)) {
+    self.wait(State::kWarpWait);
+    return;
+  }
+  // The others are ready again but do not run before this fiber waits, so their stacks hold the operands still.
+  together(warp.operands);
+}
+
 uint64_t warp_exchange(uint64_t bits, int source_lane) {
   Machine& self = machine();
   Fiber& fiber = self.fiber();
   const int lane = fiber.place.thread % kLanes;
-  Warp& warp = fiber.block->warps[static_cast<size_t>(fiber.place.thread / kLanes)];
+  Warp& warp = warp_of(fiber);
   uint64_t(&slot)[kLanes] = warp.slot[fiber.exchanges++ & 1];
   slot[lane] = bits;
   if (source_lane < 0 || source_lane >= kLanes) {
     self.fail("reads from a lane that does not exist");
     return bits;
   }
-  if (++warp.arrived < kLanes) {
-    self.wait(State::kWarpWait);
-  } else {
-    warp.arrived = 0;
-    self.release(State::kWarpWait, nullptr, self.number(fiber) - lane, kLanes);
-  }
+  if (!arrive(self, fiber, warp, nullptr)) self.wait(State::kWarpWait);
   return slot[source_lane];
 }
 
@@ -465,7 +541,8 @@ void* shared_memory(const void* tag, size_t bytes, size_t alignment) {
     if (object.tag == tag) return object.memory;
   }
   const size_t offset = (block.shared_used + alignment - 1) / alignment * alignment;
-  if (offset + bytes > kSharedBytes || block.objects.size() == kMostObjects) {
+  const bool fits = offset + bytes <= kSharedBytes && offset + bytes + block.dynamic_bytes <= kMostSharedBytes;
+  if (!fits || block.objects.size() == kMostObjects) {
     self.fail("asks for more shared memory than a block has");
     self.wait(State::kDone);  // never resumed: the launch has failed
   }
@@ -484,8 +561,49 @@ void check_alignment(const void* address, size_t alignment) {
   self.wait(State::kDone);
 }
 
-const char* run(int blocks, int threads, bool cooperative, const Body& body) {
-  return machine().run(blocks, threads, cooperative, body);
+void* dynamic_shared_memory() { return machine().fiber().block->dynamic; }
+
+void check_shared(const void* address, size_t bytes) {
+  Machine& self = machine();
+  const Block& block = *self.fiber().block;
+  const auto within = [&](const unsigned char* memory, size_t size) {
+    const auto from = reinterpret_cast<uintptr_t>(address);
+    const auto start = reinterpret_cast<uintptr_t>(memory);
+    return from >= start && from + bytes <= start + size;
+  };
+  if (within(block.shared, sizeof block.shared) || within(block.dynamic, block.dynamic_bytes)) return;
+  self.fail("names memory that is not shared memory of its block");
+  self.wait(State::kDone);
+}
+
+void copy_async(void* to, const void* from, size_t bytes, size_t from_bytes) {
+  check_alignment(to, bytes);
+  check_alignment(from, bytes);
+  check_shared(to, bytes);
+  Fiber& fiber = machine().fiber();
+  if (from_bytes > bytes) {
+    machine().fail("copies more bytes than it asked for");
+    machine().wait(State::kDone);
+  }
+  std::memset(to, 0xff, bytes);
+  fiber.copies.push_back({to, from, bytes, from_bytes, fiber.groups});
+}
+
+void copy_async_commit() { ++machine().fiber().groups; }
+
+void copy_async_wait(int pending) {
+  Fiber& fiber = machine().fiber();
+  size_t made = 0;
+  for (; made < fiber.copies.size() && fiber.copies[made].group < fiber.groups - pending; ++made) {
+    const AsyncCopy& copy = fiber.copies[made];
+    std::memset(copy.to, 0, copy.bytes);
+    std::memcpy(copy.to, copy.from, copy.from_bytes);
+  }
+  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<std::ptrdiff_t>(made));
+}
+
+const char* run(int blocks, int threads, bool cooperative, const Body& body, size_t dynamic_bytes) {
+  return machine().run(blocks, threads, cooperative, body, dynamic_bytes);
 }
 
 }  // namespace q4j::cuda::host

@@ -25,6 +25,7 @@ namespace q4j::cuda {
 struct Grid {
   int blocks;
   int threads;
+  int shared_bytes = 0; /* of dynamic shared memory for each block */
 };
 
 /** Blocks for `items` items of which a block takes `per_block`, not more than `most`; 0 for no items. */
@@ -40,6 +41,12 @@ struct Exactly {
 
 #if defined(__CUDACC__)
 
+/**
+ * Lets the kernel be launched with more than 48 KB of dynamic shared memory: once for a kernel and device, then it is a
+ * look-up. No work for the stream, so allowed while the stream is captured.
+ */
+q4j_status allow_shared_memory(const q4j_pack_context& context, const void* kernel, const char* name, int bytes);
+
 template <typename... Parameters>
 q4j_status start(const q4j_pack_context& context, Grid grid, bool cooperative, const char* name, void (*kernel)(Parameters...),
                  typename Exactly<Parameters>::Type... arguments) {
@@ -49,21 +56,26 @@ q4j_status start(const q4j_pack_context& context, Grid grid, bool cooperative, c
   const dim3 blocks(static_cast<unsigned>(grid.blocks));
   const dim3 threads(static_cast<unsigned>(grid.threads));
   const auto* function = reinterpret_cast<const void*>(kernel);
-  const cudaError_t error = cooperative ? cudaLaunchCooperativeKernel(function, blocks, threads, addresses, 0, stream)
-                                        : cudaLaunchKernel(function, blocks, threads, addresses, 0, stream);
+  const auto shared = static_cast<size_t>(grid.shared_bytes);
+  Q4J_RETURN_IF_ERROR(allow_shared_memory(context, function, name, grid.shared_bytes));
+  const cudaError_t error = cooperative ? cudaLaunchCooperativeKernel(function, blocks, threads, addresses, shared, stream)
+                                        : cudaLaunchKernel(function, blocks, threads, addresses, shared, stream);
   if (error == cudaSuccess) return Q4J_OK;
   char what[160];
-  std::snprintf(what, sizeof what, "launch of %s with %d blocks of %d threads", name, grid.blocks, grid.threads);
+  std::snprintf(what, sizeof what, "launch of %s with %d blocks of %d threads and %d bytes of shared memory", name, grid.blocks,
+                grid.threads, grid.shared_bytes);
   return fail_cuda(error, what, __FILE__, __LINE__);
 }
 
-/** Blocks of `threads` threads of the kernel that the whole device holds at once. */
+/** Blocks of `threads` threads and `shared_bytes` of dynamic shared memory that the whole device holds at once. */
 template <typename... Parameters>
 q4j_status resident_blocks(const q4j_pack_context& context, int threads, const char* name, void (*kernel)(Parameters...),
-                           int* blocks) {
+                           int* blocks, int shared_bytes = 0) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  Q4J_RETURN_IF_ERROR(allow_shared_memory(context, function, name, shared_bytes));
   int per_multiprocessor = 0;
   const cudaError_t error =
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, reinterpret_cast<const void*>(kernel), threads, 0);
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, function, threads, static_cast<size_t>(shared_bytes));
   if (error != cudaSuccess) return fail_cuda(error, name, __FILE__, __LINE__);
   Q4J_REQUIRE(per_multiprocessor > 0, Q4J_UNSUPPORTED, "%s does not fit a multiprocessor of device %d", name, context.device);
   *blocks = per_multiprocessor * context.multiprocessors;
@@ -79,14 +91,14 @@ q4j_status start(const q4j_pack_context&, Grid grid, bool cooperative, const cha
   const auto bound = [&] { kernel(arguments...); };
   using Bound = decltype(bound);
   const host::Body body = {[](const void* state) { (*static_cast<const Bound*>(state))(); }, &bound};
-  const char* wrong = host::run(grid.blocks, grid.threads, cooperative, body);
+  const char* wrong = host::run(grid.blocks, grid.threads, cooperative, body, static_cast<size_t>(grid.shared_bytes));
   Q4J_REQUIRE(wrong == nullptr, Q4J_INTERNAL_ERROR, "kernel %s, %d blocks of %d threads: %s", name, grid.blocks, grid.threads,
               wrong);
   return Q4J_OK;
 }
 
 template <typename... Parameters>
-q4j_status resident_blocks(const q4j_pack_context&, int, const char*, void (*)(Parameters...), int* blocks) {
+q4j_status resident_blocks(const q4j_pack_context&, int, const char*, void (*)(Parameters...), int* blocks, int = 0) {
   *blocks = host::kResidentBlocks;
   return Q4J_OK;
 }
