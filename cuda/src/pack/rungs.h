@@ -18,7 +18,9 @@ namespace q4j::cuda {
   X(quantize_8bit_blockwise, 2, 2)   \
   X(dequantize_8bit_blockwise, 2, 2) \
   X(quantize_int8_rowwise, 2, 2)     \
-  X(dequantize_int8_rowwise, 2, 2)
+  X(dequantize_int8_rowwise, 2, 2)   \
+  X(pack_weight, 2, 2)               \
+  X(unpack_weight, 2, 2)
 
 #define Q4J_DECLARE_RUNG(name, rungs, chosen) int name = chosen;
 struct Rungs {
