@@ -30,10 +30,15 @@ set(Q4J_COMPILE_OPTIONS
     -ffp-contract=off -fno-math-errno -fno-trapping-math -ffile-prefix-map=${Q4J_ROOT}/=)
 # The C++ runtime is linked in, so that the libraries run on machines without a compiler and beside any other libstdc++.
 set(Q4J_LINK_OPTIONS -static-libstdc++ -static-libgcc -Wl,--no-undefined -Wl,-z,relro -Wl,-z,now -Wl,--build-id)
-if(Q4J_SANITIZE)
-  list(APPEND Q4J_COMPILE_OPTIONS -fsanitize=address,undefined -fno-omit-frame-pointer -g)
-  # The sanitizer runtimes come from the process that loads the library, so undefined symbols are expected here.
+
+# Turns AddressSanitizer and UndefinedBehaviorSanitizer on for the targets that this folder makes from here on. The sanitizers'
+# runtimes come from the process that loads a library, so undefined symbols are expected then.
+macro(q4j_sanitize)
+  list(APPEND Q4J_COMPILE_OPTIONS -fsanitize=address,undefined -fno-omit-frame-pointer -g1) # reports name lines
   set(Q4J_LINK_OPTIONS -fsanitize=address,undefined)
+endmacro()
+if(Q4J_SANITIZE)
+  q4j_sanitize()
 endif()
 
 find_package(Threads REQUIRED)
