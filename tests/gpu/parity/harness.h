@@ -205,8 +205,9 @@ class Buffer {
 
   void* data() const { return memory_ + front_; }
   int64_t bytes() const { return bytes_; }
-  void put(const std::vector<uint8_t>& bytes, int64_t at = 0);
-  std::vector<uint8_t> get() const;
+  void put(const std::vector<uint8_t>& bytes);
+  std::vector<uint8_t> get() const { return get(0, bytes_); }
+  std::vector<uint8_t> get(int64_t at, int64_t bytes) const;
   /** Throws a Failure when a byte outside was written. */
   void check() const;
 
@@ -217,6 +218,7 @@ class Buffer {
   void poison(bool on) const;
 
   const Context& context_;
+  bool guarded_;
   int64_t bytes_;
   int64_t front_;
   int64_t back_;
@@ -250,6 +252,7 @@ class Tensor {
   int64_t rows_;
   int64_t cols_;
   int64_t ld_;
+  bool guarded_;
   Buffer buffer_;
 };
 
@@ -282,7 +285,9 @@ class Run {
   /** A matrix of NaN patterns. */
   Tensor& output(int32_t dtype, int64_t rows, int64_t cols, Layout layout = {});
 
-  /** A weight [rows, cols] with these values; 4-bit ones are quantized by the reference, so that both packs get the same bits.
+  /**
+   * A weight [rows, cols] with these values, quantized by the reference, so that both packs get the same bits. `layout` is that
+   * of a dense weight; of the others, whose rows are contiguous, only the offset counts.
    */
   q4j_weight weight(const WeightKind& kind, int64_t rows, int64_t cols, const std::vector<float>& values, Layout layout = {});
   /** A LoRA branch for a weight [n, k] with random a and b and rank > 0. */
@@ -302,7 +307,7 @@ class Run {
     require(function(context(), &p), "call");
   }
 
-  /** Names a result. */
+  /** Names a result, which the operator has written: elements that still hold the pattern fail the case. */
   void compare(const std::string& name, const Tensor& tensor, const Tolerance& tolerance);
   void compare(const std::string& name, double value, const Tolerance& tolerance);
 
@@ -348,7 +353,7 @@ struct Verdict {
   std::string detail; /* the worst element, or what went wrong */
 };
 
-/** Runs a case on both packs and compares; on a GPU twice, where the second run must give the same bits. */
+/** Runs a case on both packs and compares; on a GPU twice, and the second run must give the same bits. */
 Verdict check(const Case& c, const Context& pack, const Context& reference, const Options& options);
 
 }  // namespace q4j::parity

@@ -8,7 +8,7 @@
  *   --operator    only this operator; may be given several times
  *   --every-rung  every version of an operator that keeps several, instead of the one that runs
  *   --small       only shapes that compute-sanitizer and AddressSanitizer finish in seconds
- *   --no-guards   no guard bytes behind tensors, so that compute-sanitizer sees the first byte that is touched there
+ *   --no-guards   for compute-sanitizer: no guard bytes around tensors, nothing in outputs, every case once
  *   --list        the cases instead of running them
  *   --rungs       every operator that keeps several versions: name, how many, which one runs
  *
