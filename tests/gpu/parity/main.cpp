@@ -24,21 +24,13 @@
 #include <vector>
 
 #include "harness.h"
-#include "pack/rungs.h"
+#include "rungs.h"
 
 namespace {
 
 using namespace q4j::parity;
 
-struct Rung {
-  const char* name;
-  int rungs;
-  int chosen;
-};
-
-#define Q4J_RUNG_ENTRY(name, rungs, chosen) {#name, rungs, chosen},
-constexpr Rung kRungs[] = {Q4J_FOR_EACH_RUNG(Q4J_RUNG_ENTRY)};
-#undef Q4J_RUNG_ENTRY
+bool begins(const std::string& text, const std::string& with) { return text.compare(0, with.size(), with) == 0; }
 
 // Failures printed in full for one operator; the rest is counted.
 constexpr int kMostPrinted = 5;
@@ -49,25 +41,6 @@ struct Totals {
   int skipped = 0;
   int missing_operators = 0;
 };
-
-bool begins(const std::string& text, const std::string& with) { return text.compare(0, with.size(), with) == 0; }
-
-/** One table entry may choose for several operators (rms_norm for its two passes) or for a part of one (linear_forward_small).
- */
-bool concerns(const std::string& rung, const std::string& operator_name) {
-  return rung == operator_name || begins(operator_name, rung + "_") || begins(rung, operator_name + "_");
-}
-
-/** Values of Q4J_CUDA_RUNGS that together run every version of an operator; "" for the versions that run anyway. */
-std::vector<std::string> choices(const std::string& operator_name, bool every_rung) {
-  std::vector<std::string> all;
-  for (const Rung& rung : kRungs) {
-    if (!every_rung || !concerns(rung.name, operator_name)) continue;
-    for (int i = 1; i <= rung.rungs; ++i) all.push_back(text("%s=%d", rung.name, i));
-  }
-  if (all.empty()) all.push_back("");
-  return all;
-}
 
 /** Runs the cases of one operator. False when the device answers no call any more. */
 bool run(const std::string& operator_name, const std::vector<Case>& cases, const Context& pack, const Context& reference,
@@ -143,7 +116,7 @@ int parity(const std::string& pack_path, const std::string& reference_path, cons
                 reference.name().c_str(), static_cast<unsigned long long>(options.seed), options.small ? ", small shapes" : "");
   }
   for (const std::string& name : operators) {
-    for (const std::string& choice : choices(name, every_rung)) {
+    for (const std::string& choice : rung_choices(name, every_rung)) {
       const Context pack(pack_path, every_rung ? choice.c_str() : nullptr);
       if (q4j_supports(pack.get(), name.c_str()) == 0) {
         std::printf("%-36s %5d skipped: the pack lacks the operator\n", name.c_str(), counts[name]);
