@@ -10,7 +10,7 @@
  *   --small       only shapes that compute-sanitizer and AddressSanitizer finish in seconds
  *   --no-guards   for compute-sanitizer: no guard bytes around tensors, nothing in outputs, every case once
  *   --list        the cases instead of running them
- *   --rungs       every operator that keeps several versions: name, how many, which one runs
+ *   --rungs       every operator that keeps several versions: how many, which one runs, how many cases; 1 if one has no case
  *
  * One line per operator and a closing line; operators that the pack lacks are skipped and counted. Exit status: 0 all passed,
  * 1 a case failed, 2 a wrong argument or a pack that does not open.
@@ -137,6 +137,19 @@ int parity(const std::string& pack_path, const std::string& reference_path, cons
   return totals.failed == 0 ? 0 : 1;
 }
 
+/** Lists the table of versions; 1 where no case would run some of them. */
+int list_rungs(const Options& options) {
+  const std::vector<Case> cases = all_cases(options);
+  int status = 0;
+  for (const Rung& rung : kRungs) {
+    const auto count =
+        std::count_if(cases.begin(), cases.end(), [&](const Case& c) { return rung_concerns(rung.name, c.operator_name); });
+    std::printf("%-28s %d versions, %d runs, %td cases\n", rung.name, rung.rungs, rung.chosen, count);
+    if (count == 0) status = 1;
+  }
+  return status;
+}
+
 int usage(const char* wrong) {
   std::fprintf(
       stderr,
@@ -166,8 +179,7 @@ int main(int argc, char** argv) {
     } else if (argument == "--list") {
       list = true;
     } else if (argument == "--rungs") {
-      for (const Rung& rung : kRungs) std::printf("%s %d %d\n", rung.name, rung.rungs, rung.chosen);
-      return 0;
+      return list_rungs(options);
     } else if (argument == "--operator" && i + 1 < argc) {
       only.emplace_back(argv[++i]);
     } else if (argument == "--seed" && i + 1 < argc) {
