@@ -2,13 +2,15 @@
 /**
  * Compares the operators of a pack with the reference pack:
  *
- *   cuda_parity PACK REFERENCE [--operator NAME]... [--every-rung] [--small] [--no-guards] [--seed N] [--list]
+ *   cuda_parity PACK REFERENCE [--operator NAME]... [--every-rung] [--small] [--no-guards] [--seed N] [--shard I/N]
+ *               [--list]
  *   cuda_parity --rungs
  *
  *   --operator    only this operator; may be given several times
  *   --every-rung  every version of an operator that keeps several, instead of the one that runs
  *   --small       only shapes that compute-sanitizer and AddressSanitizer finish in seconds
  *   --no-guards   for compute-sanitizer: no guard bytes around tensors, nothing in outputs, every case once
+ *   --shard       the I-th of N parts of the cases, counted from 0, to run them side by side
  *   --list        the cases instead of running them
  *   --rungs       every operator that keeps several versions: how many, which one runs, how many cases; 1 if one has no case
  *
@@ -34,6 +36,17 @@ bool begins(const std::string& text, const std::string& with) { return text.comp
 
 // Failures printed in full for one operator; the rest is counted.
 constexpr int kMostPrinted = 5;
+
+struct Arguments {
+  Options options;
+  std::vector<std::string> packs;
+  std::vector<std::string> only;
+  bool every_rung = false;
+  bool list = false;
+  bool rungs = false;
+  unsigned shard = 0;
+  unsigned shards = 1;
+};
 
 struct Totals {
   int passed = 0;
@@ -86,9 +99,13 @@ bool run(const std::string& operator_name, const std::vector<Case>& cases, const
   return !fatal;
 }
 
-int parity(const std::string& pack_path, const std::string& reference_path, const std::vector<std::string>& only,
-           bool every_rung, bool list, const Options& options) {
-  const std::vector<Case> cases = all_cases(options);
+int parity(const Arguments& arguments) {
+  const Options& options = arguments.options;
+  const std::vector<std::string>& only = arguments.only;
+  const std::vector<Case> all = all_cases(options);
+  std::vector<Case> cases;
+  // By turns, so that every part has a share of every operator.
+  for (size_t i = arguments.shard; i < all.size(); i += arguments.shards) cases.push_back(all[i]);
   std::vector<std::string> operators;
   std::map<std::string, int> counts;
   for (const Case& c : cases) {
@@ -100,7 +117,7 @@ int parity(const std::string& pack_path, const std::string& reference_path, cons
     std::fprintf(stderr, "cuda_parity: there are no cases of \"%s\"\n", name.c_str());
     return 2;
   }
-  if (list) {
+  if (arguments.list) {
     for (const std::string& name : operators) {
       for (const Case& c : cases) {
         if (c.operator_name == name) std::printf("%s\t%s\n", name.c_str(), c.name.c_str());
@@ -108,16 +125,16 @@ int parity(const std::string& pack_path, const std::string& reference_path, cons
     }
     return 0;
   }
-  const Context reference(reference_path);
+  const Context reference(arguments.packs[1]);
   Totals totals;
   {
-    const Context pack(pack_path);
+    const Context pack(arguments.packs[0]);
     std::printf("%s (%s) against %s, seed %llu%s\n", pack.name().c_str(), q4j_pack_build_info(pack.get()),
                 reference.name().c_str(), static_cast<unsigned long long>(options.seed), options.small ? ", small shapes" : "");
   }
   for (const std::string& name : operators) {
-    for (const std::string& choice : rung_choices(name, every_rung)) {
-      const Context pack(pack_path, every_rung ? choice.c_str() : nullptr);
+    for (const std::string& choice : rung_choices(name, arguments.every_rung)) {
+      const Context pack(arguments.packs[0], arguments.every_rung ? choice.c_str() : nullptr);
       if (q4j_supports(pack.get(), name.c_str()) == 0) {
         std::printf("%-36s %5d skipped: the pack lacks the operator\n", name.c_str(), counts[name]);
         totals.skipped += counts[name];
@@ -150,51 +167,57 @@ int list_rungs(const Options& options) {
   return status;
 }
 
-int usage(const char* wrong) {
-  std::fprintf(
-      stderr,
-      "cuda_parity: %s\n"
-      "usage: cuda_parity PACK REFERENCE [--operator NAME]... [--every-rung] [--small] [--no-guards] [--seed N] [--list]\n"
-      "       cuda_parity --rungs\n",
-      wrong);
+int usage(const std::string& wrong) {
+  std::fprintf(stderr,
+               "cuda_parity: %s\n"
+               "usage: cuda_parity PACK REFERENCE [--operator NAME]... [--every-rung] [--small] [--no-guards] [--seed N]\n"
+               "                   [--shard I/N] [--list]\n"
+               "       cuda_parity --rungs\n",
+               wrong.c_str());
   return 2;
+}
+
+/** Fills `arguments`; the text of what is wrong, or "". */
+std::string parse(int argc, char** argv, Arguments* arguments) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const bool has_value = i + 1 < argc;
+    if (argument == "--small") {
+      arguments->options.small = true;
+    } else if (argument == "--no-guards") {
+      arguments->options.guards = false;
+    } else if (argument == "--every-rung") {
+      arguments->every_rung = true;
+    } else if (argument == "--list") {
+      arguments->list = true;
+    } else if (argument == "--rungs") {
+      arguments->rungs = true;
+    } else if (argument == "--operator" && has_value) {
+      arguments->only.emplace_back(argv[++i]);
+    } else if (argument == "--seed" && has_value) {
+      char* end = nullptr;
+      arguments->options.seed = std::strtoull(argv[++i], &end, 10);
+      if (*end != '\0') return "--seed takes a number";
+    } else if (argument == "--shard" && has_value) {
+      if (std::sscanf(argv[++i], "%u/%u", &arguments->shard, &arguments->shards) != 2 || arguments->shard >= arguments->shards)
+        return "--shard takes I/N with I below N";
+    } else if (begins(argument, "-")) {
+      return "unknown option, or one without its value: " + argument;
+    } else {
+      arguments->packs.push_back(std::filesystem::absolute(argument));  // a bare name would be searched on the library path
+    }
+  }
+  return arguments->rungs || arguments->packs.size() == 2 ? "" : "expected the files of two packs";
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
-  std::vector<std::string> paths;
-  std::vector<std::string> only;
-  bool every_rung = false;
-  bool list = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--small") {
-      options.small = true;
-    } else if (argument == "--no-guards") {
-      options.guards = false;
-    } else if (argument == "--every-rung") {
-      every_rung = true;
-    } else if (argument == "--list") {
-      list = true;
-    } else if (argument == "--rungs") {
-      return list_rungs(options);
-    } else if (argument == "--operator" && i + 1 < argc) {
-      only.emplace_back(argv[++i]);
-    } else if (argument == "--seed" && i + 1 < argc) {
-      char* end = nullptr;
-      options.seed = std::strtoull(argv[++i], &end, 10);
-      if (*end != '\0') return usage("--seed takes a number");
-    } else if (begins(argument, "-")) {
-      return usage(("unknown option, or one without its value: " + argument).c_str());
-    } else {
-      paths.push_back(std::filesystem::absolute(argument));  // a bare name would be searched on the library path
-    }
-  }
-  if (paths.size() != 2) return usage("expected the files of two packs");
+  Arguments arguments;
+  const std::string wrong = parse(argc, argv, &arguments);
+  if (!wrong.empty()) return usage(wrong);
   try {
-    return parity(paths[0], paths[1], only, every_rung, list, options);
+    return arguments.rungs ? list_rungs(arguments.options) : parity(arguments);
   } catch (const Failure& failure) {
     std::fprintf(stderr, "cuda_parity: %s\n", failure.what());
     return 2;

@@ -73,6 +73,7 @@ void cases(const Options& options) {
             const WeightKind kind = {format, dtype, block_size, nested};
             const bool special = random.one_in(3);
             const int64_t offset = random.one_in(3) ? 1 : 0;
+            if (options.small && !random.one_in(3)) continue;
             const std::string name =
                 text("format %d dtype %d block %d nested %d n %lld special %d offset %lld", format, dtype, block_size, nested,
                      static_cast<long long>(n), special, static_cast<long long>(offset));

@@ -13,9 +13,9 @@ import org.junit.platform.launcher.core.LauncherFactory;
 
 /**
  * Runs the test classes named on the command line, for a machine that has a Java runtime and jars
- * but no Maven ({@code tests/gpu/check}). Prints every failure, every reason for a skipped test with
- * the number of tests it concerns, and a closing line. The exit status is 0 when tests ran and none
- * failed.
+ * but no Maven ({@code tests/gpu/check}). Prints every failure, every reason for a skipped test
+ * with the number of tests it concerns, and a closing line. The exit status is 0 when tests ran and
+ * none failed.
  */
 public final class TestMain {
   private TestMain() {}
