@@ -16,6 +16,17 @@ q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_i
 q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequantize_int8_rowwise_params* params);
 q4j_status pack_weight(q4j_pack_context* context, const q4j_pack_weight_params* params);
 q4j_status unpack_weight(q4j_pack_context* context, const q4j_unpack_weight_params* params);
+q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params);
+q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes);
+q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params* params);
+q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
+                                                int64_t* bytes);
+q4j_status lora_weight_gradient(q4j_pack_context* context, const q4j_lora_weight_gradient_params* params);
+q4j_status lora_weight_gradient_workspace_size(q4j_pack_context* context, const q4j_lora_weight_gradient_params* params,
+                                               int64_t* bytes);
+q4j_status linear_weight_gradient(q4j_pack_context* context, const q4j_linear_weight_gradient_params* params);
+q4j_status linear_weight_gradient_workspace_size(q4j_pack_context* context, const q4j_linear_weight_gradient_params* params,
+                                                 int64_t* bytes);
 
 }  // namespace q4j::cuda
 

@@ -54,6 +54,10 @@ constexpr q4j_pack_operators make_operators() {
   table.dequantize_int8_rowwise = &on_device<q4j_dequantize_int8_rowwise_params, &dequantize_int8_rowwise>;
   table.pack_weight = &on_device<q4j_pack_weight_params, &pack_weight>;
   table.unpack_weight = &on_device<q4j_unpack_weight_params, &unpack_weight>;
+  table.linear_forward = &on_device<q4j_linear_forward_params, &linear_forward>;
+  table.linear_backward_input = &on_device<q4j_linear_backward_input_params, &linear_backward_input>;
+  table.lora_weight_gradient = &on_device<q4j_lora_weight_gradient_params, &lora_weight_gradient>;
+  table.linear_weight_gradient = &on_device<q4j_linear_weight_gradient_params, &linear_weight_gradient>;
   return table;
 }
 
@@ -61,6 +65,10 @@ constexpr q4j_pack_workspaces make_workspaces() {
   q4j_pack_workspaces table = {};
   table.size = sizeof table;
   table.quantize_4bit_workspace_size = &quantize_4bit_workspace_size;
+  table.linear_forward_workspace_size = &linear_forward_workspace_size;
+  table.linear_backward_input_workspace_size = &linear_backward_input_workspace_size;
+  table.lora_weight_gradient_workspace_size = &lora_weight_gradient_workspace_size;
+  table.linear_weight_gradient_workspace_size = &linear_weight_gradient_workspace_size;
   return table;
 }
 

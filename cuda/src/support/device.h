@@ -76,6 +76,9 @@ Q4J_DEVICE int grid_blocks() { return static_cast<int>(gridDim.x); }
 
 Q4J_DEVICE void block_barrier() { __syncthreads(); }
 
+/** Makes what the lanes of a warp wrote visible to one another. */
+Q4J_DEVICE void warp_barrier() { __syncwarp(); }
+
 /** Only in kernels launched with launch_cooperative. Orders global memory too. */
 Q4J_DEVICE void grid_barrier() { cooperative_groups::this_grid().sync(); }
 
@@ -129,6 +132,20 @@ Q4J_DEVICE void copy_async(void* to, const void* from, int from_bytes = Bytes) {
                  "r"(from_bytes)
                  : "memory");
   }
+}
+
+/** The same, all of the bytes or, unless `present`, zeros: cheaper than a count of bytes. */
+template <int Bytes>
+Q4J_DEVICE void copy_async_if(void* to, const void* from, bool present) {
+  static_assert(Bytes == 16, "nothing else is copied so");
+  asm volatile(
+      "{\n"
+      "  .reg .pred absent;\n"
+      "  setp.eq.s32 absent, %2, 0;\n"
+      "  cp.async.cg.shared.global [%0], [%1], 16, absent;\n"
+      "}" ::"r"(shared_address(to)),
+      "l"(from), "r"(static_cast<int>(present))
+      : "memory");
 }
 
 /** Closes the thread's group of copies; a group may be empty. */
@@ -216,6 +233,16 @@ Q4J_DEVICE void store_streamed(Words2* to, const Words2& value) {
   __stcs(reinterpret_cast<uint2*>(to), make_uint2(value.word[0], value.word[1]));
 }
 
+// Loads of memory that this kernel writes, shared memory above all.
+Q4J_DEVICE Words4 load(const Words4* from) {
+  const uint4 loaded = *reinterpret_cast<const uint4*>(from);
+  return {{loaded.x, loaded.y, loaded.z, loaded.w}};
+}
+Q4J_DEVICE Words2 load(const Words2* from) {
+  const uint2 loaded = *reinterpret_cast<const uint2*>(from);
+  return {{loaded.x, loaded.y}};
+}
+
 Q4J_DEVICE void store(Words4* to, const Words4& value) {
   *reinterpret_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
 }
@@ -233,6 +260,7 @@ inline int block_threads() { return host::current().block_threads; }
 inline int grid_blocks() { return host::current().grid_blocks; }
 
 inline void block_barrier() { host::block_barrier(); }
+inline void warp_barrier() { host::warp_exchange(0, 0); }
 inline void grid_barrier() { host::grid_barrier(); }
 
 template <typename T>
@@ -268,6 +296,10 @@ template <int Bytes>
 inline void copy_async(void* to, const void* from, int from_bytes = Bytes) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "the sizes there are");
   host::copy_async(to, from, Bytes, static_cast<size_t>(from_bytes));
+}
+template <int Bytes>
+inline void copy_async_if(void* to, const void* from, bool present) {
+  copy_async<Bytes>(to, from, present ? Bytes : 0);
 }
 inline void copy_async_commit() { host::copy_async_commit(); }
 template <int Pending>
@@ -309,6 +341,11 @@ template <typename T>
 inline T load_read_only(const T* from) {
   host::check_alignment(from, alignof(T));
   return *from;
+}
+
+template <typename T>
+inline T load(const T* from) {
+  return load_read_only(from);
 }
 
 template <typename T>

@@ -1,0 +1,174 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** The operators: arguments become products. */
+#include "linear/linear.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "pack/operators.h"
+#include "pack_weight/packed_layout.h"
+
+namespace q4j::cuda {
+
+q4j_status readable_weight(const q4j_weight& weight, q4j_weight* canonical) {
+  *canonical = weight;
+  if (weight.layout != Q4J_LAYOUT_PACKED) return Q4J_OK;
+  Q4J_REQUIRE(!packed_layout(weight).tiles, Q4J_UNSUPPORTED, "no kernel of the linear operators reads packed tiles");
+  *canonical = canonical_parts(weight);
+  return Q4J_OK;
+}
+
+namespace {
+
+/** The two products of an operator. */
+struct Plans {
+  Plan inner; /* of xa or dyb */
+  Plan outer;
+
+  int64_t workspace_bytes() const { return std::max(inner.workspace_bytes, outer.workspace_bytes); }
+};
+
+/** `n` and `k`: of the outer product, [m, n] from sums over k. */
+q4j_status plan(int64_t m, int64_t n, int64_t k, int32_t dtype, const q4j_weight* weight, const q4j_lora* lora,
+                bool wants_outer, int rung, Plans* plans) {
+  *plans = {};
+  if (m == 0) return Q4J_OK;
+  if (has_branch(lora)) {
+    Q4J_RETURN_IF_ERROR(plan_slim({m, lora->rank, k, dtype, Elements::kF32}, rung, &plans->inner));
+  }
+  return wants_outer ? plan_product({m, n, k, dtype, elements_of(*weight)}, rung, &plans->outer) : Q4J_OK;
+}
+
+q4j_status plan_forward(const q4j_pack_context& context, const q4j_linear_forward_params& p, Plans* plans) {
+  return plan(p.m, p.weight->rows, p.weight->cols, p.dtype, p.weight, p.lora, true, context.rungs.linear_forward, plans);
+}
+
+q4j_status plan_backward(const q4j_pack_context& context, const q4j_linear_backward_input_params& p, Plans* plans) {
+  return plan(p.m, p.k, p.n, p.dtype, p.weight, p.lora, p.weight != nullptr, context.rungs.linear_backward_input, plans);
+}
+
+/** xa or dyb: f32 [m, rank]. */
+Output inner_output(void* data, const q4j_lora& lora, bool exact, float scale) {
+  Output output = {};
+  output.data = data;
+  output.ld = lora.rank;
+  output.dtype = Q4J_F32;
+  output.rounds = !exact;
+  output.scale = scale;
+  return output;
+}
+
+}  // namespace
+
+q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* p, int64_t* bytes) {
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan_forward(*context, *p, &plans));
+  *bytes = plans.workspace_bytes();
+  return Q4J_OK;
+}
+
+q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* p) {
+  if (p->m == 0) return Q4J_OK;
+  const int64_t n = p->weight->rows;
+  const int64_t k = p->weight->cols;
+  const bool branch = has_branch(p->lora);
+  const bool exact = branch && is_exact(*p->lora, p->dtype);
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan_forward(*context, *p, &plans));
+  const Operand x = dense_operand(p->x, p->dtype, p->m, k, p->ldx);
+  if (branch) {
+    Product inner = {};
+    inner.m = p->m;
+    inner.n = p->lora->rank;
+    inner.k = k;
+    inner.a = x;
+    inner.b = lora_operand(p->lora->a, p->lora->rank, k, exact);
+    inner.a_mask = make_dropout_mask(p->lora->dropout, k);
+    inner.exact = exact;
+    inner.output = inner_output(p->xa, *p->lora, exact, inner.a_mask.scale);
+    Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kContraction, plans.inner, p->workspace));
+  }
+  if (p->y == nullptr) return Q4J_OK;
+
+  Q4J_REQUIRE(p->weight->format != Q4J_WEIGHT_INT8 || p->dtype == Q4J_F32, Q4J_UNSUPPORTED,
+              "linear_forward: an INT8 weight with bf16 activations");
+  q4j_weight weight;
+  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
+  Product outer = {};
+  outer.m = p->m;
+  outer.n = n;
+  outer.k = k;
+  outer.a = x;
+  outer.b = weight_operand(weight, p->dtype == Q4J_BF16);
+  if (branch) {
+    outer.branch.rank = p->lora->rank;
+    outer.branch.exact = exact;
+    outer.branch.scale = p->lora->s;
+    outer.branch.inner = lora_operand(p->xa, p->m, p->lora->rank, true);
+    outer.branch.factor = lora_operand(p->lora->b, n, p->lora->rank, exact);
+  }
+  outer.output.data = p->y;
+  outer.output.ld = p->ldy;
+  outer.output.dtype = p->dtype;
+  outer.output.scale = 1.0f;
+  outer.output.added = p->residual;
+  outer.output.added_ld = p->ldr;
+  outer.output.bias = p->bias;
+  outer.output.bias_dtype = p->bias_dtype;
+  return run_product(*context, outer, Order::kContraction, Order::kContraction, plans.outer, p->workspace);
+}
+
+q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* p,
+                                                int64_t* bytes) {
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan_backward(*context, *p, &plans));
+  *bytes = plans.workspace_bytes();
+  return Q4J_OK;
+}
+
+q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params* p) {
+  if (p->m == 0) return Q4J_OK;
+  const bool branch = has_branch(p->lora);
+  const bool exact = branch && is_exact(*p->lora, p->dtype);
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan_backward(*context, *p, &plans));
+  const Operand dy = dense_operand(p->dy, p->dtype, p->m, p->n, p->lddy);
+  if (branch) {
+    Product inner = {};
+    inner.m = p->m;
+    inner.n = p->lora->rank;
+    inner.k = p->n;
+    inner.a = dy;
+    inner.b = lora_operand(p->lora->b, p->n, p->lora->rank, exact);
+    inner.exact = exact;
+    inner.output = inner_output(p->dyb, *p->lora, exact, 1.0f);
+    Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kOuter, plans.inner, p->workspace));
+  }
+  if (p->dx == nullptr) return Q4J_OK;
+
+  q4j_weight weight;
+  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
+  Product outer = {};
+  outer.m = p->m;
+  outer.n = p->k;
+  outer.k = p->n;
+  outer.a = dy;
+  outer.b = weight_operand(weight, p->dtype == Q4J_BF16);
+  if (branch) {
+    outer.branch.rank = p->lora->rank;
+    outer.branch.exact = exact;
+    outer.branch.mask = make_dropout_mask(p->lora->dropout, p->k);
+    outer.branch.scale = p->lora->s * outer.branch.mask.scale;
+    outer.branch.inner = lora_operand(p->dyb, p->m, p->lora->rank, true);
+    outer.branch.factor = lora_operand(p->lora->a, p->lora->rank, p->k, exact);
+  }
+  outer.output.data = p->dx;
+  outer.output.ld = p->lddx;
+  outer.output.dtype = p->dtype;
+  outer.output.scale = 1.0f;
+  outer.output.added = p->accumulate != 0 ? p->dx : nullptr;
+  outer.output.added_ld = p->lddx;
+  return run_product(*context, outer, Order::kContraction, Order::kOuter, plans.outer, p->workspace);
+}
+
+}  // namespace q4j::cuda

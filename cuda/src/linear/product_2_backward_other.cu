@@ -1,0 +1,12 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** dx = dy W: the same bytes of W, whose rows are a k each now, so fragments are transposed as they are loaded. W is f32, f16,
+ * INT8 or FP8. */
+#include "linear/product_2.h"
+
+namespace q4j::cuda {
+
+q4j_status product_2_backward_other(const q4j_pack_context& context, const Product& product, const Split& split) {
+  return start_tiles_of<Order::kContraction, Order::kOuter, RoundedTile, Medium>(context, product, split);
+}
+
+}  // namespace q4j::cuda

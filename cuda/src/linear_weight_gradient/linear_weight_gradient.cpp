@@ -1,0 +1,73 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+#include "linear_weight_gradient/linear_weight_gradient.h"
+
+#include <algorithm>
+
+#include "error.h"
+#include "linear/linear.h"
+#include "pack/operators.h"
+
+namespace q4j::cuda {
+
+namespace {
+
+struct Plans {
+  Plan dw;
+  ColumnSums dbias;
+};
+
+/** Of a bf16 gradient B is an activation like A. */
+q4j_status plan(const q4j_pack_context& context, const q4j_linear_weight_gradient_params& p, Plans* plans) {
+  *plans = {};
+  if (p.m == 0) return Q4J_OK;
+  if (p.dw != nullptr || p.dbias == nullptr) {
+    Q4J_RETURN_IF_ERROR(
+        plan_product({p.n, p.k, p.m, p.dtype, Elements::kBf16}, context.rungs.linear_weight_gradient, &plans->dw));
+  }
+  plans->dbias.input = p.dy;
+  plans->dbias.rows = p.m;
+  plans->dbias.cols = p.n;
+  plans->dbias.ld = p.lddy;
+  plans->dbias.dtype = p.dtype;
+  plans->dbias.output = static_cast<float*>(p.dbias);
+  cut_rows(&plans->dbias);
+  return Q4J_OK;
+}
+
+int64_t dbias_bytes(const Plans& plans) { return plans.dbias.parts > 1 ? plans.dbias.parts * plans.dbias.cols * 4 : 0; }
+
+}  // namespace
+
+q4j_status linear_weight_gradient_workspace_size(q4j_pack_context* context, const q4j_linear_weight_gradient_params* p,
+                                                 int64_t* bytes) {
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan(*context, *p, &plans));
+  *bytes = std::max(plans.dw.workspace_bytes, dbias_bytes(plans));
+  return Q4J_OK;
+}
+
+q4j_status linear_weight_gradient(q4j_pack_context* context, const q4j_linear_weight_gradient_params* p) {
+  if (p->m == 0) return Q4J_OK;
+  Plans plans;
+  Q4J_RETURN_IF_ERROR(plan(*context, *p, &plans));
+  if (p->dbias != nullptr) {
+    plans.dbias.partial = static_cast<float*>(p->workspace);
+    Q4J_RETURN_IF_ERROR(column_sums(*context, plans.dbias));
+  }
+  if (p->dw == nullptr) return Q4J_OK;
+  Product product = {};
+  product.m = p->n;
+  product.n = p->k;
+  product.k = p->m;
+  product.a = dense_operand(p->dy, p->dtype, p->m, p->n, p->lddy);
+  product.b = dense_operand(p->x, p->dtype, p->m, p->k, p->ldx);
+  product.output.data = p->dw;
+  product.output.ld = p->k;
+  product.output.dtype = Q4J_F32;
+  product.output.scale = 1.0f;
+  product.output.added = p->dw;
+  product.output.added_ld = p->k;
+  return run_product(*context, product, Order::kOuter, Order::kOuter, plans.dw, p->workspace);
+}
+
+}  // namespace q4j::cuda
