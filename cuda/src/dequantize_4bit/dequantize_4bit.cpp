@@ -15,15 +15,12 @@ int32_t shift_of(int32_t size) {
 
 }  // namespace
 
-q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_params* params) {
-  const q4j_weight& weight = *params->weight;
+Dequantize4Bit dequantize_arguments(const q4j_weight& weight) {
   Dequantize4Bit arguments = {};
   arguments.packed = static_cast<const uint8_t*>(weight.data);
   arguments.absmax = weight.absmax;
-  arguments.output = params->output;
   arguments.n = weight.rows * weight.cols;
   arguments.format = weight.format;
-  arguments.dtype = params->dtype;
   arguments.block_shift = shift_of(weight.block_size);
   if (weight.nested_block_size > 0) {
     arguments.nested_absmax = static_cast<const float*>(weight.nested_absmax);
@@ -31,6 +28,13 @@ q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_
     arguments.nested_block_size = weight.nested_block_size;
     arguments.nested_shift = shift_of(weight.nested_block_size);
   }
+  return arguments;
+}
+
+q4j_status dequantize_4bit(q4j_pack_context* context, const q4j_dequantize_4bit_params* params) {
+  Dequantize4Bit arguments = dequantize_arguments(*params->weight);
+  arguments.output = params->output;
+  arguments.dtype = params->dtype;
   const bool by_shift = arguments.nested_block_size == 0 || arguments.nested_shift >= 0;
   switch (by_shift ? context->rungs.dequantize_4bit : 1) {
     case 1:

@@ -42,6 +42,9 @@ struct Dequantize4Bit {
   int32_t nested_block_size; /* 0: absmax is f32 */
 };
 
+/** What the kernels need of a canonical weight; output and dtype are left to the caller. */
+Dequantize4Bit dequantize_arguments(const q4j_weight& weight);
+
 q4j_status dequantize_4bit_1(const q4j_pack_context& context, const Dequantize4Bit& arguments);
 q4j_status dequantize_4bit_2(const q4j_pack_context& context, const Dequantize4Bit& arguments);
 q4j_status dequantize_4bit_3(const q4j_pack_context& context, const Dequantize4Bit& arguments);

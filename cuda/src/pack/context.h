@@ -4,7 +4,9 @@
 #define QLORA4J_CUDA_PACK_CONTEXT_H_
 
 #include <cstdint>
+#include <memory>
 
+#include "linear/dense_product.h"
 #include "pack/rungs.h"
 #include "qlora4j/pack.h"
 
@@ -14,6 +16,9 @@ struct q4j_pack_context {
   int32_t multiprocessors = 1;
   bool cooperative = false; /* a grid barrier is possible */
   q4j::cuda::Rungs rungs;
+  /** Opened by open_dense; NULL: not yet, or this machine lacks the library. */
+  std::unique_ptr<q4j::cuda::DenseMultiplier> dense;
+  bool dense_tried = false;
 };
 
 namespace q4j::cuda {

@@ -50,7 +50,9 @@ struct CublasLt {
   static constexpr int kTransB = 4;       // CUBLASLT_MATMUL_DESC_TRANSB
   static constexpr int kNotTransposed = 0;
   static constexpr int kTransposed = 1;
-  static constexpr int kWorkspaceBytes = 1;  // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+  static constexpr int kWorkspaceBytes = 1;    // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
+  static constexpr int kReductions = 3;        // CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK
+  static constexpr uint32_t kReduceInF32 = 2;  // CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; no reduction is always allowed
 };
 
 /** The opened library, or why there is none. */

@@ -94,6 +94,12 @@ Q4J_DEVICE T shuffle(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 
+/** Value of lane `index` % 16 of the lane's half of the warp. */
+template <typename T>
+Q4J_DEVICE T shuffle_16(T value, int index) {
+  return __shfl_sync(0xffffffffu, value, index, 16);
+}
+
 /** Value of the lane `delta` above; the lane's own where there is none. */
 template <typename T>
 Q4J_DEVICE T shuffle_down(T value, int delta) {
@@ -271,6 +277,11 @@ inline T shuffle(T value, int lane) {
   bits = host::warp_exchange(bits, lane);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+template <typename T>
+inline T shuffle_16(T value, int index) {
+  return shuffle(value, host::current().thread % kWarp / 16 * 16 + (index & 15));
 }
 
 template <typename T>
