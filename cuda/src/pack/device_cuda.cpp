@@ -105,6 +105,7 @@ q4j_status describe_device(const q4j_context_options* options, q4j_pack_context*
   context->device = device;
   context->stream = options == nullptr ? nullptr : options->stream;
   context->multiprocessors = multiprocessors;
+  context->capability = 10 * major + minor;
   context->cooperative = cooperative != 0;
   return Q4J_OK;
 }

@@ -173,12 +173,14 @@ class Stack {
   unsigned char* base_ = nullptr;
 };
 
-enum class State : uint8_t { kReady, kWarpWait, kBlockWait, kGridWait, kDone };
+enum class State : uint8_t { kReady, kPolling, kWarpWait, kBlockWait, kGridWait, kDone };
 
 const char* name(State state) {
   switch (state) {
     case State::kReady:
       return "is running";
+    case State::kPolling:
+      return "waits for a memory barrier";
     case State::kWarpWait:
       return "waits in a warp operation";
     case State::kBlockWait:
@@ -303,6 +305,7 @@ class Machine {
   int grid_arrive() { return ++grid_arrived_; }
   void grid_reset() { grid_arrived_ = 0; }
   bool cooperative() const { return cooperative_; }
+  void progress() { progress_ = true; }
   int number(const Fiber& fiber) const { return fiber.place.thread + first_fiber_of(fiber); }
 
   int first_fiber_of(const Fiber& fiber) const {
@@ -386,6 +389,11 @@ class Machine {
     const int warps = count / kLanes;
     for (bool backwards = false;; backwards = !backwards) {
       bool moved = false;
+      progress_ = false;
+      for (int i = 0; i < count; ++i) {
+        Fiber& fiber = *fibers_[static_cast<size_t>(i)];
+        if (fiber.state == State::kPolling) fiber.state = State::kReady;
+      }
       for (int i = 0; i < warps; ++i) {
         const int warp = backwards ? warps - 1 - i : i;
         // A warp runs as far as it can: past a barrier it overwrites what slower warps may not have read yet.
@@ -394,7 +402,7 @@ class Machine {
           moved = true;
         }
       }
-      if (moved) continue;
+      if (moved || progress_) continue;
       for (int i = 0; i < count; ++i) {
         const Fiber& fiber = *fibers_[static_cast<size_t>(i)];
         if (fiber.state == State::kDone) continue;
@@ -411,9 +419,9 @@ class Machine {
     for (int lane = 0; lane < kLanes; ++lane) {
       Fiber& fiber = *fibers_[static_cast<size_t>(first + (backwards ? kLanes - 1 - lane : lane))];
       if (fiber.state != State::kReady) continue;
-      moved = true;
       resume(fiber);
       if (error_[0] != '\0') return true;
+      moved = moved || fiber.state != State::kPolling;
     }
     return moved;
   }
@@ -442,6 +450,7 @@ class Machine {
   size_t dynamic_bytes_ = 0;
   bool cooperative_ = false;
   bool abandoned_ = false;
+  bool progress_ = false;
   char error_[256] = {};
 };
 
@@ -486,6 +495,10 @@ void grid_barrier() {
   self.grid_reset();
   self.release(State::kGridWait, nullptr, 0, self.live());
 }
+
+void poll() { machine().wait(State::kPolling); }
+
+void made_progress() { machine().progress(); }
 
 namespace {
 

@@ -29,6 +29,12 @@ const Place& current();
 void block_barrier();
 void grid_barrier();
 
+/** Lets every other thread run once before this one looks again at what it waits for; see made_progress. */
+void poll();
+
+/** Something that a poller may wait for has happened. A pass over all threads in which nothing has is a deadlock. */
+void made_progress();
+
 /** All lanes of the warp give `bits`; each gets what lane `source_lane` gave. */
 uint64_t warp_exchange(uint64_t bits, int source_lane);
 

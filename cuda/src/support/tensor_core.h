@@ -16,7 +16,8 @@
  * load_matrices reads four 8 x 8 matrices of 16-bit elements, whose rows of 16 bytes may lie anywhere in shared memory: lane l
  * names row l % 8 of matrix l / 8 (a multiple of 16 bytes). A lane gets of matrix i, as word i, row g, columns 2t and 2t+1:
  * four matrices are an A fragment, two a B fragment whose columns are the rows in memory. load_matrices_transposed gives rows
- * 2t and 2t+1 of column g: the fragment of the transposed matrices.
+ * 2t and 2t+1 of column g: the fragment of the transposed matrices. transpose_matrix does the same to one 8 x 8 matrix that is
+ * in registers.
  */
 #ifndef QLORA4J_CUDA_SUPPORT_TENSOR_CORE_H_
 #define QLORA4J_CUDA_SUPPORT_TENSOR_CORE_H_
@@ -54,6 +55,13 @@ Q4J_DEVICE void load_matrices_transposed(uint32_t (&words)[4], const void* row) 
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                : "r"(shared_address(row))
                : "memory");
+}
+
+/** Row g, columns 2t and 2t+1 of an 8 x 8 matrix of 16-bit elements become those of its transpose. */
+Q4J_DEVICE uint32_t transpose_matrix(uint32_t word) {
+  uint32_t transposed;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(word));
+  return transposed;
 }
 
 #else
@@ -138,6 +146,18 @@ inline MatrixRow matrix_row(const void* row, uint32_t (&words)[4]) {
   return {static_cast<const unsigned char*>(row), words};
 }
 
+/** Words of one 8 x 8 matrix, in place. */
+inline void transpose_matrix(void* const (&lanes)[32]) {
+  uint32_t words[32];
+  for (int lane = 0; lane < kWarp; ++lane) words[lane] = *static_cast<const uint32_t*>(lanes[lane]);
+  const auto element = [&](int row, int column) { return words[row * 4 + column / 2] >> (column % 2 * 16) & 0xffffu; };
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const int g = lane / 4;
+    const int t = lane % 4;
+    *static_cast<uint32_t*>(lanes[lane]) = element(2 * t, g) | element(2 * t + 1, g) << 16;
+  }
+}
+
 }  // namespace host
 
 inline void multiply_add_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -169,6 +189,11 @@ inline void load_matrices(uint32_t (&words)[4], const void* row) {
 inline void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
   host::MatrixRow own = host::matrix_row(row, words);
   host::warp_together(&own, &host::load_matrices<true>);
+}
+
+inline uint32_t transpose_matrix(uint32_t word) {
+  host::warp_together(&word, &host::transpose_matrix);
+  return word;
 }
 
 #endif
