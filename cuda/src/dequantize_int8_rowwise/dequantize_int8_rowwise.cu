@@ -15,6 +15,7 @@
 #include "pack/operators.h"
 #include "support/dispatch.h"
 #include "support/elements.h"
+#include "support/int8.h"
 #include "support/launch.h"
 
 namespace q4j::cuda {
@@ -32,16 +33,13 @@ struct DequantizeInt8 {
   int64_t cols;
 };
 
-Q4J_DEVICE float decode_int8(uint32_t byte, float row_absmax) {
-  const float code = static_cast<float>(static_cast<int>(byte) - (byte >= 128u ? 256 : 0));
-  return multiply(multiply(code, row_absmax), 1.0f / 127.0f);
-}
-
 template <typename T>
 Q4J_KERNEL(kThreads, 1)
 dequantize_int8_rowwise_1_elements(const DequantizeInt8 d) {
   const int64_t i = static_cast<int64_t>(block_index()) * kThreads + thread_index();
-  if (i < d.rows * d.cols) static_cast<T*>(d.output)[i] = narrow<T>(decode_int8(d.codes[i], d.row_absmax[i / d.cols]));
+  if (i >= d.rows * d.cols) return;
+  const auto code = static_cast<float>(static_cast<int8_t>(d.codes[i]));
+  static_cast<T*>(d.output)[i] = narrow<T>(int8_value(code, d.row_absmax[i / d.cols]));
 }
 
 template <typename T>
@@ -58,7 +56,12 @@ dequantize_int8_rowwise_2_rows(const DequantizeInt8 d) {
       const Words2 bytes = load_eight_bytes(codes, from, d.cols, words);
       float value[kEight];
       Q4J_UNROLL
-      for (int i = 0; i < kEight; ++i) value[i] = decode_int8((bytes.word[i / 4] >> (8 * (i % 4))) & 255u, row_absmax);
+      for (int w = 0; w < 2; ++w) {
+        float code[4];
+        decode_int8_four(bytes.word[w], code);
+        Q4J_UNROLL
+        for (int i = 0; i < 4; ++i) value[4 * w + i] = int8_value(code[i], row_absmax);
+      }
       store_eight(output, from, d.cols, vectors, value);
     }
   }

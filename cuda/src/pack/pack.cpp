@@ -52,6 +52,8 @@ constexpr q4j_pack_operators make_operators() {
   table.dequantize_8bit_blockwise = &on_device<q4j_dequantize_8bit_blockwise_params, &dequantize_8bit_blockwise>;
   table.quantize_int8_rowwise = &on_device<q4j_quantize_int8_rowwise_params, &quantize_int8_rowwise>;
   table.dequantize_int8_rowwise = &on_device<q4j_dequantize_int8_rowwise_params, &dequantize_int8_rowwise>;
+  table.quantize_fp8_rowwise = &on_device<q4j_quantize_fp8_rowwise_params, &quantize_fp8_rowwise>;
+  table.dequantize_fp8_rowwise = &on_device<q4j_dequantize_fp8_rowwise_params, &dequantize_fp8_rowwise>;
   table.pack_weight = &on_device<q4j_pack_weight_params, &pack_weight>;
   table.unpack_weight = &on_device<q4j_unpack_weight_params, &unpack_weight>;
   table.linear_forward = &on_device<q4j_linear_forward_params, &linear_forward>;

@@ -17,14 +17,15 @@
 #include "pack/operators.h"
 #include "support/dispatch.h"
 #include "support/elements.h"
+#include "support/int8.h"
 #include "support/launch.h"
+#include "support/row_maximum.h"
 
 namespace q4j::cuda {
 
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kStep = kThreads * kEight;
 
 struct QuantizeInt8 {
@@ -38,12 +39,6 @@ struct QuantizeInt8 {
 };
 
 Q4J_DEVICE bool is_outlier(const QuantizeInt8& q, float x) { return q.threshold > 0.0f && absolute(x) >= q.threshold; }
-
-/** The code's byte. */
-Q4J_DEVICE uint32_t encode_int8(float x, float scale) {
-  const float scaled = multiply(x, scale);
-  return absolute(scaled) <= 127.5f ? static_cast<uint32_t>(static_cast<int>(round_half_even(scaled))) & 255u : 0u;
-}
 
 template <typename T>
 Q4J_KERNEL(kThreads, 1)
@@ -69,14 +64,10 @@ quantize_int8_rowwise_1_codes(const QuantizeInt8 q) {
   const int64_t i = static_cast<int64_t>(block_index()) * kThreads + thread_index();
   if (i >= q.rows * q.cols) return;
   const int64_t row = i / q.cols;
-  const float scale = divide(127.0f, q.row_absmax[row]);
+  const float scale = int8_scale(q.row_absmax[row]);
   const bool zero = q.threshold > 0.0f && q.outlier_cols[i - row * q.cols] != 0;
   q.codes[i] = static_cast<uint8_t>(zero ? 0u : encode_int8(widen(static_cast<const T*>(q.input)[i]), scale));
 }
-
-struct WarpMaxima {
-  float at[kWarps];
-};
 
 /** Whether every row starts where wide accesses may. */
 template <typename T>
@@ -91,7 +82,7 @@ Q4J_DEVICE void encode_row(const QuantizeInt8& q, int64_t row, float absmax, boo
   const T* input = static_cast<const T*>(q.input) + row * q.cols;
   uint8_t* codes = q.codes + row * q.cols;
   const bool words = is_aligned(q.codes, sizeof(Words2)) && q.cols % static_cast<int64_t>(sizeof(Words2)) == 0;
-  const float scale = divide(127.0f, absmax);
+  const float scale = int8_scale(absmax);
   for (int64_t from = thread_index() * kEight; from < q.cols; from += kStep) {
     const Eight<T> eight = load_eight(input, from, q.cols, vectors);
     Words2 bytes = {{0u, 0u}};
@@ -107,7 +98,6 @@ Q4J_DEVICE void encode_row(const QuantizeInt8& q, int64_t row, float absmax, boo
 template <typename T>
 Q4J_KERNEL(kThreads, 4)
 quantize_int8_rowwise_2_rows(const QuantizeInt8 q) {
-  auto& maxima = block_shared<WarpMaxima>();
   const bool vectors = wide_rows<T>(q);
   for (int64_t row = block_index(); row < q.rows; row += grid_blocks()) {
     const T* input = static_cast<const T*>(q.input) + row * q.cols;
@@ -124,13 +114,7 @@ quantize_int8_rowwise_2_rows(const QuantizeInt8 q) {
         }
       }
     }
-    Q4J_UNROLL
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) absmax = maximum(absmax, shuffle_xor(absmax, mask));
-    block_barrier();  // the maxima of the last row have been read
-    if (lane_index() == 0) maxima.at[warp_index()] = absmax;
-    block_barrier();
-    Q4J_UNROLL
-    for (int w = 0; w < kWarps; ++w) absmax = maximum(absmax, maxima.at[w]);
+    absmax = block_maximum<kThreads>(absmax);
     if (thread_index() == 0) q.row_absmax[row] = absmax;
     if (q.threshold == 0.0f) encode_row<T>(q, row, absmax, vectors);
   }

@@ -123,8 +123,8 @@ q4j_status q4j_dequantize_int8_rowwise(q4j_context* context, const q4j_dequantiz
 
 /**
  * Row-wise FP8 E4M3 (no infinities, largest value 448): scale = absmax(row) / 448, code = x / scale rounded to the nearest E4M3
- * value, half to even, saturating at 448. A row of zeros has scale 0 and codes 0. NaN is kept: a row that holds one has a NaN
- * scale, a row with an infinity an infinite one, and dequantizes to NaN.
+ * value, half to even, saturating at 448; NaN has code 0x7f. A scale of 0 (a row of zeros) gives codes 0. NaN is kept: a row
+ * that holds one has a NaN scale, a row with an infinity an infinite one, and dequantizes to NaN.
  */
 typedef struct q4j_quantize_fp8_rowwise_params {
   uint32_t size;

@@ -1,5 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** Row-wise FP8 E4M3 (Micikevicius et al. 2022). */
+#include <cmath>
+
 #include "quant.h"
 #include "reference.h"
 
@@ -17,7 +19,8 @@ q4j_status quantize_fp8_rowwise(q4j_pack_context*, const q4j_quantize_fp8_rowwis
       row_scale[r] = scale;
       for (int64_t c = 0; c < p->cols; ++c) {
         const int64_t i = r * p->cols + c;
-        codes[i] = e4m3_from_f32(scale == 0.0f ? 0.0f : to_f32(input[i]) / scale);
+        const float scaled = scale == 0.0f ? 0.0f : to_f32(input[i]) / scale;
+        codes[i] = std::isnan(scaled) ? e4m3{0x7f} : e4m3_from_f32(scaled);  // processors differ in the sign of a NaN
       }
     }
   });

@@ -17,8 +17,8 @@ public record QuantizationConfig(WeightFormat format, int blockSize, boolean dou
   public static final int NESTED_BLOCK_SIZE = 256;
 
   public QuantizationConfig {
-    if (format == WeightFormat.DENSE) {
-      throw new IllegalArgumentException("a quantized format is needed, found DENSE");
+    if (!format.is4Bit()) {
+      throw new IllegalArgumentException("NF4 or FP4 is needed, found " + format);
     }
     if (blockSize < 32 || blockSize > 4096 || Integer.bitCount(blockSize) != 1) {
       throw new IllegalArgumentException(

@@ -13,6 +13,7 @@ import org.qlora4j.kernels.abi.q4j_attention_forward_params;
 import org.qlora4j.kernels.abi.q4j_cross_entropy_params;
 import org.qlora4j.kernels.abi.q4j_dequantize_4bit_params;
 import org.qlora4j.kernels.abi.q4j_dequantize_8bit_blockwise_params;
+import org.qlora4j.kernels.abi.q4j_dequantize_fp8_rowwise_params;
 import org.qlora4j.kernels.abi.q4j_dequantize_int8_rowwise_params;
 import org.qlora4j.kernels.abi.q4j_dropout;
 import org.qlora4j.kernels.abi.q4j_gradient_norm_params;
@@ -25,6 +26,7 @@ import org.qlora4j.kernels.abi.q4j_lora;
 import org.qlora4j.kernels.abi.q4j_lora_weight_gradient_params;
 import org.qlora4j.kernels.abi.q4j_quantize_4bit_params;
 import org.qlora4j.kernels.abi.q4j_quantize_8bit_blockwise_params;
+import org.qlora4j.kernels.abi.q4j_quantize_fp8_rowwise_params;
 import org.qlora4j.kernels.abi.q4j_quantize_int8_rowwise_params;
 import org.qlora4j.kernels.abi.q4j_rms_norm_backward_params;
 import org.qlora4j.kernels.abi.q4j_rms_norm_forward_params;
@@ -61,6 +63,8 @@ final class Frame {
   final q4j_dequantize_8bit_blockwise_params dequantize8bit;
   final q4j_quantize_int8_rowwise_params quantizeInt8;
   final q4j_dequantize_int8_rowwise_params dequantizeInt8;
+  final q4j_quantize_fp8_rowwise_params quantizeFp8;
+  final q4j_dequantize_fp8_rowwise_params dequantizeFp8;
   final q4j_linear_forward_params linearForward;
   final q4j_linear_backward_input_params linearBackwardInput;
   final q4j_lora_weight_gradient_params loraWeightGradient;
@@ -98,6 +102,10 @@ final class Frame {
     long quantizeInt8At = layout.add(quantizeInt8Size);
     int dequantizeInt8Size = Pointer.sizeof(q4j_dequantize_int8_rowwise_params.class);
     long dequantizeInt8At = layout.add(dequantizeInt8Size);
+    int quantizeFp8Size = Pointer.sizeof(q4j_quantize_fp8_rowwise_params.class);
+    long quantizeFp8At = layout.add(quantizeFp8Size);
+    int dequantizeFp8Size = Pointer.sizeof(q4j_dequantize_fp8_rowwise_params.class);
+    long dequantizeFp8At = layout.add(dequantizeFp8Size);
     int linearForwardSize = Pointer.sizeof(q4j_linear_forward_params.class);
     long linearForwardAt = layout.add(linearForwardSize);
     int linearBackwardInputSize = Pointer.sizeof(q4j_linear_backward_input_params.class);
@@ -158,6 +166,12 @@ final class Frame {
     dequantizeInt8 =
         new q4j_dequantize_int8_rowwise_params(new DeviceAddress(base + dequantizeInt8At))
             .size(dequantizeInt8Size);
+    quantizeFp8 =
+        new q4j_quantize_fp8_rowwise_params(new DeviceAddress(base + quantizeFp8At))
+            .size(quantizeFp8Size);
+    dequantizeFp8 =
+        new q4j_dequantize_fp8_rowwise_params(new DeviceAddress(base + dequantizeFp8At))
+            .size(dequantizeFp8Size);
     linearForward =
         new q4j_linear_forward_params(new DeviceAddress(base + linearForwardAt))
             .size(linearForwardSize);

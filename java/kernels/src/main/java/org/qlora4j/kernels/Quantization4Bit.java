@@ -45,8 +45,8 @@ public final class Quantization4Bit {
       DeviceTensor absmax,
       @Nullable DeviceTensor nestedAbsmax,
       @Nullable DeviceTensor nestedOffset) {
-    if (format == WeightFormat.DENSE) {
-      throw new IllegalArgumentException("quantize to NF4 or FP4, not DENSE");
+    if (!format.is4Bit()) {
+      throw new IllegalArgumentException("quantize to NF4 or FP4, not " + format);
     }
     long n = input.elements();
     Checks.floating("input", input);
@@ -99,8 +99,9 @@ public final class Quantization4Bit {
    * @param output F32, BF16 or F16, contiguous, rows * cols elements
    */
   public static void dequantize(KernelPack pack, Weight weight, DeviceTensor output) {
-    if (weight.format() == WeightFormat.DENSE) {
-      throw new IllegalArgumentException("a dense weight has nothing to dequantize");
+    if (!weight.format().is4Bit()) {
+      throw new IllegalArgumentException(
+          "dequantize a weight in NF4 or FP4, found " + weight.format());
     }
     Checks.floating("output", output);
     Checks.elements("output", output, weight.rows() * weight.cols());

@@ -10,11 +10,12 @@ import org.jspecify.annotations.Nullable;
  * holds {@code (rows * cols + 1) / 2} bytes in the canonical layout, {@code absmax} one f32 per
  * block of {@code blockSize} elements of the row-major flattening or, with double quantization, one
  * code per block; then {@code nestedAbsmax} holds one f32 per {@code nestedBlockSize} blocks and
- * {@code nestedOffset} the value subtracted before.
+ * {@code nestedOffset} the value subtracted before. INT8 and FP8: {@code data} is [rows, cols] of
+ * codes, contiguous, and {@code absmax} holds one f32 per row: its absmax (INT8) or scale (FP8).
  *
  * @param format storage
  * @param dtype type of the elements, or the type they had before they were quantized
- * @param blockSize elements per block; 0 for a dense weight
+ * @param blockSize elements per block; 0 for a weight that is not stored in 4 bits
  * @param nestedBlockSize blocks per nested block, or 0 without double quantization
  * @param nestedOffset see above
  * @param rows out features
@@ -41,31 +42,45 @@ public record Weight(
    * @throws IllegalArgumentException with the expected and the found shape
    */
   public Weight {
-    if (format == WeightFormat.DENSE) {
-      Checks.type("data", data, dtype);
-      Checks.matrix("data", data, rows, cols);
-      if (absmax != null || nestedAbsmax != null) {
-        throw new IllegalArgumentException("a dense weight has no absmax");
+    switch (format) {
+      case DENSE -> {
+        Checks.type("data", data, dtype);
+        Checks.matrix("data", data, rows, cols);
+        if (absmax != null) {
+          throw new IllegalArgumentException("a dense weight has no absmax");
+        }
       }
-    } else {
-      long elements = Math.multiplyExact(rows, cols);
-      Checks.blockSize(blockSize);
-      Checks.type("data", data, DType.U8);
-      Checks.elements("data", data, Quantization4Bit.packedBytes(elements));
-      Checks.contiguous("data", data);
-      DeviceTensor maxima = Checks.present("absmax", absmax);
-      long blocks = Quantization4Bit.blocks(elements, blockSize);
-      Checks.type("absmax", maxima, nestedBlockSize == 0 ? DType.F32 : DType.U8);
-      Checks.elements("absmax", maxima, blocks);
-      Checks.contiguous("absmax", maxima);
-      if (nestedBlockSize != 0) {
-        DeviceTensor nested = Checks.present("nestedAbsmax", nestedAbsmax);
-        Checks.type("nestedAbsmax", nested, DType.F32);
-        Checks.elements("nestedAbsmax", nested, Quantization4Bit.blocks(blocks, nestedBlockSize));
-        Checks.contiguous("nestedAbsmax", nested);
-      } else if (nestedAbsmax != null) {
-        throw new IllegalArgumentException("nestedAbsmax given with nestedBlockSize 0");
+      case NF4, FP4 -> {
+        long elements = Math.multiplyExact(rows, cols);
+        Checks.blockSize(blockSize);
+        Checks.type("data", data, DType.U8);
+        Checks.elements("data", data, Quantization4Bit.packedBytes(elements));
+        Checks.contiguous("data", data);
+        long blocks = Quantization4Bit.blocks(elements, blockSize);
+        Checks.vector(
+            "absmax",
+            Checks.present("absmax", absmax),
+            nestedBlockSize == 0 ? DType.F32 : DType.U8,
+            blocks);
+        if (nestedBlockSize != 0) {
+          Checks.vector(
+              "nestedAbsmax",
+              Checks.present("nestedAbsmax", nestedAbsmax),
+              DType.F32,
+              Quantization4Bit.blocks(blocks, nestedBlockSize));
+        } else if (nestedAbsmax != null) {
+          throw new IllegalArgumentException("nestedAbsmax given with nestedBlockSize 0");
+        }
       }
+      case INT8, FP8 -> {
+        Checks.type("data", data, format == WeightFormat.INT8 ? DType.I8 : DType.F8_E4M3);
+        Checks.matrix("data", data, rows, cols);
+        Checks.contiguous("data", data);
+        Checks.vector("absmax", Checks.present("absmax", absmax), DType.F32, rows);
+      }
+    }
+    if (!format.is4Bit() && (blockSize != 0 || nestedBlockSize != 0 || nestedAbsmax != null)) {
+      throw new IllegalArgumentException(format + " has no blocks, found block size " + blockSize);
     }
   }
 
@@ -73,6 +88,33 @@ public record Weight(
   public static Weight dense(DeviceTensor data) {
     return new Weight(
         WeightFormat.DENSE, data.dtype(), 0, 0, 0, data.rows(), data.cols(), data, null, null);
+  }
+
+  /**
+   * A row-wise INT8 weight.
+   *
+   * @param dtype type the weight had before
+   * @param codes I8 [rows, cols], as {@link QuantizationInt8} makes them without outliers
+   * @param rowAbsmax F32 [rows]
+   */
+  public static Weight int8(DType dtype, DeviceTensor codes, DeviceTensor rowAbsmax) {
+    return rowwise(WeightFormat.INT8, dtype, codes, rowAbsmax);
+  }
+
+  /**
+   * A row-wise FP8 weight.
+   *
+   * @param dtype type the weight had before
+   * @param codes F8_E4M3 [rows, cols], as {@link QuantizationFp8} makes them
+   * @param rowScale F32 [rows]
+   */
+  public static Weight fp8(DType dtype, DeviceTensor codes, DeviceTensor rowScale) {
+    return rowwise(WeightFormat.FP8, dtype, codes, rowScale);
+  }
+
+  private static Weight rowwise(
+      WeightFormat format, DType dtype, DeviceTensor codes, DeviceTensor scales) {
+    return new Weight(format, dtype, 0, 0, 0, codes.rows(), codes.cols(), codes, scales, null);
   }
 
   /** Bytes the weight occupies on the device, absmax included. */

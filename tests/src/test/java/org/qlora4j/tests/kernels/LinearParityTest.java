@@ -103,6 +103,12 @@ class LinearParityTest extends ParityTest {
             new Setup(type, Weights.Kind.NF4_NESTED, 64, 128, 192, branch, false, true, true));
         setups.add(new Setup(type, Weights.Kind.DENSE_BF16, 9, 40, 56, branch, true, true, true));
       }
+      for (Weights.Kind weight : List.of(Weights.Kind.INT8, Weights.Kind.FP8)) {
+        // Rows that are, and are not, a multiple of 16 codes; more than one step along the sum.
+        setups.add(new Setup(type, weight, 64, 128, 256, Branch.FAST, true, true, false));
+        setups.add(new Setup(type, weight, 33, 72, 544, Branch.F32, false, true, true));
+        setups.add(new Setup(type, weight, 1, 260, 1040, Branch.ODD, false, false, false));
+      }
       setups.add(
           new Setup(type, Weights.Kind.NF4_NESTED, 0, 64, 64, Branch.FAST, true, false, false));
       setups.add(
@@ -120,22 +126,30 @@ class LinearParityTest extends ParityTest {
               setup.title("forward"),
               "linear_forward",
               setup.work(),
-              (memory, outputs) -> forward(setup, memory, outputs)));
+              (memory, outputs) -> forward(setup, memory, outputs),
+              setup.weight().optional()));
       cases.add(
           new Case(
               setup.title("backward_input"),
               "linear_backward_input",
               setup.work(),
-              (memory, outputs) -> backward(setup, memory, outputs)));
+              (memory, outputs) -> backward(setup, memory, outputs),
+              setup.weight().optional()));
     }
     for (DType type : List.of(DType.F32, DType.BF16)) {
-      for (Weights.Kind weight : List.of(Weights.Kind.DENSE_BF16, Weights.Kind.NF4_NESTED)) {
+      for (Weights.Kind weight :
+          List.of(
+              Weights.Kind.DENSE_BF16,
+              Weights.Kind.NF4_NESTED,
+              Weights.Kind.INT8,
+              Weights.Kind.FP8)) {
         cases.add(
             new Case(
                 "forward with NaN and infinity " + type + " " + weight + " seed=" + SEED,
                 "linear_forward",
                 5L * 40 * 70,
-                (memory, outputs) -> notFinite(type, weight, memory, outputs)));
+                (memory, outputs) -> notFinite(type, weight, memory, outputs),
+                weight.optional()));
       }
     }
     return cases;

@@ -6,6 +6,8 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.Quantization4Bit;
+import org.qlora4j.kernels.QuantizationFp8;
+import org.qlora4j.kernels.QuantizationInt8;
 import org.qlora4j.kernels.Weight;
 import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.tests.support.DeviceMemory;
@@ -22,7 +24,9 @@ final class Weights {
     NF4(WeightFormat.NF4, DType.BF16, 64, 0),
     NF4_NESTED(WeightFormat.NF4, DType.BF16, 64, 256),
     NF4_NESTED_128(WeightFormat.NF4, DType.F32, 128, 256),
-    FP4_NESTED(WeightFormat.FP4, DType.BF16, 64, 256);
+    FP4_NESTED(WeightFormat.FP4, DType.BF16, 64, 256),
+    INT8(WeightFormat.INT8, DType.BF16, 0, 0),
+    FP8(WeightFormat.FP8, DType.BF16, 0, 0);
 
     final WeightFormat format;
     final DType dtype;
@@ -35,6 +39,12 @@ final class Weights {
       this.blockSize = blockSize;
       this.nested = nested;
     }
+
+    /** What a CPU pack that does not multiply this storage answers; null where all packs do. */
+    @Nullable String optional() {
+      boolean rowwise = format == WeightFormat.INT8 || format == WeightFormat.FP8;
+      return rowwise ? "found format " + format.code() : null;
+    }
   }
 
   /**
@@ -44,6 +54,9 @@ final class Weights {
   static Weight of(DeviceMemory memory, Kind kind, float[] values, int rows, int cols) {
     if (kind.format == WeightFormat.DENSE) {
       return Weight.dense(memory.of(kind.dtype, values, rows, cols));
+    }
+    if (!kind.format.is4Bit()) {
+      return rowwise(memory, kind, values, rows, cols);
     }
     long n = (long) rows * cols;
     long blocks = Quantization4Bit.blocks(n, kind.blockSize);
@@ -78,6 +91,23 @@ final class Weights {
           copy(memory, packed),
           copy(memory, absmax),
           nestedAbsmax == null ? null : copy(memory, nestedAbsmax));
+    }
+  }
+
+  private static Weight rowwise(
+      DeviceMemory memory, Kind kind, float[] values, int rows, int cols) {
+    boolean int8 = kind.format == WeightFormat.INT8;
+    KernelPack reference = Packs.reference();
+    try (DeviceMemory quantizer = new DeviceMemory(reference)) {
+      DeviceTensor input = quantizer.of(kind.dtype, values, rows, cols);
+      DeviceTensor codes = quantizer.empty(int8 ? DType.I8 : DType.F8_E4M3, rows, cols);
+      DeviceTensor scales = quantizer.empty(DType.F32, rows);
+      if (int8) {
+        QuantizationInt8.quantize(reference, input, 0, codes, scales, null);
+        return Weight.int8(kind.dtype, copy(memory, codes), copy(memory, scales));
+      }
+      QuantizationFp8.quantize(reference, input, codes, scales);
+      return Weight.fp8(kind.dtype, copy(memory, codes), copy(memory, scales));
     }
   }
 
