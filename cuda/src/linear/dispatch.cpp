@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "error.h"
+#include "linear/strip.h"
+#include "linear/wgmma.h"
 
 namespace q4j::cuda {
 
@@ -35,7 +37,22 @@ q4j_status cut(const ProductShape& shape, int64_t tile_m, int64_t tile_n, int64_
   return Q4J_OK;
 }
 
+template <typename Params>
+CallPath path_of_rung(q4j_pack_context* context, const Params& params, int rung) {
+  if (rung == 4 && wgmma_takes(*context, params)) return CallPath::kWgmma;
+  const bool strips = rung == 3 || (rung == 5 && params.m >= kStripRows);
+  return strips && strip_takes(params) && strip_available(context) ? CallPath::kStrips : CallPath::kProducts;
+}
+
 }  // namespace
+
+CallPath choose_path(q4j_pack_context* context, const q4j_linear_forward_params& params) {
+  return path_of_rung(context, params, context->rungs.linear_forward);
+}
+
+CallPath choose_path(q4j_pack_context* context, const q4j_linear_backward_input_params& params) {
+  return path_of_rung(context, params, context->rungs.linear_backward_input);
+}
 
 q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
   *plan = {};
@@ -43,7 +60,7 @@ q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
     plan->path = Path::kElements;
     return Q4J_OK;
   }
-  const bool converted = shape.elements != Elements::kBf16 && shape.elements != Elements::kFourBit;
+  const bool converted = shape.elements == Elements::kF32 || shape.elements == Elements::kF16;
   const int64_t columns = quotient_up(shape.n, 128);
   // A weight is read, and dequantized, once per row of blocks: the tallest block that leaves enough of them.
   if (shape.m <= 64) {
@@ -90,6 +107,10 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
           case Elements::kFourBit:
             Q4J_RETURN_IF_ERROR(product_2_forward_4bit(context, product, plan.path, split));
             break;
+          case Elements::kInt8:
+          case Elements::kFp8:
+            Q4J_RETURN_IF_ERROR(product_2_forward_rowwise(context, product, plan.path, split));
+            break;
           default:
             Q4J_RETURN_IF_ERROR(product_2_forward_other(context, product, split));
         }
@@ -100,6 +121,10 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
             break;
           case Elements::kFourBit:
             Q4J_RETURN_IF_ERROR(product_2_backward_4bit(context, product, plan.path, split));
+            break;
+          case Elements::kInt8:
+          case Elements::kFp8:
+            Q4J_RETURN_IF_ERROR(product_2_backward_rowwise(context, product, plan.path, split));
             break;
           default:
             Q4J_RETURN_IF_ERROR(product_2_backward_other(context, product, split));

@@ -41,6 +41,22 @@ struct Plan {
   int64_t workspace_bytes;
 };
 
+/** How a whole call is made where its products are not made one by one. */
+enum class CallPath {
+  kProducts,
+  kStrips, /* strip.h: a library multiplies what was dequantized */
+  kWgmma   /* wgmma.h: one kernel for Hopper */
+};
+
+/**
+ * The path of a call by its rung: 1 and 2 are products; 3 strips and 4 wgmma, wherever they take the call; 5 is the choice by
+ * shape. It is made without a measurement: strips from kStripRows rows on, where cuBLASLt is there. mma.sync is said to reach
+ * 60 to 75 % of what wgmma does on Hopper, so that a library that uses it wins as soon as dequantizing beside it is small.
+ */
+constexpr int64_t kStripRows = 512;
+CallPath choose_path(q4j_pack_context* context, const q4j_linear_forward_params& params);
+CallPath choose_path(q4j_pack_context* context, const q4j_linear_backward_input_params& params);
+
 /** What a product is made of, as far as the choice depends on it. */
 struct ProductShape {
   int64_t m;
@@ -64,12 +80,14 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
 /** Any order, type and alignment. */
 q4j_status product_1(const q4j_pack_context& context, const Product& product, Order a, Order b);
 
-// Rung 2, by orders of A and B (contraction first) and B's elements: bf16; 4-bit; the others.
+// Rung 2, by orders of A and B (contraction first) and B's elements: bf16; 4-bit; INT8 and FP8; the others.
 q4j_status product_2_forward_bf16(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_forward_4bit(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
+q4j_status product_2_forward_rowwise(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_forward_other(const q4j_pack_context& context, const Product& product, const Split& split);
 q4j_status product_2_backward_bf16(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_backward_4bit(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
+q4j_status product_2_backward_rowwise(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_backward_other(const q4j_pack_context& context, const Product& product, const Split& split);
 q4j_status product_2_gradient(const q4j_pack_context& context, const Product& product, const Split& split);
 

@@ -92,7 +92,8 @@ q4j_status int8_forward(q4j_pack_context* context, const q4j_linear_forward_para
   Q4J_RETURN_IF_ERROR(resident_blocks(*context, kThreads, "int8_forward_codes", int8_forward_codes, &resident));
   const Grid grid = {blocks_for(f.m, 1, resident), kThreads};
   Q4J_RETURN_IF_ERROR(launch(*context, grid, "int8_forward_codes", int8_forward_codes, f));
-  return context->rungs.linear_forward_int8 == 1 || f.k > kMostTerms ? int8_forward_1(*context, f) : int8_forward_2(*context, f);
+  return context->rungs.linear_forward_int8 == 1 || f.k > kMostTerms ? int8_forward_1(*context, f)
+                                                                     : int8_forward_2(*context, f);
 }
 
 }  // namespace q4j::cuda

@@ -19,21 +19,16 @@
  */
 #include <cmath>
 
-#include "linear/bf16_part.h"
 #include "linear/int8_forward.h"
-#include "support/elements.h"
-#include "support/launch.h"
-#include "support/tensor_core.h"
+#include "linear/product_2.h"
 
 namespace q4j::cuda {
 
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kChunk = 16; /* bytes */
-constexpr int kStep = 64;  /* bytes of a row in one buffer */
-constexpr int kRanks = 32; /* of the branch in one buffer: 64 bytes of bf16 */
-constexpr int kGroup = 8;  /* tiles along m that run side by side, so that they find the weight's tile in L2 */
+constexpr int kCodes = kStep * 2; /* of a row in one buffer: as many bytes as kStep bf16 values take */
+constexpr int kChunks = kCodes / kChunkBytes;
 constexpr int kSmallRows = 64;
 
 template <int TileM, int TileN, int WarpsM, int Stages>
@@ -46,15 +41,12 @@ struct Tile {
   static constexpr int kWarpN = TileN / kWarpsN;
   static constexpr int kFragmentsM = kWarpM / 16;
   static constexpr int kFragmentsN = kWarpN / 8;
-  static constexpr int kBufferBytes = (TileM + TileN) * kStep;
+  static constexpr int kBufferBytes = (TileM + TileN) * kCodes;
   static constexpr int kSharedBytes = Stages * kBufferBytes;
 };
 
 using LargeTile = Tile<128, 128, 2, 4>;
 using SmallTile = Tile<32, 32, 2, 8>;
-
-/** Where a chunk lies in a buffer. */
-Q4J_DEVICE int place(int row, int chunk) { return row * kStep + ((chunk ^ (row / 2 % 4)) * kChunk); }
 
 /** How many of `most` rows from `first` on a matrix has. */
 Q4J_DEVICE int rows_there(int64_t rows, int64_t first, int most) {
@@ -68,40 +60,41 @@ Q4J_DEVICE int rows_there(int64_t rows, int64_t first, int most) {
 template <int Rows>
 class Copier {
  public:
-  static constexpr int kEvery = kThreads / (kStep / kChunk);
+  static constexpr int kEvery = kThreads / kChunks;
   static_assert(Rows % kEvery == 0 && kEvery % 8 == 0, "all of a thread's rows have the same places for their chunks");
 
   /** Rows from `first` on of codes [rows, cols], `ld` bytes between two rows. */
   Q4J_DEVICE Copier(const uint8_t* codes, int64_t rows, int64_t cols, int64_t ld, int64_t first)
-      : source_(codes + (first + row()) * ld + chunk() * kChunk),
+      : source_(codes + (first + row()) * ld + chunk() * kChunkBytes),
         ld_(ld),
         rows_(rows_there(rows, first, Rows) - row()),
-        left_(static_cast<int>(cols) - chunk() * kChunk),
-        wide_(is_aligned(codes, kChunk) && ld % kChunk == 0) {}
+        left_(static_cast<int>(cols) - chunk() * kChunkBytes),
+        wide_(is_aligned(codes, kChunkBytes) && ld % kChunkBytes == 0) {}
 
   /** Starts copying the next step's codes. */
   Q4J_DEVICE void copy(unsigned char* buffer) {
-    unsigned char* const target = buffer + place(row(), chunk());
-    const int bytes = left_ < 0 ? 0 : left_ < kChunk ? left_ : kChunk;
+    unsigned char* const target = buffer + chunk_offset<kChunks>(row(), chunk());
+    const int bytes = left_ < 0 ? 0 : left_ < kChunkBytes ? left_ : kChunkBytes;
     if (wide_) {
       Q4J_UNROLL
-      for (int r = 0; r < Rows; r += kEvery) copy_async<kChunk>(target + r * kStep, source_ + r * ld_, r < rows_ ? bytes : 0);
+      for (int r = 0; r < Rows; r += kEvery)
+        copy_async<kChunkBytes>(target + r * kCodes, source_ + r * ld_, r < rows_ ? bytes : 0);
     } else {
       Q4J_NO_UNROLL
       for (int r = 0; r < Rows; r += kEvery) {
         Q4J_NO_UNROLL
-        for (int b = 0; b < kChunk; ++b) {
-          target[r * kStep + b] = r < rows_ && b < bytes ? load_read_only(source_ + r * ld_ + b) : uint8_t{0};
+        for (int b = 0; b < kChunkBytes; ++b) {
+          target[r * kCodes + b] = r < rows_ && b < bytes ? load_read_only(source_ + r * ld_ + b) : uint8_t{0};
         }
       }
     }
-    source_ += kStep;
-    left_ -= kStep;
+    source_ += kCodes;
+    left_ -= kCodes;
   }
 
  private:
-  Q4J_DEVICE static int row() { return thread_index() / (kStep / kChunk); }
-  Q4J_DEVICE static int chunk() { return thread_index() % (kStep / kChunk); }
+  Q4J_DEVICE static int row() { return thread_index() / kChunks; }
+  Q4J_DEVICE static int chunk() { return thread_index() % kChunks; }
 
   const uint8_t* source_;
   int64_t ld_;
@@ -113,13 +106,13 @@ class Copier {
 /** The 16 x 32 bytes of rows from `row` on and half `half` of the buffer's columns, as an operand A of mma. */
 Q4J_DEVICE void load_a(uint32_t (&words)[4], const unsigned char* buffer, int row, int half) {
   const int lane = lane_index();
-  load_matrices(words, buffer + place(row + lane % 16, half * 2 + lane / 16));
+  load_matrices(words, buffer + chunk_offset<kChunks>(row + lane % 16, half * 2 + lane / 16));
 }
 
 /** Two operands B: words 0 and 1 of rows (columns of the product) row ... row + 7, words 2 and 3 of the next eight. */
 Q4J_DEVICE void load_b(uint32_t (&words)[4], const unsigned char* buffer, int row, int half) {
   const int lane = lane_index();
-  load_matrices(words, buffer + place(row + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
+  load_matrices(words, buffer + chunk_offset<kChunks>(row + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
 }
 
 /**
@@ -144,7 +137,7 @@ BranchProducts branch_products(const Int8Forward& f) {
 template <typename Tile>
 Q4J_DEVICE void put_factors(const Int8Forward& f, int64_t first_row, int64_t first_column, int from, int xa_part, int b_part,
                             unsigned char* buffer) {
-  constexpr int kWords = kRanks / 2;
+  constexpr int kWords = kStep / 2;
   Q4J_NO_UNROLL
   for (int number = thread_index(); number < (Tile::kM + Tile::kN) * kWords; number += kThreads) {
     const int place_row = number / kWords;
@@ -161,9 +154,10 @@ Q4J_DEVICE void put_factors(const Int8Forward& f, int64_t first_row, int64_t fir
       if (!left) whole = multiply(f.s, f.rounds ? widen(narrow<bf16>(whole)) : whole);
       // An infinity is multiplied by the other factor's first part alone: the others may be 0, or of the other sign.
       if (absolute(whole) == kInfinity && (left ? b_part : xa_part) > 0) whole = 0.0f;
-      value[i] = bf16_part(whole, left ? xa_part : b_part);
+      value[i] = part_of(whole, left ? xa_part : b_part);
     }
-    *reinterpret_cast<uint32_t*>(buffer + place(place_row, word / 4) + word % 4 * 4) = narrow_pair<bf16>(value[0], value[1]);
+    *reinterpret_cast<uint32_t*>(buffer + chunk_offset<kChunks>(place_row, word / 4) + word % 4 * 4) =
+        narrow_pair<bf16>(value[0], value[1]);
   }
 }
 
@@ -179,7 +173,7 @@ template <typename Tile>
 Q4J_DEVICE void add_branch(const Int8Forward& f, const BranchProducts& products, int64_t first_row, int64_t first_column,
                            int warp_row, int warp_column, unsigned char* buffer, Results<Tile>& c) {
   Q4J_NO_UNROLL
-  for (int from = 0; from < f.rank; from += kRanks) {
+  for (int from = 0; from < f.rank; from += kStep) {
     Q4J_NO_UNROLL
     for (int product = 0; product < products.count; ++product) {
       block_barrier();  // the buffer has been read
@@ -231,14 +225,10 @@ Q4J_DEVICE void store_pair(const Int8Forward& f, int64_t row, int64_t column, fl
 
 template <typename Tile>
 Q4J_DEVICE void forward_tile(const Int8Forward& f, const BranchProducts& products) {
-  // Blocks in the order of their numbers: kGroup tiles along m, then the next along n, then the next group.
-  const int64_t tiles_n = (f.n + Tile::kN - 1) / Tile::kN;
-  const int64_t tiles_m = (f.m + Tile::kM - 1) / Tile::kM;
-  const int64_t group = block_index() / (kGroup * tiles_n);
-  const int64_t in_group = block_index() - group * kGroup * tiles_n;
-  const int64_t group_size = tiles_m - group * kGroup < kGroup ? tiles_m - group * kGroup : kGroup;
-  const int64_t first_row = (group * kGroup + in_group % group_size) * Tile::kM;
-  const int64_t first_column = in_group / group_size * Tile::kN;
+  const TilePlace tile(block_index(), static_cast<int>((f.m + Tile::kM - 1) / Tile::kM),
+                       static_cast<int>((f.n + Tile::kN - 1) / Tile::kN));
+  const int64_t first_row = tile.row * Tile::kM;
+  const int64_t first_column = tile.column * Tile::kN;
   const int warp_row = warp_index() / Tile::kWarpsN * Tile::kWarpM;
   const int warp_column = warp_index() % Tile::kWarpsN * Tile::kWarpN;
 
@@ -248,10 +238,10 @@ Q4J_DEVICE void forward_tile(const Int8Forward& f, const BranchProducts& product
   const auto copy_step = [&](int stage) {
     unsigned char* const buffer = shared + stage * Tile::kBufferBytes;
     x.copy(buffer);
-    w.copy(buffer + Tile::kM * kStep);
+    w.copy(buffer + Tile::kM * kCodes);
   };
 
-  const int steps = static_cast<int>((f.k + kStep - 1) / kStep);
+  const int steps = static_cast<int>((f.k + kCodes - 1) / kCodes);
   Q4J_UNROLL
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) {
     if (stage < steps) copy_step(stage);

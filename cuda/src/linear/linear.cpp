@@ -5,6 +5,9 @@
 #include <algorithm>
 
 #include "error.h"
+#include "linear/int8_forward.h"
+#include "linear/strip.h"
+#include "linear/wgmma.h"
 #include "pack/operators.h"
 #include "pack_weight/packed_layout.h"
 
@@ -40,7 +43,8 @@ q4j_status plan(int64_t m, int64_t n, int64_t k, int32_t dtype, const q4j_weight
 }
 
 q4j_status plan_forward(const q4j_pack_context& context, const q4j_linear_forward_params& p, Plans* plans) {
-  return plan(p.m, p.weight->rows, p.weight->cols, p.dtype, p.weight, p.lora, true, context.rungs.linear_forward, plans);
+  return plan(p.m, p.weight->rows, p.weight->cols, p.dtype, p.weight, p.lora, !multiplies_codes(p),
+              context.rungs.linear_forward, plans);
 }
 
 q4j_status plan_backward(const q4j_pack_context& context, const q4j_linear_backward_input_params& p, Plans* plans) {
@@ -58,12 +62,28 @@ Output inner_output(void* data, const q4j_lora& lora, bool exact, float scale) {
   return output;
 }
 
+/** Of the path that may make the whole call: pointers may be missing yet, and then count as aligned. */
+template <typename Params>
+int64_t call_workspace(q4j_pack_context* context, const Params& params) {
+  switch (choose_path(context, params)) {
+    case CallPath::kStrips:
+      return strip_workspace(*context, params);
+    case CallPath::kWgmma:
+      return wgmma_workspace(params);
+    case CallPath::kProducts:
+      break;
+  }
+  return 0;
+}
+
 }  // namespace
 
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* p, int64_t* bytes) {
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan_forward(*context, *p, &plans));
   *bytes = plans.workspace_bytes();
+  if (multiplies_codes(*p)) *bytes = std::max(*bytes, int8_forward_workspace(*p));
+  *bytes = std::max(*bytes, call_workspace(context, *p));
   return Q4J_OK;
 }
 
@@ -90,8 +110,15 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
   }
   if (p->y == nullptr) return Q4J_OK;
 
-  Q4J_REQUIRE(p->weight->format != Q4J_WEIGHT_INT8 || p->dtype == Q4J_F32, Q4J_UNSUPPORTED,
-              "linear_forward: an INT8 weight with bf16 activations");
+  if (multiplies_codes(*p)) return int8_forward(context, *p, p->workspace);
+  switch (choose_path(context, *p)) {
+    case CallPath::kStrips:
+      return strip_forward(context, *p, p->workspace);
+    case CallPath::kWgmma:
+      return wgmma_forward(context, *p, p->workspace);
+    case CallPath::kProducts:
+      break;
+  }
   q4j_weight weight;
   Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
   Product outer = {};
@@ -122,7 +149,7 @@ q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const
                                                 int64_t* bytes) {
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan_backward(*context, *p, &plans));
-  *bytes = plans.workspace_bytes();
+  *bytes = std::max(plans.workspace_bytes(), call_workspace(context, *p));
   return Q4J_OK;
 }
 
@@ -145,6 +172,14 @@ q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_bac
     Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kOuter, plans.inner, p->workspace));
   }
   if (p->dx == nullptr) return Q4J_OK;
+  switch (choose_path(context, *p)) {
+    case CallPath::kStrips:
+      return strip_backward_input(context, *p, p->workspace);
+    case CallPath::kWgmma:
+      return wgmma_backward_input(context, *p, p->workspace);
+    case CallPath::kProducts:
+      break;
+  }
 
   q4j_weight weight;
   Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));

@@ -13,7 +13,7 @@
  * Rungs
  *   1 product_1.cu: f32 arithmetic on values read one by one. Runs always where activations are f32.
  *   2 product_2.h and product_2_slim.cu: tensor cores, where activations are bf16.
- * INT8 weights with bf16 activations are multiplied as codes in the forward, which these products do not do.
+ * y with an INT8 weight and bf16 activations is a product of codes: int8_forward.h.
  */
 #ifndef QLORA4J_CUDA_LINEAR_LINEAR_H_
 #define QLORA4J_CUDA_LINEAR_LINEAR_H_

@@ -10,7 +10,9 @@
 
 #include "support/codes.h"
 #include "support/dropout.h"
+#include "support/e4m3.h"
 #include "support/elements.h"
+#include "support/int8.h"
 
 namespace q4j::cuda {
 
@@ -53,18 +55,6 @@ Q4J_DEVICE float block_absmax(const Operand& operand, int64_t block) {
   return add(multiply(operand_signed_map.at[code], nested), operand.nested_offset);
 }
 
-/** The value of an E4M3 code: as f16 with the exponent's bias put right; no infinities, NaN is 0x7f. */
-Q4J_DEVICE float fp8_value(uint32_t code) {
-  if ((code & 0x7fu) == 0x7fu) return bits_float(0x7fffffffu);
-  return multiply(widen(f16{static_cast<uint16_t>((code & 0x80u) << 8 | (code & 0x7fu) << 7)}), 256.0f);
-}
-
-/** The value of an INT8 code in a row with this absmax. */
-Q4J_DEVICE float int8_value(uint32_t code, float absmax) {
-  const int signed_code = static_cast<int>(static_cast<int8_t>(static_cast<uint8_t>(code)));
-  return multiply(multiply(static_cast<float>(signed_code), absmax), 1.0f / 127.0f);
-}
-
 struct EightValues {
   float at[kEight];
 };
@@ -103,11 +93,18 @@ Q4J_DEVICE EightValues read_four_bit(const Operand& operand, int64_t row, int64_
 
 /** Values of eight codes of an INT8 or FP8 row. */
 Q4J_DEVICE EightValues rowwise_values(const Operand& operand, const Words2& codes, float scale) {
+  const bool int8 = operand.elements == Elements::kInt8;
   EightValues result;
   Q4J_UNROLL
-  for (int i = 0; i < kEight; ++i) {
-    const uint32_t code = codes.word[i / 4] >> (8 * (i % 4)) & 0xffu;
-    result.at[i] = operand.elements == Elements::kInt8 ? int8_value(code, scale) : multiply(fp8_value(code), scale);
+  for (int w = 0; w < 2; ++w) {
+    float code[4];
+    if (int8) {
+      decode_int8_four(codes.word[w], code);
+    } else {
+      decode_e4m3_four(codes.word[w], code);
+    }
+    Q4J_UNROLL
+    for (int i = 0; i < 4; ++i) result.at[4 * w + i] = int8 ? int8_value(code[i], scale) : multiply(code[i], scale);
   }
   return result;
 }

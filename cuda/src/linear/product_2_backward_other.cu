@@ -1,6 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** dx = dy W: the same bytes of W, whose rows are a k each now, so fragments are transposed as they are loaded. W is f32, f16,
- * INT8 or FP8. */
+/** dx = dy W: the same bytes of W, whose rows are a k each now, so fragments are transposed as they are loaded. W is f32 or
+ * f16. */
 #include "linear/product_2.h"
 
 namespace q4j::cuda {

@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** y = x W^T: both factors' rows run along k. W is f32, f16, INT8 or FP8. */
+/** y = x W^T: both factors' rows run along k. W is f32 or f16. */
 #include "linear/product_2.h"
 
 namespace q4j::cuda {

@@ -4,8 +4,6 @@
 #define QLORA4J_CUDA_LINEAR_ROWWISE_TILE_H_
 
 #include "linear/tiles.h"
-#include "support/e4m3.h"
-#include "support/int8.h"
 
 namespace q4j::cuda {
 
@@ -58,6 +56,9 @@ class RowwiseTile {
     }
   }
 
+  /** Every thread converts in every step; so half of the warps do it before they multiply, the others after. */
+  Q4J_DEVICE bool converts_next() const { return warp_index() < Threads / kWarp / 2; }
+
   Q4J_DEVICE void convert(const unsigned char* stage, unsigned char* tile) {
     if (operand_.wide) {
       Q4J_UNROLL
@@ -68,7 +69,7 @@ class RowwiseTile {
         Q4J_UNROLL
         for (int half = 0; half < 2; ++half) {
           store(reinterpret_cast<Words4*>(tile + tile_offset(i, half)),
-                narrow_eight(values(codes.word[half * 2], codes.word[half * 2 + 1], scale)));
+                narrow_eight(rowwise_values(operand_, {{codes.word[half * 2], codes.word[half * 2 + 1]}}, scale)));
         }
       }
     } else {
@@ -117,24 +118,6 @@ class RowwiseTile {
   Q4J_DEVICE void fetch_scales() {
     Q4J_UNROLL
     for (int i = 0; i < kItems; ++i) scale_[i] = rows_left_ > i * kRowStep ? load_read_only(scale_from_ + i * kRowStep) : 0.0f;
-  }
-
-  Q4J_DEVICE EightValues values(uint32_t first, uint32_t second, float scale) const {
-    EightValues result;
-    Q4J_UNROLL
-    for (int w = 0; w < 2; ++w) {
-      float value[4];
-      if (operand_.elements == Elements::kInt8) {
-        decode_int8_four(w == 0 ? first : second, value);
-        Q4J_UNROLL
-        for (int i = 0; i < 4; ++i) result.at[4 * w + i] = int8_value(value[i], scale);
-      } else {
-        decode_e4m3_four(w == 0 ? first : second, value);
-        Q4J_UNROLL
-        for (int i = 0; i < 4; ++i) result.at[4 * w + i] = multiply(value[i], scale);
-      }
-    }
-    return result;
   }
 
   const Operand& operand_;

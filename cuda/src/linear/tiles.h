@@ -323,7 +323,7 @@ Q4J_DEVICE float part_of(float value, int part) {
 }
 
 /**
- * A dense f32 or f16 factor, or INT8 or FP8 rows, rounded to bf16 on its way to the tile; or, with Parts == 3, f32 as three
+ * A dense f32 or f16 factor, rounded to bf16 on its way to the tile; or, with Parts == 3, f32 as three
  * tiles of bf16 whose sum it is. The raw stage has rows like the tile's, of chunks exchanged by the same rule.
  */
 template <int Threads, int Outer, Order kOrder, int Parts, bool F32>
@@ -337,7 +337,7 @@ class ConvertedTile {
   Q4J_DEVICE ConvertedTile(const Operand& operand, int64_t outer, int64_t step) : operand_(operand), outer_(outer) {
     copy_step_ = step;
     step_ = step;
-    shift_ = operand.elements == Elements::kF32 ? 2 : operand.elements == Elements::kF16 ? 1 : 0;
+    shift_ = operand.elements == Elements::kF32 ? 2 : 1;
   }
 
   Q4J_DEVICE void copy(unsigned char* stage) {
@@ -366,7 +366,7 @@ class ConvertedTile {
       const int64_t at_col = (kOrder == Order::kContraction ? step_ * kStep : outer_) + chunk * kEight;
       EightValues values;
       if (operand_.wide) {
-        values = raw_eight(stage, row, chunk, at_row);
+        values = raw_eight(stage, row, chunk);
       } else if constexpr (F32) {
         values = {};
         if (at_row < operand_.rows && at_col < operand_.cols) values = read_dense<float>(operand_, at_row, at_col);
@@ -409,7 +409,7 @@ class ConvertedTile {
   }
 
   /** Chunk `chunk` of the tile from the raw stage. */
-  Q4J_DEVICE EightValues raw_eight(const unsigned char* stage, int row, int chunk, int64_t at_row) const {
+  Q4J_DEVICE EightValues raw_eight(const unsigned char* stage, int row, int chunk) const {
     EightValues result;
     if (element_shift() == 2) {
       Q4J_UNROLL
@@ -418,14 +418,10 @@ class ConvertedTile {
         Q4J_UNROLL
         for (int i = 0; i < 4; ++i) result.at[half * 4 + i] = bits_float(words.word[i]);
       }
-    } else if (element_shift() == 1) {
+    } else {
       const Eight<f16> eight = {{load(reinterpret_cast<const Words4*>(stage + raw_offset(row, chunk)))}};
       Q4J_UNROLL
       for (int i = 0; i < kEight; ++i) result.at[i] = element(eight, i);
-    } else {
-      const Words2 codes = load(reinterpret_cast<const Words2*>(stage + raw_offset(row, chunk / 2) + chunk % 2 * 8));
-      const float scale = at_row < operand_.rows ? load_read_only(static_cast<const float*>(operand_.absmax) + at_row) : 0.0f;
-      result = rowwise_values(operand_, codes, scale);
     }
     return result;
   }

@@ -23,11 +23,11 @@ namespace q4j::cuda {
   X(dequantize_fp8_rowwise, 2, 2)    \
   X(pack_weight, 2, 2)               \
   X(unpack_weight, 2, 2)             \
-  X(linear_forward, 2, 2)            \
-  X(linear_backward_input, 2, 2)     \
+  X(linear_forward_int8, 2, 2)       \
+  X(linear_forward, 5, 5)            \
+  X(linear_backward_input, 5, 5)     \
   X(lora_weight_gradient, 2, 2)      \
   X(linear_weight_gradient, 2, 2)
-  X(linear_forward_int8, 2, 2)
 
 #define Q4J_DECLARE_RUNG(name, rungs, chosen) int name = chosen;
 struct Rungs {
