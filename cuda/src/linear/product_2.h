@@ -153,7 +153,7 @@ Q4J_DEVICE void drop_no_numbers(float (&sum)[Shape::kWarpM / 16][Shape::kWarpN /
 
 /**
  * The branch, before anything else is in the sums. Exact: both factors are three bf16 each, of whose nine products the six
- * largest are summed, smallest first; what is left out is below 2^-24 of the product.
+ * largest are summed, smallest first; what is left out is 2^-24 of the product at most.
  */
 template <typename Shape, Order kB>
 Q4J_DEVICE void multiply_branch(float (&sum)[Shape::kWarpM / 16][Shape::kWarpN / 8][4], unsigned char* a, unsigned char* b,

@@ -306,19 +306,17 @@ class FourBitTile {
   int64_t col_;
 };
 
-/** The part of an f32 that bf16 number `part` of three holds: their sum is the f32, exactly. A value that is no number is all
- * in part 0. */
+/**
+ * The part of an f32 that bf16 number `part` of three holds: their sum is the f32, exactly, for 24 bits are three times eight.
+ * Rounded parts are 2^-8 and 2^-17 of the f32 at most. A value that is no number is all in part 0.
+ */
 Q4J_DEVICE float part_of(float value, int part) {
-  // 24 bits are three times eight. Cutting off, not rounding: no part overflows.
-  const uint32_t bits = float_bits(value);
-  if ((bits & 0x7f800000u) == 0x7f800000u) {
-    if (part > 0) return 0.0f;
-    return bits_float((bits & 0x7fffffu) == 0 ? bits : bits | 0x400000u);  // NaN must not lose all bits that make it one
-  }
-  const float high = bits_float(bits & 0xffff0000u);
+  const auto is_number = [](float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; };
+  float high = widen(narrow<bf16>(value));
+  if (is_number(value) && !is_number(high)) high = bits_float(float_bits(value) & 0xffff0000u);  // rounded to infinity
   if (part == 0) return high;
-  const float rest = subtract(value, high);
-  const float middle = bits_float(float_bits(rest) & 0xffff0000u);
+  const float rest = is_number(value) ? subtract(value, high) : 0.0f;
+  const float middle = widen(narrow<bf16>(rest));
   return part == 1 ? middle : subtract(rest, middle);
 }
 
