@@ -8,6 +8,7 @@
 
 #include "linear/dense_product.h"
 #include "pack/rungs.h"
+#include "pack/scratch.h"
 #include "qlora4j/pack.h"
 
 struct q4j_pack_context {
@@ -20,6 +21,7 @@ struct q4j_pack_context {
   /** Opened by open_dense; NULL: not yet, or this machine lacks the library. */
   std::unique_ptr<q4j::cuda::DenseMultiplier> dense;
   bool dense_tried = false;
+  q4j::cuda::Scratch* scratch = nullptr; /* in device memory */
 };
 
 namespace q4j::cuda {

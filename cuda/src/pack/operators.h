@@ -16,6 +16,9 @@ q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_i
 q4j_status dequantize_int8_rowwise(q4j_pack_context* context, const q4j_dequantize_int8_rowwise_params* params);
 q4j_status quantize_fp8_rowwise(q4j_pack_context* context, const q4j_quantize_fp8_rowwise_params* params);
 q4j_status dequantize_fp8_rowwise(q4j_pack_context* context, const q4j_dequantize_fp8_rowwise_params* params);
+q4j_status gradient_norm(q4j_pack_context* context, const q4j_gradient_norm_params* params);
+q4j_status adamw(q4j_pack_context* context, const q4j_adamw_params* params);
+q4j_status adamw_8bit(q4j_pack_context* context, const q4j_adamw_8bit_params* params);
 q4j_status pack_weight(q4j_pack_context* context, const q4j_pack_weight_params* params);
 q4j_status unpack_weight(q4j_pack_context* context, const q4j_unpack_weight_params* params);
 q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params);

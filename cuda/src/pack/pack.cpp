@@ -16,21 +16,32 @@ namespace q4j::cuda {
 
 namespace {
 
+q4j_status make_scratch(q4j_pack_context* context) {
+  void* memory = nullptr;
+  Q4J_RETURN_IF_ERROR(allocate(context, sizeof(Scratch), &memory));
+  context->scratch = static_cast<Scratch*>(memory);
+  return fill(context, memory, 0, sizeof(Scratch));
+}
+
+void destroy(q4j_pack_context* context) {
+  if (context->scratch != nullptr) free_memory(context, context->scratch);
+  delete context;
+}
+
 q4j_status create(const q4j_context_options* options, q4j_pack_context** context) {
   *context = nullptr;
   auto* made = new (std::nothrow) q4j_pack_context;
   Q4J_REQUIRE(made != nullptr, Q4J_OUT_OF_DEVICE_MEMORY, "the host has no memory for a context");
   q4j_status status = describe_device(options, made);
   if (status == Q4J_OK) status = override_rungs(std::getenv("Q4J_CUDA_RUNGS"), &made->rungs);
+  if (status == Q4J_OK) status = make_scratch(made);
   if (status != Q4J_OK) {
-    delete made;
+    destroy(made);
     return status;
   }
   *context = made;
   return Q4J_OK;
 }
-
-void destroy(q4j_pack_context* context) { delete context; }
 
 // Threads of the CPU that work for a context: the caller's.
 int32_t threads(const q4j_pack_context*) { return 1; }
@@ -60,6 +71,9 @@ constexpr q4j_pack_operators make_operators() {
   table.linear_backward_input = &on_device<q4j_linear_backward_input_params, &linear_backward_input>;
   table.lora_weight_gradient = &on_device<q4j_lora_weight_gradient_params, &lora_weight_gradient>;
   table.linear_weight_gradient = &on_device<q4j_linear_weight_gradient_params, &linear_weight_gradient>;
+  table.gradient_norm = &on_device<q4j_gradient_norm_params, &gradient_norm>;
+  table.adamw = &on_device<q4j_adamw_params, &adamw>;
+  table.adamw_8bit = &on_device<q4j_adamw_8bit_params, &adamw_8bit>;
   return table;
 }
 

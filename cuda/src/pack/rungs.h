@@ -27,7 +27,10 @@ namespace q4j::cuda {
   X(linear_forward, 5, 5)            \
   X(linear_backward_input, 5, 5)     \
   X(lora_weight_gradient, 2, 2)      \
-  X(linear_weight_gradient, 2, 2)
+  X(linear_weight_gradient, 2, 2)    \
+  X(gradient_norm, 2, 2)             \
+  X(adamw, 2, 2)                     \
+  X(adamw_8bit, 2, 2)
 
 #define Q4J_DECLARE_RUNG(name, rungs, chosen) int name = chosen;
 struct Rungs {

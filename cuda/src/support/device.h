@@ -42,12 +42,15 @@
 #define Q4J_UNROLL _Pragma("unroll")
 /** For loops on paths that few threads take: keeps their code small. */
 #define Q4J_NO_UNROLL _Pragma("unroll 1")
+/** Type of a kernel parameter that threads read where it lies: on a GPU in the constant bank, which takes 32,764 bytes. */
+#define Q4J_LARGE_PARAMETER(type) const __grid_constant__ type
 #else
 #define Q4J_KERNEL(threads, blocks) void
 #define Q4J_DEVICE inline
 #define Q4J_TABLE static constexpr
 #define Q4J_UNROLL
 #define Q4J_NO_UNROLL
+#define Q4J_LARGE_PARAMETER(type) const type&
 #endif
 
 namespace q4j::cuda {
@@ -105,6 +108,9 @@ template <typename T>
 Q4J_DEVICE T shuffle_down(T value, int delta) {
   return __shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(delta));
 }
+
+/** The largest of the values that the lanes of a warp give. */
+Q4J_DEVICE uint32_t warp_maximum(uint32_t value) { return __reduce_max_sync(0xffffffffu, value); }
 
 /** Memory of the block; one object per type and kernel. */
 template <typename T>
@@ -177,7 +183,12 @@ Q4J_DEVICE float maximum(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
   return larger;
 }
+/** The larger; where one is NaN the other. */
+Q4J_DEVICE float maximum_number(float a, float b) { return fmaxf(a, b); }
 Q4J_DEVICE float absolute(float a) { return fabsf(a); }
+/** Correctly rounded. */
+Q4J_DEVICE float square_root(float a) { return __fsqrt_rn(a); }
+Q4J_DEVICE double square_root(double a) { return __dsqrt_rn(a); }
 Q4J_DEVICE float round_half_even(float a) { return rintf(a); }
 
 /** Bytes of the pair (low, high), numbered 0 to 7, picked by the four nibbles of `selector`. */
@@ -248,6 +259,7 @@ Q4J_DEVICE Words2 load(const Words2* from) {
   const uint2 loaded = *reinterpret_cast<const uint2*>(from);
   return {{loaded.x, loaded.y}};
 }
+Q4J_DEVICE uint32_t load(const uint32_t* from) { return *from; }
 
 Q4J_DEVICE void store(Words4* to, const Words4& value) {
   *reinterpret_cast<uint4*>(to) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
@@ -255,6 +267,14 @@ Q4J_DEVICE void store(Words4* to, const Words4& value) {
 Q4J_DEVICE void store(Words2* to, const Words2& value) {
   *reinterpret_cast<uint2*>(to) = make_uint2(value.word[0], value.word[1]);
 }
+Q4J_DEVICE void store(uint32_t* to, uint32_t value) { *to = value; }
+
+// For results that blocks of one launch hand to the block that finishes last: each writes, fences, and counts itself; the one
+// that counts last fences and reads, past the cache of its multiprocessor.
+Q4J_DEVICE void device_fence() { __threadfence(); }
+/** Adds in memory and returns what was there before. */
+Q4J_DEVICE uint32_t fetch_add(uint32_t* counter, uint32_t count) { return atomicAdd(counter, count); }
+Q4J_DEVICE double load_shared_by_blocks(const double* from) { return __ldcg(from); }
 
 #else
 
@@ -295,6 +315,11 @@ inline T shuffle_down(T value, int delta) {
   return shuffle(value, lane + delta < kWarp ? lane + delta : lane);
 }
 
+inline uint32_t warp_maximum(uint32_t value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value = std::max(value, shuffle_xor(value, mask));
+  return value;
+}
+
 template <typename T>
 inline T& block_shared() {
   static const char tag = 0;  // its address names the type within this kernel source
@@ -332,7 +357,10 @@ inline float multiply_add(float a, float b, float c) {
   return std::isnan(result) ? bits_float(0x7fffffffu) : result;
 }
 inline float maximum(float a, float b) { return std::isnan(a) || a > b ? a : b; }
+inline float maximum_number(float a, float b) { return std::fmax(a, b); }
 inline float absolute(float a) { return std::fabs(a); }
+inline float square_root(float a) { return std::sqrt(a); }
+inline double square_root(double a) { return std::sqrt(a); }
 inline float round_half_even(float a) { return std::nearbyint(a); }
 
 inline uint32_t byte_permute(uint32_t low, uint32_t high, uint32_t selector) {
@@ -378,6 +406,15 @@ class Streamed {
   }
   void copy_async(void* to, const void* from, int from_bytes = 16) const { q4j::cuda::copy_async<16>(to, from, from_bytes); }
 };
+
+// Blocks run on one thread of the CPU.
+inline void device_fence() {}
+inline uint32_t fetch_add(uint32_t* counter, uint32_t count) {
+  const uint32_t before = *counter;
+  *counter += count;
+  return before;
+}
+inline double load_shared_by_blocks(const double* from) { return *from; }
 
 #endif
 

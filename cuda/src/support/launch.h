@@ -49,7 +49,7 @@ q4j_status allow_shared_memory(const q4j_pack_context& context, const void* kern
 
 template <typename... Parameters>
 q4j_status start(const q4j_pack_context& context, Grid grid, bool cooperative, const char* name, void (*kernel)(Parameters...),
-                 typename Exactly<Parameters>::Type... arguments) {
+                 const typename Exactly<Parameters>::Type&... arguments) {
   if (grid.blocks == 0) return Q4J_OK;
   void* addresses[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
   const auto stream = static_cast<cudaStream_t>(context.stream);
@@ -86,7 +86,7 @@ q4j_status resident_blocks(const q4j_pack_context& context, int threads, const c
 
 template <typename... Parameters>
 q4j_status start(const q4j_pack_context&, Grid grid, bool cooperative, const char* name, void (*kernel)(Parameters...),
-                 typename Exactly<Parameters>::Type... arguments) {
+                 const typename Exactly<Parameters>::Type&... arguments) {
   if (grid.blocks == 0) return Q4J_OK;
   const auto bound = [&] { kernel(arguments...); };
   using Bound = decltype(bound);
@@ -108,14 +108,14 @@ q4j_status resident_blocks(const q4j_pack_context&, int, const char*, void (*)(P
 /** Launches `kernel(arguments...)`; `name` is for the error text. A grid without blocks is nothing to do. */
 template <typename... Parameters>
 q4j_status launch(const q4j_pack_context& context, Grid grid, const char* name, void (*kernel)(Parameters...),
-                  typename Exactly<Parameters>::Type... arguments) {
+                  const typename Exactly<Parameters>::Type&... arguments) {
   return start(context, grid, false, name, kernel, arguments...);
 }
 
 /** As launch, for kernels with grid barriers: all blocks run at the same time, so there may be resident_blocks at most. */
 template <typename... Parameters>
 q4j_status launch_cooperative(const q4j_pack_context& context, Grid grid, const char* name, void (*kernel)(Parameters...),
-                              typename Exactly<Parameters>::Type... arguments) {
+                              const typename Exactly<Parameters>::Type&... arguments) {
   return start(context, grid, true, name, kernel, arguments...);
 }
 

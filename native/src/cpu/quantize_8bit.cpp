@@ -15,17 +15,6 @@ namespace {
 /** Elements per piece of work, at least, in whole blocks. */
 int64_t grain(int64_t block_size) { return std::max<int64_t>(1, 16384 / block_size) * block_size; }
 
-inline Vec values_of(const float* map, const uint8_t* codes, int64_t left) {
-  alignas(16) uint8_t buffer[16] = {};
-  std::memcpy(buffer, codes, static_cast<size_t>(left < kLanes ? left : kLanes));
-  const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(buffer));
-#if defined(__AVX512F__)
-  return {_mm512_i32gather_ps(_mm512_cvtepu8_epi32(bytes), map, 4)};
-#else
-  return {_mm256_i32gather_ps(map, _mm256_cvtepu8_epi32(bytes), 4)};
-#endif
-}
-
 }  // namespace
 
 q4j_status quantize_8bit_blockwise(q4j_pack_context* context, const q4j_quantize_8bit_blockwise_params* params) {

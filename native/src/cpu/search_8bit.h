@@ -1,5 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** The exact nearest search in a dynamic 8-bit map, in every lane at once, by eight halving steps over the thresholds. */
+/**
+ * The exact nearest search in a dynamic 8-bit map, in every lane at once, by eight halving steps over the thresholds, and the
+ * way back.
+ */
 #ifndef QLORA4J_SRC_CPU_SEARCH_8BIT_H_
 #define QLORA4J_SRC_CPU_SEARCH_8BIT_H_
 
@@ -9,6 +12,18 @@
 #include "vec.h"
 
 namespace q4j::cpu {
+
+/** What the first `left` codes stand for, at most as many as there are lanes. */
+static inline Vec values_of(const float* map, const uint8_t* codes, int64_t left) {
+  alignas(16) uint8_t buffer[16] = {};
+  std::memcpy(buffer, codes, static_cast<size_t>(left < kLanes ? left : kLanes));
+  const __m128i bytes = _mm_load_si128(reinterpret_cast<const __m128i*>(buffer));
+#if defined(__AVX512F__)
+  return {_mm512_i32gather_ps(_mm512_cvtepu8_epi32(bytes), map, 4)};
+#else
+  return {_mm256_i32gather_ps(map, _mm256_cvtepu8_epi32(bytes), 4)};
+#endif
+}
 
 /** The search over one map's 255 thresholds (quant.h). */
 class Search8Bit {

@@ -53,7 +53,9 @@ struct BlockCodes {
 void store_block(const BlockCodes& block, const std::array<float, 255>& thresholds, const float* moments, int64_t n) {
   float largest = 0.0f;
   for (int64_t i = 0; i < n; ++i) largest = std::fabs(moments[i]) > largest ? std::fabs(moments[i]) : largest;
-  for (int64_t i = 0; i < n; ++i) block.codes[i] = code_8bit_of_block(thresholds, moments[i], largest);
+  for (int64_t i = 0; i < n; ++i) {
+    block.codes[i] = std::isnan(moments[i]) ? uint8_t{0} : code_8bit_of_block(thresholds, moments[i], largest);
+  }
   *block.absmax = largest;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pack/rungs.h"
+#include "qlora4j/pack.h"
 
 namespace q4j::parity {
 
@@ -21,10 +22,18 @@ struct Rung {
 constexpr Rung kRungs[] = {Q4J_FOR_EACH_RUNG(Q4J_RUNG_ENTRY)};
 #undef Q4J_RUNG_ENTRY
 
-/** An entry may choose for several operators (rms_norm for its two passes) or for a part of one (linear_forward_small). */
+inline bool is_operator(const std::string& name) {
+#define Q4J_IS_OPERATOR(operator_name) || name == #operator_name
+  return false Q4J_FOR_EACH_OPERATOR(Q4J_IS_OPERATOR);
+#undef Q4J_IS_OPERATOR
+}
+
+/** An entry that is no operator's may choose for several (rms_norm for its two passes) or for a part of one
+ * (linear_forward_small). */
 inline bool rung_concerns(const std::string& rung, const std::string& operator_name) {
+  if (is_operator(rung)) return rung == operator_name;
   const auto begins = [](const std::string& text, const std::string& with) { return text.compare(0, with.size(), with) == 0; };
-  return rung == operator_name || begins(operator_name, rung + "_") || begins(rung, operator_name + "_");
+  return begins(operator_name, rung + "_") || begins(rung, operator_name + "_");
 }
 
 /** Values of Q4J_CUDA_RUNGS that together run every version of an operator; "" for the versions that run anyway. */

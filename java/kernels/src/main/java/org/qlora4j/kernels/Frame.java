@@ -7,6 +7,7 @@ import org.bytedeco.javacpp.LongPointer;
 import org.bytedeco.javacpp.Pointer;
 import org.qlora4j.kernels.abi.q4j_activation_backward_params;
 import org.qlora4j.kernels.abi.q4j_activation_forward_params;
+import org.qlora4j.kernels.abi.q4j_adamw_8bit_params;
 import org.qlora4j.kernels.abi.q4j_adamw_params;
 import org.qlora4j.kernels.abi.q4j_attention_backward_params;
 import org.qlora4j.kernels.abi.q4j_attention_forward_params;
@@ -51,7 +52,8 @@ final class Frame {
   private final HostArray lengths = new HostArray();
   private final HostArray decays = new HostArray();
   private final HostArray[] addresses = {
-    new HostArray(), new HostArray(), new HostArray(), new HostArray()
+    new HostArray(), new HostArray(), new HostArray(),
+    new HostArray(), new HostArray(), new HostArray()
   };
 
   final LongPointer bytes;
@@ -81,6 +83,7 @@ final class Frame {
   final q4j_attention_backward_params attentionBackward;
   final q4j_gradient_norm_params gradientNorm;
   final q4j_adamw_params adamW;
+  final q4j_adamw_8bit_params adamW8bit;
   private final q4j_dropout dropout;
 
   Frame() {
@@ -138,6 +141,8 @@ final class Frame {
     long gradientNormAt = layout.add(gradientNormSize);
     int adamWSize = Pointer.sizeof(q4j_adamw_params.class);
     long adamWAt = layout.add(adamWSize);
+    int adamW8bitSize = Pointer.sizeof(q4j_adamw_8bit_params.class);
+    long adamW8bitAt = layout.add(adamW8bitSize);
 
     block = Pointer.calloc(layout.total, 1);
     if (block == null || block.isNull()) {
@@ -216,6 +221,8 @@ final class Frame {
         new q4j_gradient_norm_params(new DeviceAddress(base + gradientNormAt))
             .size(gradientNormSize);
     adamW = new q4j_adamw_params(new DeviceAddress(base + adamWAt)).size(adamWSize);
+    adamW8bit =
+        new q4j_adamw_8bit_params(new DeviceAddress(base + adamW8bitAt)).size(adamW8bitSize);
   }
 
   /** Writes a weight into the frame. */
@@ -280,7 +287,7 @@ final class Frame {
     return target;
   }
 
-  /** A host array of device addresses, in slot 0 to 3. */
+  /** A host array of device addresses, in slot 0 to 5. */
   LongPointer addresses(int slot, long[] values) {
     LongPointer target = new LongPointer(addresses[slot].ensure((long) values.length * Long.BYTES));
     target.put(values, 0, values.length);
