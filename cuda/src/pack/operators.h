@@ -19,6 +19,13 @@ q4j_status dequantize_fp8_rowwise(q4j_pack_context* context, const q4j_dequantiz
 q4j_status gradient_norm(q4j_pack_context* context, const q4j_gradient_norm_params* params);
 q4j_status adamw(q4j_pack_context* context, const q4j_adamw_params* params);
 q4j_status adamw_8bit(q4j_pack_context* context, const q4j_adamw_8bit_params* params);
+q4j_status paged_store_create(q4j_pack_context* context, const q4j_paged_store_create_params* params);
+q4j_status paged_store_destroy(q4j_pack_context* context, const q4j_paged_store_destroy_params* params);
+q4j_status paged_store_plan(q4j_pack_context* context, const q4j_paged_store_plan_params* params);
+q4j_status paged_store_acquire(q4j_pack_context* context, const q4j_paged_store_acquire_params* params);
+q4j_status paged_store_release(q4j_pack_context* context, const q4j_paged_store_release_params* params);
+q4j_status paged_store_copy(q4j_pack_context* context, const q4j_paged_store_copy_params* params);
+q4j_status paged_store_statistics(q4j_pack_context* context, const q4j_paged_store_statistics_params* params);
 q4j_status pack_weight(q4j_pack_context* context, const q4j_pack_weight_params* params);
 q4j_status unpack_weight(q4j_pack_context* context, const q4j_unpack_weight_params* params);
 q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params);

@@ -74,6 +74,13 @@ constexpr q4j_pack_operators make_operators() {
   table.gradient_norm = &on_device<q4j_gradient_norm_params, &gradient_norm>;
   table.adamw = &on_device<q4j_adamw_params, &adamw>;
   table.adamw_8bit = &on_device<q4j_adamw_8bit_params, &adamw_8bit>;
+  table.paged_store_create = &on_device<q4j_paged_store_create_params, &paged_store_create>;
+  table.paged_store_destroy = &on_device<q4j_paged_store_destroy_params, &paged_store_destroy>;
+  table.paged_store_plan = &on_device<q4j_paged_store_plan_params, &paged_store_plan>;
+  table.paged_store_acquire = &on_device<q4j_paged_store_acquire_params, &paged_store_acquire>;
+  table.paged_store_release = &on_device<q4j_paged_store_release_params, &paged_store_release>;
+  table.paged_store_copy = &on_device<q4j_paged_store_copy_params, &paged_store_copy>;
+  table.paged_store_statistics = &on_device<q4j_paged_store_statistics_params, &paged_store_statistics>;
   return table;
 }
 

@@ -25,6 +25,13 @@ import org.qlora4j.kernels.abi.q4j_linear_forward_params;
 import org.qlora4j.kernels.abi.q4j_linear_weight_gradient_params;
 import org.qlora4j.kernels.abi.q4j_lora;
 import org.qlora4j.kernels.abi.q4j_lora_weight_gradient_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_acquire_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_copy_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_create_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_destroy_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_plan_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_release_params;
+import org.qlora4j.kernels.abi.q4j_paged_store_statistics_params;
 import org.qlora4j.kernels.abi.q4j_quantize_4bit_params;
 import org.qlora4j.kernels.abi.q4j_quantize_8bit_blockwise_params;
 import org.qlora4j.kernels.abi.q4j_quantize_fp8_rowwise_params;
@@ -84,6 +91,13 @@ final class Frame {
   final q4j_gradient_norm_params gradientNorm;
   final q4j_adamw_params adamW;
   final q4j_adamw_8bit_params adamW8bit;
+  final q4j_paged_store_create_params pagedStoreCreate;
+  final q4j_paged_store_destroy_params pagedStoreDestroy;
+  final q4j_paged_store_plan_params pagedStorePlan;
+  final q4j_paged_store_acquire_params pagedStoreAcquire;
+  final q4j_paged_store_release_params pagedStoreRelease;
+  final q4j_paged_store_copy_params pagedStoreCopy;
+  final q4j_paged_store_statistics_params pagedStoreStatistics;
   private final q4j_dropout dropout;
 
   Frame() {
@@ -143,6 +157,20 @@ final class Frame {
     long adamWAt = layout.add(adamWSize);
     int adamW8bitSize = Pointer.sizeof(q4j_adamw_8bit_params.class);
     long adamW8bitAt = layout.add(adamW8bitSize);
+    int pagedStoreCreateSize = Pointer.sizeof(q4j_paged_store_create_params.class);
+    long pagedStoreCreateAt = layout.add(pagedStoreCreateSize);
+    int pagedStoreDestroySize = Pointer.sizeof(q4j_paged_store_destroy_params.class);
+    long pagedStoreDestroyAt = layout.add(pagedStoreDestroySize);
+    int pagedStorePlanSize = Pointer.sizeof(q4j_paged_store_plan_params.class);
+    long pagedStorePlanAt = layout.add(pagedStorePlanSize);
+    int pagedStoreAcquireSize = Pointer.sizeof(q4j_paged_store_acquire_params.class);
+    long pagedStoreAcquireAt = layout.add(pagedStoreAcquireSize);
+    int pagedStoreReleaseSize = Pointer.sizeof(q4j_paged_store_release_params.class);
+    long pagedStoreReleaseAt = layout.add(pagedStoreReleaseSize);
+    int pagedStoreCopySize = Pointer.sizeof(q4j_paged_store_copy_params.class);
+    long pagedStoreCopyAt = layout.add(pagedStoreCopySize);
+    int pagedStoreStatisticsSize = Pointer.sizeof(q4j_paged_store_statistics_params.class);
+    long pagedStoreStatisticsAt = layout.add(pagedStoreStatisticsSize);
 
     block = Pointer.calloc(layout.total, 1);
     if (block == null || block.isNull()) {
@@ -223,6 +251,27 @@ final class Frame {
     adamW = new q4j_adamw_params(new DeviceAddress(base + adamWAt)).size(adamWSize);
     adamW8bit =
         new q4j_adamw_8bit_params(new DeviceAddress(base + adamW8bitAt)).size(adamW8bitSize);
+    pagedStoreCreate =
+        new q4j_paged_store_create_params(new DeviceAddress(base + pagedStoreCreateAt))
+            .size(pagedStoreCreateSize);
+    pagedStoreDestroy =
+        new q4j_paged_store_destroy_params(new DeviceAddress(base + pagedStoreDestroyAt))
+            .size(pagedStoreDestroySize);
+    pagedStorePlan =
+        new q4j_paged_store_plan_params(new DeviceAddress(base + pagedStorePlanAt))
+            .size(pagedStorePlanSize);
+    pagedStoreAcquire =
+        new q4j_paged_store_acquire_params(new DeviceAddress(base + pagedStoreAcquireAt))
+            .size(pagedStoreAcquireSize);
+    pagedStoreRelease =
+        new q4j_paged_store_release_params(new DeviceAddress(base + pagedStoreReleaseAt))
+            .size(pagedStoreReleaseSize);
+    pagedStoreCopy =
+        new q4j_paged_store_copy_params(new DeviceAddress(base + pagedStoreCopyAt))
+            .size(pagedStoreCopySize);
+    pagedStoreStatistics =
+        new q4j_paged_store_statistics_params(new DeviceAddress(base + pagedStoreStatisticsAt))
+            .size(pagedStoreStatisticsSize);
   }
 
   /** Writes a weight into the frame. */

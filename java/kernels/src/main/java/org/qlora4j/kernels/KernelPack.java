@@ -7,7 +7,9 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Set;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.Pointer;
 import org.jspecify.annotations.Nullable;
@@ -77,6 +79,10 @@ public final class KernelPack implements AutoCloseable {
   private final LeakAlarm.Watch alarm;
   private @Nullable ByteBuffer staging;
   private @Nullable DeviceBuffer workspace;
+
+  /** Handles of the paged stores that are open; not the objects, so that a lost one is noticed. */
+  private final Set<Long> pagedStores = new LinkedHashSet<>();
+
   private long allocatedBytes;
   private long peakAllocatedBytes;
   private volatile boolean closed;
@@ -306,7 +312,10 @@ public final class KernelPack implements AutoCloseable {
     }
   }
 
-  /** Device memory allocated through this pack and not freed, in bytes, the workspace included. */
+  /**
+   * Device memory allocated through this pack and not freed, in bytes, the workspace and the frames
+   * of paged stores included.
+   */
   public long allocatedBytes() {
     synchronized (lock) {
       return allocatedBytes;
@@ -407,6 +416,27 @@ public final class KernelPack implements AutoCloseable {
     }
   }
 
+  /** A paged store was made, with this much device memory. Hold {@link #lock}. */
+  void adopt(long pagedStore, long bytes) {
+    pagedStores.add(pagedStore);
+    allocatedBytes += bytes;
+    peakAllocatedBytes = Math.max(peakAllocatedBytes, allocatedBytes);
+  }
+
+  /** Frees a paged store, unless closing the pack has done so. Hold {@link #lock}. */
+  void abandon(long pagedStore, long bytes) {
+    if (pagedStores.remove(pagedStore)) {
+      allocatedBytes -= bytes;
+      destroyStore(pagedStore);
+    }
+  }
+
+  private void destroyStore(long pagedStore) {
+    Status.check(
+        qlora4j.q4j_paged_store_destroy(
+            context, frame.pagedStoreDestroy.reserved(0).store(new DeviceAddress(pagedStore))));
+  }
+
   void copyIn(long address, ByteBuffer source) {
     synchronized (lock) {
       if (source.isDirect()) {
@@ -485,8 +515,14 @@ public final class KernelPack implements AutoCloseable {
       }
       closed = true;
       alarm.disarm();
-      frame.free();
-      qlora4j.q4j_context_destroy(context);
+      try {
+        // Counted above as memory. Left to themselves they would outlive what they run on.
+        pagedStores.forEach(this::destroyStore);
+      } finally {
+        pagedStores.clear();
+        frame.free();
+        qlora4j.q4j_context_destroy(context);
+      }
     }
   }
 
