@@ -39,6 +39,18 @@ q4j_status lora_weight_gradient_workspace_size(q4j_pack_context* context, const 
 q4j_status linear_weight_gradient(q4j_pack_context* context, const q4j_linear_weight_gradient_params* params);
 q4j_status linear_weight_gradient_workspace_size(q4j_pack_context* context, const q4j_linear_weight_gradient_params* params,
                                                  int64_t* bytes);
+q4j_status rms_norm_forward(q4j_pack_context* context, const q4j_rms_norm_forward_params* params);
+q4j_status rms_norm_backward(q4j_pack_context* context, const q4j_rms_norm_backward_params* params);
+q4j_status rms_norm_backward_workspace_size(q4j_pack_context* context, const q4j_rms_norm_backward_params* params,
+                                            int64_t* bytes);
+q4j_status layer_norm_forward(q4j_pack_context* context, const q4j_layer_norm_forward_params* params);
+q4j_status layer_norm_backward(q4j_pack_context* context, const q4j_layer_norm_backward_params* params);
+q4j_status layer_norm_backward_workspace_size(q4j_pack_context* context, const q4j_layer_norm_backward_params* params,
+                                              int64_t* bytes);
+q4j_status rotary(q4j_pack_context* context, const q4j_rotary_params* params);
+q4j_status activation_forward(q4j_pack_context* context, const q4j_activation_forward_params* params);
+q4j_status activation_backward(q4j_pack_context* context, const q4j_activation_backward_params* params);
+q4j_status cross_entropy(q4j_pack_context* context, const q4j_cross_entropy_params* params);
 
 }  // namespace q4j::cuda
 

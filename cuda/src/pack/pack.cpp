@@ -81,6 +81,14 @@ constexpr q4j_pack_operators make_operators() {
   table.paged_store_release = &on_device<q4j_paged_store_release_params, &paged_store_release>;
   table.paged_store_copy = &on_device<q4j_paged_store_copy_params, &paged_store_copy>;
   table.paged_store_statistics = &on_device<q4j_paged_store_statistics_params, &paged_store_statistics>;
+  table.rms_norm_forward = &on_device<q4j_rms_norm_forward_params, &rms_norm_forward>;
+  table.rms_norm_backward = &on_device<q4j_rms_norm_backward_params, &rms_norm_backward>;
+  table.layer_norm_forward = &on_device<q4j_layer_norm_forward_params, &layer_norm_forward>;
+  table.layer_norm_backward = &on_device<q4j_layer_norm_backward_params, &layer_norm_backward>;
+  table.rotary = &on_device<q4j_rotary_params, &rotary>;
+  table.activation_forward = &on_device<q4j_activation_forward_params, &activation_forward>;
+  table.activation_backward = &on_device<q4j_activation_backward_params, &activation_backward>;
+  table.cross_entropy = &on_device<q4j_cross_entropy_params, &cross_entropy>;
   return table;
 }
 
@@ -92,6 +100,8 @@ constexpr q4j_pack_workspaces make_workspaces() {
   table.linear_backward_input_workspace_size = &linear_backward_input_workspace_size;
   table.lora_weight_gradient_workspace_size = &lora_weight_gradient_workspace_size;
   table.linear_weight_gradient_workspace_size = &linear_weight_gradient_workspace_size;
+  table.rms_norm_backward_workspace_size = &rms_norm_backward_workspace_size;
+  table.layer_norm_backward_workspace_size = &layer_norm_backward_workspace_size;
   return table;
 }
 

@@ -30,7 +30,12 @@ namespace q4j::cuda {
   X(linear_weight_gradient, 2, 2)    \
   X(gradient_norm, 2, 2)             \
   X(adamw, 2, 2)                     \
-  X(adamw_8bit, 2, 2)
+  X(adamw_8bit, 2, 2)                \
+  X(rms_norm, 2, 2)                  \
+  X(layer_norm, 2, 2)                \
+  X(rotary, 2, 2)                    \
+  X(activation, 2, 2)                \
+  X(cross_entropy, 2, 2)
 
 #define Q4J_DECLARE_RUNG(name, rungs, chosen) int name = chosen;
 struct Rungs {

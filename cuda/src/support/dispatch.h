@@ -25,6 +25,19 @@ q4j_status with_dtype(int32_t dtype, Body body) {
   }
 }
 
+/** The same for activations, which are f32 or bf16: a third instantiation of their kernels would never run. */
+template <typename Body>
+q4j_status with_activation_type(int32_t dtype, Body body) {
+  switch (dtype) {
+    case Q4J_F32:
+      return body(float{});
+    case Q4J_BF16:
+      return body(bf16{});
+    default:
+      Q4J_FAIL(Q4J_UNSUPPORTED, "the CUDA pack takes f32 and bf16 activations, found %s", dtype_name(dtype));
+  }
+}
+
 template <int Value>
 using Constant = std::integral_constant<int, Value>;
 
