@@ -31,10 +31,10 @@ bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0
 /** The groups of branch columns, from how the branch computes. */
 BranchParts parts_of(const q4j_lora* lora) {
   if (!has_branch(lora)) return {0, 0, 0};
-  if (lora->compute == Q4J_LORA_F32) return {3, 0x100, 0x010};
+  if (lora->compute == Q4J_LORA_F32) return {3, 0x130, 0x310};
   int exponent = 0;
   const bool power_of_two = std::fabs(std::frexp(lora->s, &exponent)) == 0.5f;
-  return power_of_two ? BranchParts{1, 0, 0} : BranchParts{2, 0, 0x10};
+  return power_of_two ? BranchParts{1, 0, 0} : BranchParts{2, 0x30, 0x10};
 }
 
 BranchFactor factor_of(const q4j_lora* lora, const void* values) {

@@ -113,7 +113,7 @@ linear_strip_rows(const StripRows s) {
           const int group = static_cast<int>(column / s.b.rank);
           v = branch_of_weight(s.b, s.parts, group, s.b.values[row * s.b.rank + column - group * s.b.rank]);
         } else if (c < branch_end + s.bias_parts) {
-          v = bf16_part(read_element(s.bias, s.bias_dtype, row), static_cast<int>(c - branch_end));
+          v = bf16_term(read_element(s.bias, s.bias_dtype, row), static_cast<int>(c - branch_end));
         }
         value[e] = v;
       }

@@ -15,8 +15,8 @@ namespace q4j::cuda {
 constexpr int64_t kMostItems = int64_t{1} << 30;
 
 /**
- * Which bf16 part of each factor the groups of branch columns hold: nibble g for group g. An array would be indexed at run
- * time, which moves the whole argument struct from constant to local memory.
+ * Which bf16 part (bf16_part.h) of each factor the groups of branch columns hold: nibble g for group g. An array would be
+ * indexed at run time, which moves the whole argument struct from constant to local memory.
  */
 struct BranchParts {
   int32_t groups; /* 0: no branch */

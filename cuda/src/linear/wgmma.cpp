@@ -17,7 +17,7 @@ bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0
 /** The parts of a factor without s, by which the sums are multiplied afterwards. */
 BranchParts parts_of(const q4j_lora* lora) {
   if (!has_branch(lora)) return {0, 0, 0};
-  return lora->compute == Q4J_LORA_F32 ? BranchParts{3, 0x100, 0x010} : BranchParts{1, 0, 0};
+  return lora->compute == Q4J_LORA_F32 ? BranchParts{3, 0x130, 0x310} : BranchParts{1, 0, 0};
 }
 
 int64_t branch_tiles(const q4j_lora* lora) {

@@ -190,7 +190,6 @@ Q4J_DEVICE float absolute(float a) { return fabsf(a); }
 Q4J_DEVICE float square_root(float a) { return __fsqrt_rn(a); }
 Q4J_DEVICE double square_root(double a) { return __dsqrt_rn(a); }
 Q4J_DEVICE float round_half_even(float a) { return rintf(a); }
-Q4J_DEVICE float square_root(float a) { return __fsqrt_rn(a); }
 
 // The math library's functions, within 1 ulp (exp, log) and 2 ulp (sine, cosine, at every angle) as NVIDIA states them.
 Q4J_DEVICE float exponential(float a) { return expf(a); }
@@ -382,7 +381,6 @@ inline float absolute(float a) { return std::fabs(a); }
 inline float square_root(float a) { return std::sqrt(a); }
 inline double square_root(double a) { return std::sqrt(a); }
 inline float round_half_even(float a) { return std::nearbyint(a); }
-inline float square_root(float a) { return std::sqrt(a); }
 
 inline float exponential(float a) { return std::exp(a); }
 inline float logarithm(float a) { return std::log(a); }
