@@ -220,12 +220,6 @@ Q4J_DEVICE Words2 load_read_only(const Words2* from) {
 Q4J_DEVICE uint8_t load_read_only(const uint8_t* from) { return __ldg(from); }
 Q4J_DEVICE float load_read_only(const float* from) { return __ldg(from); }
 
-// Loads of memory that this kernel may also write.
-Q4J_DEVICE Words4 load(const Words4* from) {
-  const uint4 loaded = *reinterpret_cast<const uint4*>(from);
-  return {{loaded.x, loaded.y, loaded.z, loaded.w}};
-}
-
 /** Memory that this kernel reads once: kept out of L1 and first to leave L2, so that it evicts nothing that is read again. */
 class Streamed {
  public:
@@ -269,7 +263,7 @@ Q4J_DEVICE void store_streamed(Words2* to, const Words2& value) {
   __stcs(reinterpret_cast<uint2*>(to), make_uint2(value.word[0], value.word[1]));
 }
 
-// Loads of memory that this kernel writes, shared memory above all.
+// Loads of memory that this kernel may also write, shared memory above all.
 Q4J_DEVICE Words4 load(const Words4* from) {
   const uint4 loaded = *reinterpret_cast<const uint4*>(from);
   return {{loaded.x, loaded.y, loaded.z, loaded.w}};
@@ -412,8 +406,6 @@ inline T load_read_only(const T* from) {
   host::check_alignment(from, alignof(T));
   return *from;
 }
-
-inline Words4 load(const Words4* from) { return load_read_only(from); }
 
 template <typename T>
 inline T load(const T* from) {
