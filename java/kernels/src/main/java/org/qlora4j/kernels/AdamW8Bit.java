@@ -52,9 +52,9 @@ public final class AdamW8Bit {
 
   /**
    * One step in f32, the same bits on every pack: {@code g = gradient * gradientScale; m = b1 m +
-   * (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p * (1 - lr * decay) - (lr / (1 - b1^t)) * (m / (sqrt(v)
-   * / sqrt(1 - b2^t) + eps))}. The parameter uses m and v before they are coded again. A NaN moment
-   * gets code 0 and leaves the other elements of its block alone; its parameter is NaN.
+   * (1 - b1) g; v = b2 v + (1 - b2) g^2; p = p * (1 - lr * decay) - (lr / (1 - b1^t)) * (m /
+   * (sqrt(v) / sqrt(1 - b2^t) + eps))}. The parameter uses m and v before they are coded again. A
+   * NaN moment gets code 0 and leaves the other elements of its block alone; its parameter is NaN.
    *
    * @param blockSize elements per absmax, a power of two from 32 to 4096
    * @param t number of this step, 1 for the first

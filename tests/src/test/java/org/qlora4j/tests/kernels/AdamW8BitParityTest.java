@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.qlora4j.kernels.AdamW;
 import org.qlora4j.kernels.AdamW8Bit;
@@ -41,17 +42,13 @@ class AdamW8BitParityTest extends ParityTest {
       add(cases, around, blockSize, true);
     }
     add(cases, new int[] {3, 1000, 2048}, 256, true);
-    int[] many = new int[700];
-    for (int i = 0; i < many.length; i++) {
-      many[i] = i * 37 % 50;
-    }
-    add(cases, many, 256, false);
+    // More than one launch of the CUDA pack takes.
+    add(cases, IntStream.range(0, 700).map(i -> i * 37 % 50).toArray(), 256, false);
     return cases;
   }
 
   private static void add(List<Case> cases, int[] lengths, int blockSize, boolean special) {
-    String list =
-        lengths.length > 8 ? lengths.length + " tensors" : Arrays.toString(lengths);
+    String list = lengths.length > 8 ? lengths.length + " tensors" : Arrays.toString(lengths);
     cases.add(
         new Case(
             list + " block=" + blockSize + " special=" + special + " seed=" + SEED,
@@ -99,8 +96,7 @@ class AdamW8BitParityTest extends ParityTest {
   /** Before the first step: absmax 0, codes of any value. */
   private static AdamW8Bit.Moment moment(DeviceMemory memory, int n, int blockSize) {
     return new AdamW8Bit.Moment(
-        memory.empty(DType.U8, n),
-        memory.zeros(DType.F32, Quantization4Bit.blocks(n, blockSize)));
+        memory.empty(DType.U8, n), memory.zeros(DType.F32, Quantization4Bit.blocks(n, blockSize)));
   }
 
   @Test

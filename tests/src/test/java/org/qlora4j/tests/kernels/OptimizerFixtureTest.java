@@ -163,12 +163,10 @@ class OptimizerFixtureTest extends FixtureTest {
     DeviceTensor gradient = memory.empty(DType.F32, n);
     AdamW8Bit.Moment[] moments = new AdamW8Bit.Moment[2];
     for (int m = 0; m < 2; m++) {
-      moments[m] =
-          new AdamW8Bit.Moment(memory.zeros(DType.U8, n), memory.zeros(DType.F32, blocks));
+      moments[m] = new AdamW8Bit.Moment(memory.zeros(DType.U8, n), memory.zeros(DType.F32, blocks));
     }
     float decay = (float) entry.path("weight_decay").asDouble();
-    AdamW8Bit.Slot slot =
-        new AdamW8Bit.Slot(parameter, gradient, moments[0], moments[1], decay);
+    AdamW8Bit.Slot slot = new AdamW8Bit.Slot(parameter, gradient, moments[0], moments[1], decay);
     String where = memory.pack().name() + ", " + name;
     int steps = entry.path("steps").asInt();
     for (int step = 1; step <= steps; step++) {

@@ -4,6 +4,7 @@ package org.qlora4j.tests.kernels;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.qlora4j.kernels.AdamW;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
@@ -21,11 +22,19 @@ class OptimizerParityTest extends ParityTest {
   protected List<Case> cases() {
     List<Case> cases = new ArrayList<>();
     int[][] lists = {
-      {}, {1}, {0, 5}, {7, 8, 9}, {15, 16, 17, 255, 256, 257}, {4096, 1, 4095, 0, 70_001}
+      {},
+      {1},
+      {0, 5},
+      {7, 8, 9},
+      {15, 16, 17, 255, 256, 257},
+      {4096, 1, 4095, 0, 70_001},
+      // More than one launch of the CUDA pack takes.
+      IntStream.range(0, 1700).map(i -> i * 37 % 50).toArray()
     };
     for (int[] lengths : lists) {
       long work = Arrays.stream(lengths).sum();
-      String name = Arrays.toString(lengths) + " seed=" + SEED;
+      String list = lengths.length > 8 ? lengths.length + " tensors" : Arrays.toString(lengths);
+      String name = list + " seed=" + SEED;
       cases.add(
           new Case(
               "adamw " + name,
@@ -57,6 +66,7 @@ class OptimizerParityTest extends ParityTest {
 
   private static void adamW(int[] lengths, DeviceMemory memory, Outputs outputs) {
     Randoms random = new Randoms(SEED);
+    float[] largest = new float[lengths.length];
     List<AdamW.Slot> slots = new ArrayList<>();
     List<DeviceTensor> gradients = new ArrayList<>();
     for (int i = 0; i < lengths.length; i++) {
@@ -72,8 +82,12 @@ class OptimizerParityTest extends ParityTest {
               i % 2 == 0 ? 0.01f : 0));
     }
     for (int step = 1; step <= 3; step++) {
-      for (DeviceTensor gradient : gradients) {
-        gradient.copyFrom(random.wide(gradient.elements(), 4));
+      for (int i = 0; i < lengths.length; i++) {
+        float[] values = random.wide(lengths[i], 4);
+        for (float value : values) {
+          largest[i] = Math.max(largest[i], Math.abs(value));
+        }
+        gradients.get(i).copyFrom(values);
       }
       AdamW.step(memory.pack(), new AdamW.Options(2e-3, 0.9, 0.999, 1e-8), step, 0.5f, slots);
     }
@@ -82,8 +96,9 @@ class OptimizerParityTest extends ParityTest {
     Tolerance tolerance =
         Tolerance.function(24).plus(Tolerance.ofLargest(8 * Tolerance.roundoff(DType.F32)));
     for (int i = 0; i < slots.size(); i++) {
-      outputs.add("parameter", slots.get(i).parameter(), tolerance);
-      outputs.add("firstMoment", slots.get(i).firstMoment(), tolerance);
+      outputs.add("parameter", slots.get(i).parameter(), tolerance.ofTerms(0.1));
+      // (1 - b1) times the gradient, which is scaled by 0.5.
+      outputs.add("firstMoment", slots.get(i).firstMoment(), tolerance.ofTerms(0.05 * largest[i]));
       outputs.add("secondMoment", slots.get(i).secondMoment(), tolerance);
     }
   }
