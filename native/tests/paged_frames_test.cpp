@@ -127,6 +127,78 @@ void moves_what_the_formula_says() {
   }
 }
 
+/**
+ * Three streams as the CUDA pack has them, as times: a copy takes 1, the work on a page `work_time`, and each stream begins
+ * what it is given when it is free and what it waits for is done.
+ */
+struct Timeline {
+  Timeline(int64_t frame_count, double time) : frames(static_cast<size_t>(frame_count)), work_time(time) {}
+
+  void* address(int64_t, int64_t) { return this; }
+  bool moves_clean_pages() const { return false; }
+  q4j_status fetch(int64_t, int64_t frame, bool stored) {
+    Frame& f = frames[static_cast<size_t>(frame)];
+    in = f.arrived = std::max(in, f.released) + (stored ? 1 : 0);
+    return Q4J_OK;
+  }
+  q4j_status write_back(int64_t, int64_t frame) {
+    const Frame& f = frames[static_cast<size_t>(frame)];
+    out = std::max(out, std::max(f.released, f.arrived)) + 1;
+    in = std::max(in, out);
+    return Q4J_OK;
+  }
+  q4j_status begin_work(int64_t, int64_t frame) {
+    work = std::max(work, frames[static_cast<size_t>(frame)].arrived);
+    return Q4J_OK;
+  }
+  q4j_status end_work(int64_t, int64_t frame) {
+    work = frames[static_cast<size_t>(frame)].released = work + work_time;
+    return Q4J_OK;
+  }
+  q4j_status copy(const q4j_paged_store_copy_params&, int64_t, bool) { return Q4J_OK; }
+
+  struct Frame {
+    double arrived = 0;
+    double released = 0;
+  };
+  std::vector<Frame> frames;
+  const double work_time;
+  double work = 0;
+  double in = 0;
+  double out = 0;
+};
+
+/**
+ * Rounds with a long pause between them, as optimizer steps have. P - F pages cannot be there when a round begins; beyond their
+ * way it takes the work on those that are and two copies, for the first page out and the last page in. Where work takes longer
+ * than a copy, it takes the work alone.
+ */
+void overlaps_copies_with_work() {
+  for (const int64_t pages : {16, 40, 64}) {
+    for (const int64_t frames : {int64_t{8}, pages / 2, pages - 1, pages}) {
+      for (const double work_time : {0.0, 0.05, 0.5, 1.0, 3.0}) {
+        Timeline timeline(frames, work_time);
+        PagedFrames<Timeline> store(timeline, pages, 8, frames);
+        const std::vector<int64_t> order = round_of(pages);
+        EXPECT(store.plan({sizeof(q4j_paged_store_plan_params), 0, nullptr, pages, order.data()}) == Q4J_OK);
+        for (int64_t round = 0; round < 2 * pages; ++round) {
+          const double begin = timeline.work += 1000;
+          for (const int64_t page : order) {
+            void* memory = nullptr;
+            store.acquire({sizeof(q4j_paged_store_acquire_params), 0, nullptr, page, &memory});
+            store.release({sizeof(q4j_paged_store_release_params), 1, nullptr, page});
+          }
+          const double took = timeline.work - begin;
+          const double work_alone = static_cast<double>(pages) * work_time;
+          const double bus = static_cast<double>(pages - frames + 2) + static_cast<double>(frames) * work_time;
+          EXPECT(took >= work_alone - 1e-9);
+          EXPECT(took <= (frames == pages || work_time >= 1 ? work_alone : bus) + 1e-9);
+        }
+      }
+    }
+  }
+}
+
 /** While work runs on a page the next one is there, and its fetch started before that work. */
 void fetches_before_it_is_asked() {
   Store store(6, 3);
@@ -251,6 +323,7 @@ void survives_any_order(uint64_t seed) {
 
 int main() {
   moves_what_the_formula_says();
+  overlaps_copies_with_work();
   fetches_before_it_is_asked();
   finds_its_way_back_to_the_plan();
   evicts_the_right_page();

@@ -132,8 +132,10 @@ q4j_status paged_store_create(q4j_pack_context* context, const q4j_paged_store_c
 
 q4j_status paged_store_destroy(q4j_pack_context*, const q4j_paged_store_destroy_params* p) {
   const std::unique_ptr<Store> store(&store_of(p->store));
-  Q4J_RETURN_IF_ERROR(store->frames_of.release_all());
-  return store->mover.finish();
+  return with_host_memory("paged_store_destroy", [&]() -> q4j_status {
+    Q4J_RETURN_IF_ERROR(store->frames_of.release_all());
+    return store->mover.finish();
+  });
 }
 
 q4j_status paged_store_plan(q4j_pack_context*, const q4j_paged_store_plan_params* p) {
