@@ -285,13 +285,15 @@ void cases(const Options& options) {
     }
     for (const Shape& shape : shapes) {
       const bool large = shape.rows * shape.cols > 100000;
+      const bool small = options.small;
+      const int64_t calls = large ? 40 : small ? 80 : 200;
       const std::string name =
           text("strategy %d pages %lld frames %lld rows %lld cols %lld", strategy, static_cast<long long>(shape.pages),
                static_cast<long long>(shape.frames), static_cast<long long>(shape.rows), static_cast<long long>(shape.cols));
-      register_case("paged_store_plan", "rounds " + name, [=](Run& run) { rounds(run, shape, large ? 3 : 6); });
-      for (int seed = 0; seed < (large ? 1 : 4); ++seed) {
+      register_case("paged_store_plan", "rounds " + name, [=](Run& run) { rounds(run, shape, large || small ? 3 : 6); });
+      for (int seed = 0; seed < (large ? 1 : small ? 2 : 4); ++seed) {
         register_case("paged_store_acquire", text("any order %d ", seed) + name,
-                      [=](Run& run) { any_order(run, shape, large ? 40 : 200); });
+                      [=](Run& run) { any_order(run, shape, calls); });
       }
       register_case("paged_store_release", "adamw " + name, [=](Run& run) { adamw(run, shape, large ? 3 : 5); });
     }
