@@ -8,10 +8,10 @@
  * y may be x where that is contiguous; dx may be x, dup may be up or dy. up is NULL without a gate, and dup then unused.
  *
  * Rungs
- *   1 one thread per element. Also runs, whatever was chosen, where rows do not start on multiples of 16 bytes or are not whole
- *     vectors.
+ *   1 one thread per element. Also runs, whatever was chosen, where rows do not start on multiples of 16 bytes or are not
+ *     whole vectors.
  *   2 vectors of 16 bytes, two of every array in flight per thread. Arrays without gaps between rows count as one long row,
- * whose length may then be any.
+ *     whose length may then be any.
  */
 #ifndef QLORA4J_CUDA_ACTIVATION_H_
 #define QLORA4J_CUDA_ACTIVATION_H_

@@ -5,17 +5,21 @@
  *
  * Launch contract
  *   logits   T[m, n] with ldlogits elements between rows, T = f32 or bf16; any alignment
- *   labels   i32[m]: a class, or -100 for a row without loss and gradient. Any other number makes the row's loss and gradient
- * NaN loss     f32[m] dlogits  T[m, n] with lddlogits elements between rows; may be the logits; may be NULL
+ *   labels   i32[m]: a class, or -100 for a row without loss and gradient. Any other number: the row's loss and gradient are
+ *            NaN
+ *   loss     f32[m]
+ *   dlogits  T[m, n] with lddlogits elements between rows; may be the logits; may be NULL
  *
  * Rungs, both one block per row
  *   1 one element per thread and step, three passes: maximum, sums, gradient. Exponentials of the math library.
- *   2 two passes over vectors of 16 bytes, four in flight per thread. Each thread keeps the largest logit so far and its sum of
- *     exponentials of the distance to it, and scales the sum when a larger one comes. The second pass reads the row from L2:
- * one block per multiprocessor for long rows keeps 132 rows of 32,000 bf16 at 8 MiB there. Rows may start anywhere: the
- * elements before the first and behind the last whole vector are taken one by one. Exponentials are powers of two of one
- * instruction, 2^-22 relative, and the distance times log2(e) is rounded: 2^-24 per unit of distance. Such an error d 2^-24 of
- * a term e^-d is at most 0.37 2^-24 of the largest term; the loss's and gradient's tolerances are 16 roundoffs and more.
+ *   2 two passes over vectors of 16 bytes, four of them in a thread's registers. Each thread keeps the largest logit so far
+ *     and its sum of exponentials of the distance to it, and scales the sum when a larger one comes. The second pass starts
+ *     with what is in registers (16,384 bf16 of 512 threads) and reads the rest of the row from L2. Rows may start anywhere:
+ *     the elements before the first and behind the last whole vector are taken one by one.
+ *
+ * Rung 2's exponentials are powers of two by one instruction, 2^-22 relative, of the distance times log2(e), which is rounded:
+ * 2^-24 per unit of distance. For a term e^-d that is at most 0.37 * 2^-24 of the largest term, whose exponential is 1. The
+ * tolerances of loss and gradient are 16 roundoffs (2^-24) and more.
  */
 #ifndef QLORA4J_CUDA_CROSS_ENTROPY_H_
 #define QLORA4J_CUDA_CROSS_ENTROPY_H_

@@ -15,7 +15,12 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 constexpr int kFewestThreads = 128;
-constexpr int kInFlight = 4;
+// Up to 128 KiB a row gets 512 threads: of two blocks per multiprocessor one reads while the other waits for its sums. Longer
+// rows get the multiprocessor alone, so that the rows in work (132 times 256 KiB for 128,000 bf16) stay in L2 for the second
+// pass.
+constexpr int kMostThreadsOfTwo = 512;
+constexpr int64_t kMostBytesOfTwo = 128 * 1024;
+constexpr int kHeld = 4;
 constexpr float kLog2E = 1.44269504088896341f;
 
 /** e^(z - largest), for z up to `largest`. */
@@ -71,6 +76,16 @@ class OnlineSums {
   float total_ = 0.0f;
 };
 
+/** A thread's vectors of a piece of the row: `first` and every block_threads()-th one after it. */
+template <typename T>
+Q4J_DEVICE void load_piece(const T* row, const RowParts<T>& parts, int first, Words4 (&held)[kHeld]) {
+  Q4J_UNROLL
+  for (int k = 0; k < kHeld; ++k) {
+    const int v = first + k * block_threads();
+    held[k] = load_vector_if(v < parts.vectors, row + parts.of_vector(v));
+  }
+}
+
 template <typename T>
 Q4J_KERNEL(kMostThreads, 1)
 cross_entropy_2_rows(const CrossEntropy c) {
@@ -95,20 +110,19 @@ cross_entropy_2_rows(const CrossEntropy c) {
       continue;
     }
 
+    // From the last piece to the first, which then is in registers when the gradient starts.
+    Words4 held[kHeld] = {};
+    const int pieces = (parts.vectors + kHeld * threads - 1) / (kHeld * threads);
     OnlineSums own_sums;
-    for (int first = thread_index(); first < parts.vectors; first += kInFlight * threads) {
-      Words4 vectors[kInFlight];
+    for (int piece = pieces - 1; piece >= 0; --piece) {
+      const int first = piece * kHeld * threads + thread_index();
+      load_piece(logits, parts, first, held);
       Q4J_UNROLL
-      for (int k = 0; k < kInFlight; ++k) {
-        const int v = first + k * threads;
-        vectors[k] = load_vector_if(v < parts.vectors, logits + parts.of_vector(v));
-      }
-      Q4J_UNROLL
-      for (int k = 0; k < kInFlight; ++k) {
+      for (int k = 0; k < kHeld; ++k) {
         if (first + k * threads >= parts.vectors) break;
         float z[kN];
         Q4J_UNROLL
-        for (int i = 0; i < kN; ++i) z[i] = element<T>(vectors[k], i);
+        for (int i = 0; i < kN; ++i) z[i] = element<T>(held[k], i);
         own_sums.take(z);
       }
     }
@@ -128,26 +142,22 @@ cross_entropy_2_rows(const CrossEntropy c) {
 
     const RowGradient gradient = row_gradient(c, found, label);
     const bool wide = is_aligned(dlogits + parts.head, sizeof(Words4));
-    for (int first = thread_index(); first < parts.vectors; first += kInFlight * threads) {
-      Words4 vectors[kInFlight];
+    for (int piece = 0; piece < pieces; ++piece) {
+      const int first = piece * kHeld * threads + thread_index();
+      if (piece > 0) load_piece(logits, parts, first, held);
       Q4J_UNROLL
-      for (int k = 0; k < kInFlight; ++k) {
-        const int v = first + k * threads;
-        vectors[k] = load_vector_if(v < parts.vectors, logits + parts.of_vector(v));
-      }
-      Q4J_UNROLL
-      for (int k = 0; k < kInFlight; ++k) {
+      for (int k = 0; k < kHeld; ++k) {
         const int v = first + k * threads;
         if (v >= parts.vectors) break;
         const int at = parts.of_vector(v);
         float d[kN];
         Q4J_UNROLL
-        for (int i = 0; i < kN; ++i) d[i] = gradient.of(exponential_of_distance(element<T>(vectors[k], i), largest[0]));
+        for (int i = 0; i < kN; ++i) d[i] = gradient.of(exponential_of_distance(element<T>(held[k], i), largest[0]));
         if (label >= at && label < at + kN) {
           Q4J_UNROLL
           for (int i = 0; i < kN; ++i) {
             if (at + i != label) continue;
-            d[i] = label_gradient(c, found, exponential_of_distance(element<T>(vectors[k], i), largest[0]));
+            d[i] = label_gradient(c, found, exponential_of_distance(element<T>(held[k], i), largest[0]));
           }
         }
         if (wide) {
@@ -171,9 +181,10 @@ cross_entropy_2_rows(const CrossEntropy c) {
 q4j_status cross_entropy_2(const q4j_pack_context& context, const CrossEntropy& arguments) {
   return with_activation_type(arguments.dtype, [&](auto type) {
     using T = decltype(type);
-    // Two vectors per thread for short rows, as many threads as there are for long ones.
-    const int vectors = arguments.n / kPerVector<T>;
-    const int threads = std::clamp(vectors / 2 / kWarp * kWarp, kFewestThreads, kMostThreads);
+    const bool two = arguments.n * static_cast<int64_t>(sizeof(T)) <= kMostBytesOfTwo;
+    // Short rows have two vectors per thread.
+    const int threads =
+        std::clamp(arguments.n / kPerVector<T> / 2 / kWarp * kWarp, kFewestThreads, two ? kMostThreadsOfTwo : kMostThreads);
     const Grid grid = {blocks_for(arguments.m, 1), threads};
     return launch(context, grid, "cross_entropy_2_rows", cross_entropy_2_rows<T>, arguments);
   });

@@ -20,8 +20,7 @@ struct RowSums {
 
 Q4J_DEVICE bool is_class(const CrossEntropy& c, int32_t label) { return label >= 0 && label < c.n; }
 
-/** `own`: the label's logit. Distances to the largest logit are exact where the logits themselves would swamp the difference.
- */
+/** `own`: the label's logit. Differences from the largest logit first: lse itself would round at the size of the logits. */
 Q4J_DEVICE float row_loss(const CrossEntropy& c, const RowSums& sums, float own) {
   const float log_sum = logarithm(sums.exponentials);
   float loss = (1.0f - c.smoothing) * ((sums.largest - own) + log_sum);

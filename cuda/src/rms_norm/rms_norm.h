@@ -11,13 +11,13 @@
  * sum may be x or residual, dx may be dresidual; residual, sum, rstd (of the forward), dresidual and dweight may be NULL.
  *
  * Rungs
- *   1 one block per row, one element per thread and step; a row is read again by every pass over it. The gradient of the weight
- * is a launch of its own that reads u and dy once more. Also runs, whatever was chosen, where rows are not whole vectors of 16
+ *   1 one block per row, one element per thread and step; every pass over a row reads it again. The gradient of the weight is a
+ *     launch of its own that reads u and dy once more. Also runs, whatever was chosen, where rows are not whole vectors of 16
  *     bytes or too long for the other rung's registers.
- *   2 a row is read once, in 16-byte loads, and stays in its threads' registers, two vectors of each array per thread (rows up
- * to 32 KiB). Rows of up to 32 threads share a block. With a gradient of the weight (rows up to 16 KiB) a block walks a chunk
- * of rows and keeps its columns' sums in registers too, so that u and dy are read once for both results; longer rows take rung
- * 1's launch for it.
+ *   2 a row is read once, in 16-byte loads, and stays in registers, two vectors of each array per thread: rows of up to 32
+ *     KiB. Rows of up to 32 threads share a block. With a gradient of the weight (rows of up to 16 KiB) a block walks a chunk
+ *     of rows and keeps its columns' sums in registers too, so that u and dy are read once for both results; longer rows
+ *     take rung 1's launch for it.
  */
 #ifndef QLORA4J_CUDA_RMS_NORM_H_
 #define QLORA4J_CUDA_RMS_NORM_H_

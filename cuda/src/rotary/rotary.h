@@ -10,9 +10,10 @@
  * Elements from rotary_dim on are neither read nor written.
  *
  * Rungs
- *   1 one thread per token and pair, which works out cosine and sine once and turns the pair of every head. Also runs, whatever
- * was chosen, where halves of heads are not whole vectors of 16 bytes, or half is above 1024. 2 a block works out cosine and
- * sine of its tokens' pairs, one per thread, into shared memory, and turns vectors of 16 bytes.
+ *   1 one thread per token and pair, which works out cosine and sine once and turns the pair of every head. Also runs,
+ *     whatever was chosen, where halves of heads are not whole vectors of 16 bytes, or half is above 1024.
+ *   2 a block works out cosine and sine of its tokens' pairs, one per thread, into shared memory, and turns vectors of 16
+ *     bytes.
  */
 #ifndef QLORA4J_CUDA_ROTARY_H_
 #define QLORA4J_CUDA_ROTARY_H_

@@ -15,7 +15,7 @@
 namespace q4j::cuda {
 
 /**
- * At most 512 chunks: four blocks for each of an H100's 132 multiprocessors, and at 4096 columns 8 MiB of partial sums, which
+ * At most 512 chunks: nearly four for each of an H100's 132 multiprocessors, and at 4096 columns 8 MiB of partial sums, which
  * stay in its L2 cache. At least 8 rows per chunk, so that the partial sums are a fraction of what was read for them.
  */
 struct RowChunks {

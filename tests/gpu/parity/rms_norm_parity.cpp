@@ -102,13 +102,27 @@ void backward(Run& run, const Shape& s, const Choice& o) {
 void cases(const Options& options) {
   Random random(31);
   // Threads of a row: 1 to 32 (short rows share a block), then whole warps; the last ones are too long for registers, in f32 or
-  // in both types.
-  std::vector<Shape> shapes = {{0, 8, 0},    {1, 1, 0},    {3, 7, 0},     {5, 8, 0},    {9, 16, 0},   {2, 17, 0},
-                               {130, 24, 0}, {67, 64, 0},  {70, 128, 0},  {70, 128, 1}, {40, 520, 0}, {9, 1000, 0},
-                               {5, 1024, 0}, {5, 1032, 4}, {33, 1536, 0}, {7, 2560, 0}, {3, 4097, 0}, {9, 4096, 8}};
+  // in both types. Chunks of the sums over rows have 8 rows up to 4096 of them.
+  std::vector<Shape> shapes = {{0, 8, 0},   {1, 1, 0},    {3, 7, 0},   {5, 8, 0},   {9, 16, 0},   {2, 17, 0},
+                               {37, 24, 0}, {19, 128, 0}, {9, 128, 1}, {3, 520, 0}, {2, 1032, 4}, {1, 2560, 8}};
   if (!options.small) {
-    shapes.insert(shapes.end(),
-                  {{1029, 8, 0}, {5000, 16, 0}, {20, 8192, 0}, {9, 8200, 0}, {4, 16384, 0}, {3, 32776, 0}, {2, 70000, 0}});
+    shapes.insert(shapes.end(), {{130, 24, 0},
+                                 {67, 64, 0},
+                                 {70, 128, 0},
+                                 {40, 520, 0},
+                                 {9, 1000, 0},
+                                 {5, 1024, 0},
+                                 {33, 1536, 0},
+                                 {7, 2560, 0},
+                                 {3, 4097, 0},
+                                 {9, 4096, 8},
+                                 {1029, 8, 0},
+                                 {5000, 16, 0},
+                                 {20, 8192, 0},
+                                 {9, 8200, 0},
+                                 {4, 16384, 0},
+                                 {3, 32776, 0},
+                                 {2, 70000, 0}});
   }
   for (const Shape& s : shapes) {
     for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
