@@ -149,6 +149,18 @@ void matrices_from_shared_memory() {
                "not shared memory"));
 }
 
+void matrix_in_registers() {
+  EXPECT(run(32, 0, [] {
+           const int group = lane_index() >> 2;
+           const int in_group = lane_index() % 4;
+           const auto element = [](int row, int column) { return static_cast<uint32_t>(row * 100 + column); };
+           const uint32_t word = element(group, in_group * 2) | element(group, in_group * 2 + 1) << 16;
+           const uint32_t transposed = transpose_matrix(word);
+           EXPECT(transposed == (element(in_group * 2, group) | element(in_group * 2 + 1, group) << 16));
+           EXPECT(transpose_matrix(transposed) == word);
+         }).empty());
+}
+
 alignas(16) constexpr unsigned char kSource[64] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16,
                                                    17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32};
 
@@ -252,6 +264,7 @@ int main() {
   bf16_product_of_no_numbers();
   s8_product();
   matrices_from_shared_memory();
+  matrix_in_registers();
   copies_are_made_when_waited_for();
   copies_fill_with_zeros();
   dynamic_shared_memory();

@@ -60,10 +60,19 @@ q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
     plan->path = Path::kElements;
     return Q4J_OK;
   }
+  if (shape.few > 0) {
+    plan->path = Path::kFew;
+    const bool forward = shape.b == Order::kContraction;
+    plan->small = plan_small(shape.m, forward ? shape.n : shape.k, forward ? shape.k : shape.n, shape.b, shape.few);
+    plan->split.parts = plan->small.splits;
+    plan->workspace_bytes = plan->small.splits > 1 ? plan->small.splits * shape.m * shape.n * 4 : 0;
+    return Q4J_OK;
+  }
+  const bool packed = shape.elements == Elements::kPackedTiles;
   const bool converted = shape.elements == Elements::kF32 || shape.elements == Elements::kF16;
   const int64_t columns = quotient_up(shape.n, 128);
   // A weight is read, and dequantized, once per row of blocks: the tallest block that leaves enough of them.
-  if (shape.m <= 64) {
+  if (shape.m <= 64 && !packed) {  // packed, they have kernels of their own unless the device lacks shared memory for them
     plan->path = Path::kSmall;
   } else if (!converted && quotient_up(shape.m, 256) * columns >= kEnoughBlocks) {
     plan->path = Path::kLarge;
@@ -93,6 +102,9 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
   switch (plan.path) {
     case Path::kElements:
       return product_1(context, product, a, b);
+    case Path::kFew:
+      Q4J_RETURN_IF_ERROR(linear_small(context, product, b, plan.small, plan.split.partial));
+      break;
     case Path::kSlim:
       Q4J_RETURN_IF_ERROR(product_2_slim(context, {product, split}, b));
       break;
@@ -111,6 +123,9 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
           case Elements::kFp8:
             Q4J_RETURN_IF_ERROR(product_2_forward_rowwise(context, product, plan.path, split));
             break;
+          case Elements::kPackedTiles:
+            Q4J_RETURN_IF_ERROR(product_2_forward_packed(context, product, plan.path, split));
+            break;
           default:
             Q4J_RETURN_IF_ERROR(product_2_forward_other(context, product, split));
         }
@@ -125,6 +140,9 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
           case Elements::kInt8:
           case Elements::kFp8:
             Q4J_RETURN_IF_ERROR(product_2_backward_rowwise(context, product, plan.path, split));
+            break;
+          case Elements::kPackedTiles:
+            Q4J_RETURN_IF_ERROR(product_2_backward_packed(context, product, plan.path, split));
             break;
           default:
             Q4J_RETURN_IF_ERROR(product_2_backward_other(context, product, split));

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "linear/product.h"
+#include "linear_small/linear_small.h"
 #include "pack/context.h"
 
 namespace q4j::cuda {
@@ -21,6 +22,7 @@ enum class Path {
   kLarge,    /* rung 2: product_2.h, blocks of 256 x 128 */
   kMedium,   /* 128 x 128 */
   kSmall,    /* 64 x 128 */
+  kFew,      /* 64 rows at most and a packed weight: linear_small/ */
   kSlim      /* 128 x 64: one factor is f32, [rank, ...] or [..., rank]; product_2_slim.cu */
 };
 
@@ -38,6 +40,7 @@ struct Split {
 struct Plan {
   Path path;
   Split split;
+  SmallPlan small; /* of kFew */
   int64_t workspace_bytes;
 };
 
@@ -64,6 +67,8 @@ struct ProductShape {
   int64_t k;
   int32_t dtype;     /* of the activations */
   Elements elements; /* of B */
+  Order b = Order::kContraction;
+  int few = 0; /* the rung of linear_small that takes it, or 0 */
 };
 
 /** The plan for a product with a weight, or of two activations (a gradient). */
@@ -80,13 +85,15 @@ q4j_status run_product(const q4j_pack_context& context, const Product& product, 
 /** Any order, type and alignment. */
 q4j_status product_1(const q4j_pack_context& context, const Product& product, Order a, Order b);
 
-// Rung 2, by orders of A and B (contraction first) and B's elements: bf16; 4-bit; INT8 and FP8; the others.
+// Rung 2, by orders of A and B (contraction first) and B's elements: bf16; 4-bit; packed tiles; INT8 and FP8; the others.
 q4j_status product_2_forward_bf16(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_forward_4bit(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
+q4j_status product_2_forward_packed(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_forward_rowwise(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_forward_other(const q4j_pack_context& context, const Product& product, const Split& split);
 q4j_status product_2_backward_bf16(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_backward_4bit(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
+q4j_status product_2_backward_packed(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_backward_rowwise(const q4j_pack_context& context, const Product& product, Path path, const Split& split);
 q4j_status product_2_backward_other(const q4j_pack_context& context, const Product& product, const Split& split);
 q4j_status product_2_gradient(const q4j_pack_context& context, const Product& product, const Split& split);

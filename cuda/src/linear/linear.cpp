@@ -16,8 +16,10 @@ namespace q4j::cuda {
 q4j_status readable_weight(const q4j_weight& weight, q4j_weight* canonical) {
   *canonical = weight;
   if (weight.layout != Q4J_LAYOUT_PACKED) return Q4J_OK;
-  Q4J_REQUIRE(!packed_layout(weight).tiles, Q4J_UNSUPPORTED, "no kernel of the linear operators reads packed tiles");
-  *canonical = canonical_parts(weight);
+  Q4J_REQUIRE(reinterpret_cast<uintptr_t>(weight.data) % kPackedAlignment == 0, Q4J_INVALID_ARGUMENT,
+              "a packed weight must be aligned to %lld bytes, as pack_weight's memory was, found %p",
+              static_cast<long long>(kPackedAlignment), weight.data);
+  if (!packed_layout(weight).tiles) *canonical = canonical_parts(weight);
   return Q4J_OK;
 }
 
@@ -32,23 +34,27 @@ struct Plans {
 };
 
 /** `n` and `k`: of the outer product, [m, n] from sums over k. */
-q4j_status plan(int64_t m, int64_t n, int64_t k, int32_t dtype, const q4j_weight* weight, const q4j_lora* lora,
-                bool wants_outer, int rung, Plans* plans) {
+q4j_status plan(const q4j_pack_context& context, int64_t m, int64_t n, int64_t k, int32_t dtype, const q4j_weight* weight,
+                Order b, const q4j_lora* lora, bool wants_outer, int rung, int few_rung, Plans* plans) {
   *plans = {};
   if (m == 0) return Q4J_OK;
   if (has_branch(lora)) {
     Q4J_RETURN_IF_ERROR(plan_slim({m, lora->rank, k, dtype, Elements::kF32}, rung, &plans->inner));
   }
-  return wants_outer ? plan_product({m, n, k, dtype, elements_of(*weight)}, rung, &plans->outer) : Q4J_OK;
+  if (!wants_outer) return Q4J_OK;
+  const bool few = elements_of(*weight) == Elements::kPackedTiles && dtype == Q4J_BF16 && rung > 1 &&
+                   takes_small(context, m, weight->rows, weight->cols);
+  return plan_product({m, n, k, dtype, elements_of(*weight), b, few ? few_rung : 0}, rung, &plans->outer);
 }
 
 q4j_status plan_forward(const q4j_pack_context& context, const q4j_linear_forward_params& p, Plans* plans) {
-  return plan(p.m, p.weight->rows, p.weight->cols, p.dtype, p.weight, p.lora, !multiplies_codes(p),
-              context.rungs.linear_forward, plans);
+  return plan(context, p.m, p.weight->rows, p.weight->cols, p.dtype, p.weight, Order::kContraction, p.lora,
+              !multiplies_codes(p), context.rungs.linear_forward, context.rungs.linear_forward_small, plans);
 }
 
 q4j_status plan_backward(const q4j_pack_context& context, const q4j_linear_backward_input_params& p, Plans* plans) {
-  return plan(p.m, p.k, p.n, p.dtype, p.weight, p.lora, p.weight != nullptr, context.rungs.linear_backward_input, plans);
+  return plan(context, p.m, p.k, p.n, p.dtype, p.weight, Order::kOuter, p.lora, p.weight != nullptr,
+              context.rungs.linear_backward_input, context.rungs.linear_backward_input_small, plans);
 }
 
 /** xa or dyb: f32 [m, rank]. */

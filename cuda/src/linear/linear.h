@@ -34,7 +34,7 @@ inline Operand lora_operand(const void* data, int64_t rows, int64_t cols, bool e
   return operand;
 }
 
-/** The canonical form of a weight; Q4J_UNSUPPORTED where these kernels cannot read it. */
+/** A weight as weight_operand takes it: canonical, or packed as tiles. */
 q4j_status readable_weight(const q4j_weight& weight, q4j_weight* canonical);
 
 }  // namespace q4j::cuda

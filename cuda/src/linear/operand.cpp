@@ -2,6 +2,8 @@
 #include "linear/operand.h"
 
 #include "half.h"
+#include "linear/packed_tiles.h"
+#include "pack_weight/packed_layout.h"
 
 namespace q4j::cuda {
 
@@ -32,7 +34,7 @@ Elements elements_of(const q4j_weight& weight) {
   switch (weight.format) {
     case Q4J_WEIGHT_NF4:
     case Q4J_WEIGHT_FP4:
-      return Elements::kFourBit;
+      return weight.layout == Q4J_LAYOUT_PACKED && packed_layout(weight).tiles ? Elements::kPackedTiles : Elements::kFourBit;
     case Q4J_WEIGHT_INT8:
       return Elements::kInt8;
     case Q4J_WEIGHT_FP8:
@@ -46,7 +48,8 @@ Operand weight_operand(const q4j_weight& weight, bool rounds) {
   Operand operand = {};
   operand.elements = elements_of(weight);
   switch (operand.elements) {
-    case Elements::kFourBit: {
+    case Elements::kFourBit:
+    case Elements::kPackedTiles: {
       const std::array<float, 16>& values = weight.format == Q4J_WEIGHT_FP4 ? fp4_values : nf4_values;
       for (size_t i = 0; i < values.size(); ++i) operand.values[i] = values[i];
       operand.absmax = weight.absmax;
@@ -55,6 +58,11 @@ Operand weight_operand(const q4j_weight& weight, bool rounds) {
         operand.nested_absmax = static_cast<const float*>(weight.nested_absmax);
         operand.nested_offset = weight.nested_offset;
         operand.nested_shift = shift_of(weight.nested_block_size);
+      }
+      if (operand.elements == Elements::kPackedTiles) {
+        const PackedTiles tiles = tiles_of(weight);
+        operand.absmax = tiles.absmax;
+        operand.nested_absmax = tiles.nested_absmax;
       }
       const bool by_shift = weight.nested_block_size == 0 || operand.nested_shift >= 0;
       operand.wide =

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "pack_weight/packed_values.h"
 #include "support/codes.h"
 #include "support/dropout.h"
 #include "support/e4m3.h"
@@ -16,7 +17,7 @@
 
 namespace q4j::cuda {
 
-enum class Elements : int32_t { kF32, kBf16, kF16, kFourBit, kInt8, kFp8 };
+enum class Elements : int32_t { kF32, kBf16, kF16, kFourBit, kPackedTiles, kInt8, kFp8 };
 
 /** A row-major matrix of values. */
 struct Operand {
@@ -28,7 +29,7 @@ struct Operand {
   bool wide;   /* rows consist of pieces of 16 bytes (4-bit: of 32 codes) that are aligned to 16 bytes */
   bool rounds; /* values count rounded to bf16 */
   // Quantized.
-  const void* absmax;         /* 4-bit: f32 per block, or u8 codes when nested; INT8, FP8: f32 per row */
+  const void* absmax;         /* 4-bit, packed tiles: f32 per block, or u8 codes when nested; INT8, FP8: f32 per row */
   const float* nested_absmax; /* or NULL */
   float nested_offset;
   int32_t nested_shift; /* log2 of the nested block size */
@@ -42,7 +43,7 @@ Operand dense_operand(const void* data, int32_t dtype, int64_t rows, int64_t col
 /** What the elements of a weight are. */
 Elements elements_of(const q4j_weight& weight);
 
-/** A weight in canonical layout; `rounds`: for products in bf16. */
+/** A weight, of a packed one the tiles; `rounds`: for products in bf16. */
 Operand weight_operand(const q4j_weight& weight, bool rounds);
 
 Q4J_TABLE Table<float, 256> operand_signed_map = table_of(dynamic_signed_map);
@@ -87,6 +88,30 @@ Q4J_DEVICE EightValues read_four_bit(const Operand& operand, int64_t row, int64_
       const float value = operand.values[(at & 1) == 0 ? byte >> 4 : byte & 15u];
       result.at[i] = multiply(value, (at >> operand.block_shift) == block ? absmax : last_absmax);
     }
+  }
+  return result;
+}
+
+/** The same of a packed one. Eight columns are a nibble of each half of a word in each of four lanes. */
+Q4J_DEVICE EightValues read_packed(const Operand& operand, int64_t row, int64_t col) {
+  const CodePlace place = place_in_tiles(operand.cols / kTileCols, row, col);
+  const int64_t row_blocks = operand.cols >> operand.block_shift;
+  const int64_t block = col >> operand.block_shift;
+  const int64_t at = absmax_in_tiles(row_blocks, row, block);
+  float absmax;
+  if (operand.nested_absmax == nullptr) {
+    absmax = load_read_only(static_cast<const float*>(operand.absmax) + at);
+  } else {
+    const uint8_t code = load_read_only(static_cast<const uint8_t*>(operand.absmax) + at);
+    const int64_t nested = (row * row_blocks + block) >> operand.nested_shift;
+    absmax = add(multiply(operand_signed_map.at[code], load_read_only(operand.nested_absmax + nested)), operand.nested_offset);
+  }
+  EightValues result;
+  Q4J_UNROLL
+  for (int t = 0; t < 4; ++t) {
+    const uint8_t* byte = static_cast<const uint8_t*>(operand.data) + place.byte + t * 16;
+    result.at[2 * t] = multiply(operand.values[load_read_only(byte) >> place.shift & 15], absmax);
+    result.at[2 * t + 1] = multiply(operand.values[load_read_only(byte + 2) >> place.shift & 15], absmax);
   }
   return result;
 }
@@ -141,6 +166,9 @@ Q4J_DEVICE EightValues read_eight(const Operand& operand, int64_t row, int64_t c
       break;
     case Elements::kFourBit:
       result = read_four_bit(operand, row, col);
+      break;
+    case Elements::kPackedTiles:
+      result = read_packed(operand, row, col);
       break;
     default:
       result = read_rowwise(operand, row, col);

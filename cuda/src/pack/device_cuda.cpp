@@ -99,13 +99,16 @@ q4j_status describe_device(const q4j_context_options* options, q4j_pack_context*
   Q4J_REQUIRE(major >= kOldestMajor, Q4J_UNSUPPORTED, "device %d has compute capability %d.%d, the pack needs %d.0 or newer",
               device, major, minor, kOldestMajor);
   int multiprocessors = 0;
+  int block_shared_bytes = 0;
   int cooperative = 0;
   Q4J_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  Q4J_CUDA(cudaDeviceGetAttribute(&block_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   Q4J_CUDA(cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
   context->device = device;
   context->stream = options == nullptr ? nullptr : options->stream;
   context->multiprocessors = multiprocessors;
   context->capability = 10 * major + minor;
+  context->block_shared_bytes = block_shared_bytes;
   context->cooperative = cooperative != 0;
   return Q4J_OK;
 }

@@ -4,6 +4,7 @@
 #include "error.h"
 #include "host_memory.h"
 #include "pack/context.h"
+#include "support/host_execution.h"
 
 namespace q4j::cuda {
 
@@ -15,6 +16,8 @@ q4j_status find_device() { return Q4J_OK; }
 q4j_status describe_device(const q4j_context_options* options, q4j_pack_context* context) {
   const int device = options == nullptr ? 0 : options->device;
   Q4J_REQUIRE(device == 0, Q4J_INVALID_ARGUMENT, "device %d: the CPU is device 0", device);
+  context->multiprocessors = host::kResidentBlocks;
+  context->block_shared_bytes = static_cast<int32_t>(host::kMostSharedBytes);
   context->cooperative = true;
   return Q4J_OK;
 }

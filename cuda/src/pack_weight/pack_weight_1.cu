@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** Rung 1, the definition of the layout, and what both rungs share: absmax and copies. */
 #include "pack_weight/pack_weight.h"
+#include "pack_weight/packed_values.h"
 #include "support/elements.h"
 #include "support/launch.h"
 
@@ -11,22 +12,6 @@ namespace {
 constexpr int kThreads = 256;
 
 Q4J_DEVICE int64_t thread_of_grid() { return static_cast<int64_t>(block_index()) * kThreads + thread_index(); }
-
-/** Where the code of an element lies: a byte, and whether in its low or its high nibble. */
-struct CodePlace {
-  int64_t byte;
-  int shift;
-};
-
-Q4J_DEVICE CodePlace place_in_tiles(int64_t row_tiles, int64_t row, int64_t col) {
-  const int r = static_cast<int>(row % kTileRows);
-  const int c = static_cast<int>(col % kTileCols);
-  const int lane = r % 8 * 4 + c % 8 / 2;
-  const int word = c / 32 * 2 + r / 8;
-  const int nibble = c % 32 / 8 + c % 2 * 4;
-  const int64_t tile = row / kTileRows * row_tiles + col / kTileCols;
-  return {tile * kTileBytes + lane * 16 + word * 4 + nibble / 2, nibble % 2 * 4};
-}
 
 /** A byte of tiles holds two codes of one row, eight columns apart. */
 Q4J_KERNEL(kThreads, 1)

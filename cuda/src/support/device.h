@@ -218,6 +218,7 @@ Q4J_DEVICE Words2 load_read_only(const Words2* from) {
   return {{loaded.x, loaded.y}};
 }
 Q4J_DEVICE uint8_t load_read_only(const uint8_t* from) { return __ldg(from); }
+Q4J_DEVICE uint16_t load_read_only(const uint16_t* from) { return __ldg(from); }
 Q4J_DEVICE float load_read_only(const float* from) { return __ldg(from); }
 
 /** Memory that this kernel reads once: kept out of L1 and first to leave L2, so that it evicts nothing that is read again. */
@@ -442,6 +443,12 @@ inline uint32_t fetch_add(uint32_t* counter, uint32_t count) {
 inline double load_shared_by_blocks(const double* from) { return *from; }
 
 #endif
+
+/** A value that all lanes of the warp have in common, told to the compiler: it may keep it, and what it decides, once per warp. */
+template <typename T>
+Q4J_DEVICE T uniform(T value) {
+  return shuffle(value, 0);
+}
 
 Q4J_DEVICE int lane_index() { return thread_index() % kWarp; }
 Q4J_DEVICE int warp_index() { return thread_index() / kWarp; }

@@ -288,18 +288,15 @@ public final class ModelLoader {
     public Weight linear(Module module) {
       QuantizedWeight given = quantized.find(module);
       if (given != null) {
-        return loader.reader.own(given).weight();
+        return loader.reader.ready(given);
       }
       if (WeightNames.isQuantized(checkpoint, module)) {
-        return loader.reader.readQuantized(loader.names.quantized(checkpoint, module)).weight();
+        return loader.reader.readQuantized(loader.names.quantized(checkpoint, module));
       }
       QuantizationConfig quantization = loader.options.quantization();
       return quantization == null
           ? Weight.dense(dense(module, false))
-          : loader
-              .reader
-              .readQuantized(loader.names.weight(checkpoint, module), quantization)
-              .weight();
+          : loader.reader.readQuantized(loader.names.weight(checkpoint, module), quantization);
     }
 
     @Override

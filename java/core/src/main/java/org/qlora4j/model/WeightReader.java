@@ -10,6 +10,7 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.Weight;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.quant.QuantizedWeight;
@@ -78,16 +79,18 @@ final class WeightReader implements AutoCloseable {
   }
 
   /** Reads a [rows, cols] tensor and quantizes it; the dense copy is gone when this returns. */
-  QuantizedWeight readQuantized(TensorSource source, QuantizationConfig config) {
+  Weight readQuantized(TensorSource source, QuantizationConfig config) {
+    QuantizedWeight weight;
     try (DeviceBuffer dense = DeviceBuffer.allocate(pack, source.bytes())) {
       DeviceTensor raw = DeviceTensor.of(dense, 0, source.dtype(), source.shape());
       upload(source, 0, raw);
-      return own(QuantizedWeight.quantize(pack, raw, config));
+      weight = QuantizedWeight.quantize(pack, raw, config);
     }
+    return ready(weight);
   }
 
   /** Reads a weight that is stored in 4 bits as it is. */
-  QuantizedWeight readQuantized(QuantizedTensors tensors) {
+  Weight readQuantized(QuantizedTensors tensors) {
     QuantizedWeight weight =
         own(
             QuantizedWeight.allocate(
@@ -102,7 +105,15 @@ final class WeightReader implements AutoCloseable {
     if (tensors.nestedAbsmax() != null && weight.nestedAbsmax() != null) {
       upload(tensors.nestedAbsmax(), 0, weight.nestedAbsmax());
     }
-    return weight;
+    weight.pack();
+    return weight.weight();
+  }
+
+  /** A weight that the model will own, as its linear takes it: packed where the pack has an order of its own. */
+  Weight ready(QuantizedWeight weight) {
+    own(weight);
+    weight.pack();
+    return weight.weight();
   }
 
   /** Registers memory that lives as long as the model. */

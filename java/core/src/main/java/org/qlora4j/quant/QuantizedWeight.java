@@ -1,17 +1,22 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.quant;
 
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.PackedWeights;
 import org.qlora4j.kernels.Quantization4Bit;
 import org.qlora4j.kernels.Weight;
+import org.qlora4j.kernels.WeightLayout;
 
 /**
- * A 4-bit weight [rows, cols] in bitsandbytes' canonical layout, in one allocation of the pack's
- * device: codes, then absmax (f32, or u8 with double quantization), then nested absmax.
+ * A 4-bit weight [rows, cols] in one allocation of the pack's device. It is made in bitsandbytes'
+ * canonical layout: codes, then absmax (f32, or u8 with double quantization), then nested absmax.
+ * {@link #pack} brings it into the order the pack's linear operators prefer, where it has one, and
+ * {@link #unpack} back.
  */
 public final class QuantizedWeight implements AutoCloseable {
 
@@ -19,33 +24,44 @@ public final class QuantizedWeight implements AutoCloseable {
   private final DType originalType;
   private final long rows;
   private final long cols;
-  private final DeviceBuffer memory;
-  private final DeviceTensor codes;
-  private final DeviceTensor absmax;
-  private final @Nullable DeviceTensor nestedAbsmax;
+  private final KernelPack pack;
   private float nestedOffset;
+  private Parts parts;
+
+  /** The weight's memory. Packed, {@code codes} is all of it, and the others are null. */
+  private record Parts(
+      DeviceBuffer memory,
+      DeviceTensor codes,
+      @Nullable DeviceTensor absmax,
+      @Nullable DeviceTensor nestedAbsmax) {}
 
   private QuantizedWeight(
       KernelPack pack, QuantizationConfig config, DType originalType, long rows, long cols) {
+    this.pack = pack;
     this.config = config;
     this.originalType = originalType;
     this.rows = rows;
     this.cols = cols;
+    this.parts = allocate(pack, config, rows, cols);
+  }
+
+  private static Parts allocate(
+      KernelPack pack, QuantizationConfig config, long rows, long cols) {
     long elements = Math.multiplyExact(rows, cols);
     long blocks = config.blocks(elements);
     long codeBytes = align((elements + 1) / 2);
     long absmaxBytes = align(config.doubleQuantization() ? blocks : blocks * Float.BYTES);
     long nestedBlocks = config.nestedBlocks(elements);
     long nestedBytes = config.doubleQuantization() ? align(nestedBlocks * Float.BYTES) : 0;
-    this.memory = DeviceBuffer.allocate(pack, codeBytes + absmaxBytes + nestedBytes);
-    this.codes = DeviceTensor.of(memory, 0, DType.U8, (elements + 1) / 2);
-    this.absmax =
+    DeviceBuffer memory = DeviceBuffer.allocate(pack, codeBytes + absmaxBytes + nestedBytes);
+    return new Parts(
+        memory,
+        DeviceTensor.of(memory, 0, DType.U8, (elements + 1) / 2),
         DeviceTensor.of(
-            memory, codeBytes, config.doubleQuantization() ? DType.U8 : DType.F32, blocks);
-    this.nestedAbsmax =
+            memory, codeBytes, config.doubleQuantization() ? DType.U8 : DType.F32, blocks),
         config.doubleQuantization()
             ? DeviceTensor.of(memory, codeBytes + absmaxBytes, DType.F32, nestedBlocks)
-            : null;
+            : null);
   }
 
   /** Quantizes {@code dense} [rows, cols] of f32, bf16 or f16. */
@@ -61,9 +77,9 @@ public final class QuantizedWeight implements AutoCloseable {
           dense,
           config.blockSize(),
           config.nestedBlockSize(),
-          weight.codes,
-          weight.absmax,
-          weight.nestedAbsmax,
+          weight.codes(),
+          weight.absmax(),
+          weight.nestedAbsmax(),
           config.doubleQuantization() ? offset : null);
       weight.nestedOffset = config.doubleQuantization() ? offset.toFloats()[0] : 0f;
       return weight;
@@ -106,19 +122,83 @@ public final class QuantizedWeight implements AutoCloseable {
     return cols;
   }
 
-  /** u8 [(rows * cols + 1) / 2], the first element in the high nibble. */
+  /** u8 [(rows * cols + 1) / 2], the first element in the high nibble. Not of a packed weight. */
   public DeviceTensor codes() {
-    return codes;
+    requireCanonical();
+    return parts.codes();
   }
 
-  /** f32, or u8 codes with double quantization: [blocks]. */
+  /** f32, or u8 codes with double quantization: [blocks]. Not of a packed weight. */
   public DeviceTensor absmax() {
+    DeviceTensor absmax = parts.absmax();
+    if (absmax == null) {
+      throw packed();
+    }
     return absmax;
   }
 
-  /** f32 [ceil(blocks / 256)], or null without double quantization. */
+  /** f32 [ceil(blocks / 256)], or null without double quantization. Not of a packed weight. */
   public @Nullable DeviceTensor nestedAbsmax() {
-    return nestedAbsmax;
+    requireCanonical();
+    return parts.nestedAbsmax();
+  }
+
+  private void requireCanonical() {
+    if (isPacked()) {
+      throw packed();
+    }
+  }
+
+  private static IllegalStateException packed() {
+    return new IllegalStateException("the weight is packed; its parts are there after unpack()");
+  }
+
+  /** Whether {@link #pack} brought the weight into the pack's own order. */
+  public boolean isPacked() {
+    return parts.absmax() == null;
+  }
+
+  /**
+   * Brings the weight into the pack's own order, where the pack has one, and releases the canonical
+   * memory. Both exist while this runs.
+   */
+  public void pack() {
+    if (isPacked() || !PackedWeights.supported(pack)) {
+      return;
+    }
+    Weight canonical = weight();
+    long bytes = PackedWeights.bytes(pack, canonical);
+    DeviceBuffer memory = DeviceBuffer.allocate(pack, bytes);
+    try {
+      DeviceTensor data = DeviceTensor.of(memory, 0, DType.U8, bytes);
+      PackedWeights.pack(pack, canonical, data);
+      replace(new Parts(memory, data, null, null));
+    } catch (RuntimeException e) {
+      memory.close();
+      throw e;
+    }
+  }
+
+  /** Brings a packed weight back into the canonical layout, bit for bit, to be saved or read. */
+  public void unpack() {
+    if (!isPacked()) {
+      return;
+    }
+    Parts canonical = allocate(pack, config, rows, cols);
+    try {
+      DeviceTensor absmax = Objects.requireNonNull(canonical.absmax());
+      PackedWeights.unpack(pack, weight(), canonical.codes(), absmax, canonical.nestedAbsmax());
+      replace(canonical);
+    } catch (RuntimeException e) {
+      canonical.memory().close();
+      throw e;
+    }
+  }
+
+  private void replace(Parts by) {
+    DeviceBuffer old = parts.memory();
+    parts = by;
+    old.close();
   }
 
   /**
@@ -131,7 +211,7 @@ public final class QuantizedWeight implements AutoCloseable {
 
   /** Bytes on the device. */
   public long bytes() {
-    return memory.bytes();
+    return parts.memory().bytes();
   }
 
   /** The weight as the pack's operators take it. */
@@ -144,14 +224,15 @@ public final class QuantizedWeight implements AutoCloseable {
         nestedOffset,
         rows,
         cols,
-        codes,
-        absmax,
-        nestedAbsmax);
+        parts.codes(),
+        parts.absmax(),
+        parts.nestedAbsmax(),
+        isPacked() ? WeightLayout.PACKED : WeightLayout.CANONICAL);
   }
 
   @Override
   public void close() {
-    memory.close();
+    parts.memory().close();
   }
 
   private static long align(long bytes) {

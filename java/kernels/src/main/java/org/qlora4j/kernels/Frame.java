@@ -25,6 +25,7 @@ import org.qlora4j.kernels.abi.q4j_linear_forward_params;
 import org.qlora4j.kernels.abi.q4j_linear_weight_gradient_params;
 import org.qlora4j.kernels.abi.q4j_lora;
 import org.qlora4j.kernels.abi.q4j_lora_weight_gradient_params;
+import org.qlora4j.kernels.abi.q4j_pack_weight_params;
 import org.qlora4j.kernels.abi.q4j_paged_store_acquire_params;
 import org.qlora4j.kernels.abi.q4j_paged_store_copy_params;
 import org.qlora4j.kernels.abi.q4j_paged_store_create_params;
@@ -39,8 +40,8 @@ import org.qlora4j.kernels.abi.q4j_quantize_int8_rowwise_params;
 import org.qlora4j.kernels.abi.q4j_rms_norm_backward_params;
 import org.qlora4j.kernels.abi.q4j_rms_norm_forward_params;
 import org.qlora4j.kernels.abi.q4j_rotary_params;
+import org.qlora4j.kernels.abi.q4j_unpack_weight_params;
 import org.qlora4j.kernels.abi.q4j_weight;
-import org.qlora4j.kernels.abi.qlora4j;
 
 /**
  * The parameter structs of one pack, in one block of native memory that is allocated once and
@@ -74,6 +75,8 @@ final class Frame {
   final q4j_dequantize_int8_rowwise_params dequantizeInt8;
   final q4j_quantize_fp8_rowwise_params quantizeFp8;
   final q4j_dequantize_fp8_rowwise_params dequantizeFp8;
+  final q4j_pack_weight_params packWeight;
+  final q4j_unpack_weight_params unpackWeight;
   final q4j_linear_forward_params linearForward;
   final q4j_linear_backward_input_params linearBackwardInput;
   final q4j_lora_weight_gradient_params loraWeightGradient;
@@ -123,6 +126,10 @@ final class Frame {
     long quantizeFp8At = layout.add(quantizeFp8Size);
     int dequantizeFp8Size = Pointer.sizeof(q4j_dequantize_fp8_rowwise_params.class);
     long dequantizeFp8At = layout.add(dequantizeFp8Size);
+    int packWeightSize = Pointer.sizeof(q4j_pack_weight_params.class);
+    long packWeightAt = layout.add(packWeightSize);
+    int unpackWeightSize = Pointer.sizeof(q4j_unpack_weight_params.class);
+    long unpackWeightAt = layout.add(unpackWeightSize);
     int linearForwardSize = Pointer.sizeof(q4j_linear_forward_params.class);
     long linearForwardAt = layout.add(linearForwardSize);
     int linearBackwardInputSize = Pointer.sizeof(q4j_linear_backward_input_params.class);
@@ -205,6 +212,11 @@ final class Frame {
     dequantizeFp8 =
         new q4j_dequantize_fp8_rowwise_params(new DeviceAddress(base + dequantizeFp8At))
             .size(dequantizeFp8Size);
+    packWeight =
+        new q4j_pack_weight_params(new DeviceAddress(base + packWeightAt)).size(packWeightSize);
+    unpackWeight =
+        new q4j_unpack_weight_params(new DeviceAddress(base + unpackWeightAt))
+            .size(unpackWeightSize);
     linearForward =
         new q4j_linear_forward_params(new DeviceAddress(base + linearForwardAt))
             .size(linearForwardSize);
@@ -288,7 +300,7 @@ final class Frame {
         .data(pack.address(value.data()))
         .absmax(pack.address(value.absmax()))
         .nested_absmax(pack.address(value.nestedAbsmax()))
-        .layout(qlora4j.Q4J_LAYOUT_CANONICAL)
+        .layout(value.layout().code())
         .reserved(0);
   }
 

@@ -95,13 +95,16 @@ public final class Quantization4Bit {
   /**
    * Dequantizes a 4-bit weight: code value times absmax in f32, rounded once to the output's type.
    *
-   * @param weight NF4 or FP4, [rows, cols]
+   * @param weight NF4 or FP4, canonical, [rows, cols]
    * @param output F32, BF16 or F16, contiguous, rows * cols elements
    */
   public static void dequantize(KernelPack pack, Weight weight, DeviceTensor output) {
     if (!weight.format().is4Bit()) {
       throw new IllegalArgumentException(
           "dequantize a weight in NF4 or FP4, found " + weight.format());
+    }
+    if (weight.layout() != WeightLayout.CANONICAL) {
+      throw new IllegalArgumentException("unpack a packed weight before dequantizing it");
     }
     Checks.floating("output", output);
     Checks.elements("output", output, weight.rows() * weight.cols());

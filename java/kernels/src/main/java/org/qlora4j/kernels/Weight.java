@@ -10,7 +10,8 @@ import org.jspecify.annotations.Nullable;
  * holds {@code (rows * cols + 1) / 2} bytes in the canonical layout, {@code absmax} one f32 per
  * block of {@code blockSize} elements of the row-major flattening or, with double quantization, one
  * code per block; then {@code nestedAbsmax} holds one f32 per {@code nestedBlockSize} blocks and
- * {@code nestedOffset} the value subtracted before. INT8 and FP8: {@code data} is [rows, cols] of
+ * {@code nestedOffset} the value subtracted before. 4-bit and packed: {@code data} holds all of that
+ * in the pack's own order (see {@link PackedWeights}). INT8 and FP8: {@code data} is [rows, cols] of
  * codes, contiguous, and {@code absmax} holds one f32 per row: its absmax (INT8) or scale (FP8).
  *
  * @param format storage
@@ -21,8 +22,9 @@ import org.jspecify.annotations.Nullable;
  * @param rows out features
  * @param cols in features
  * @param data see above
- * @param absmax see above; null for a dense weight
- * @param nestedAbsmax see above; null without double quantization
+ * @param absmax see above; null for a dense or packed weight
+ * @param nestedAbsmax see above; null without double quantization and for a packed weight
+ * @param layout order of a 4-bit weight
  */
 public record Weight(
     WeightFormat format,
@@ -34,7 +36,8 @@ public record Weight(
     long cols,
     DeviceTensor data,
     @Nullable DeviceTensor absmax,
-    @Nullable DeviceTensor nestedAbsmax) {
+    @Nullable DeviceTensor nestedAbsmax,
+    WeightLayout layout) {
 
   /**
    * Checks that the parts fit each other.
@@ -51,25 +54,15 @@ public record Weight(
         }
       }
       case NF4, FP4 -> {
-        long elements = Math.multiplyExact(rows, cols);
         Checks.blockSize(blockSize);
         Checks.type("data", data, DType.U8);
-        Checks.elements("data", data, Quantization4Bit.packedBytes(elements));
         Checks.contiguous("data", data);
-        long blocks = Quantization4Bit.blocks(elements, blockSize);
-        Checks.vector(
-            "absmax",
-            Checks.present("absmax", absmax),
-            nestedBlockSize == 0 ? DType.F32 : DType.U8,
-            blocks);
-        if (nestedBlockSize != 0) {
-          Checks.vector(
-              "nestedAbsmax",
-              Checks.present("nestedAbsmax", nestedAbsmax),
-              DType.F32,
-              Quantization4Bit.blocks(blocks, nestedBlockSize));
-        } else if (nestedAbsmax != null) {
-          throw new IllegalArgumentException("nestedAbsmax given with nestedBlockSize 0");
+        if (layout == WeightLayout.CANONICAL) {
+          long elements = Math.multiplyExact(rows, cols);
+          Checks.elements("data", data, Quantization4Bit.packedBytes(elements));
+          checkBlocks(elements, blockSize, nestedBlockSize, absmax, nestedAbsmax);
+        } else if (absmax != null || nestedAbsmax != null) {
+          throw new IllegalArgumentException("the absmax of a packed weight is part of its data");
         }
       }
       case INT8, FP8 -> {
@@ -82,6 +75,58 @@ public record Weight(
     if (!format.is4Bit() && (blockSize != 0 || nestedBlockSize != 0 || nestedAbsmax != null)) {
       throw new IllegalArgumentException(format + " has no blocks, found block size " + blockSize);
     }
+    if (!format.is4Bit() && layout != WeightLayout.CANONICAL) {
+      throw new IllegalArgumentException("only 4-bit weights are packed, found " + format);
+    }
+  }
+
+  private static void checkBlocks(
+      long elements,
+      int blockSize,
+      int nestedBlockSize,
+      @Nullable DeviceTensor absmax,
+      @Nullable DeviceTensor nestedAbsmax) {
+    long blocks = Quantization4Bit.blocks(elements, blockSize);
+    Checks.vector(
+        "absmax",
+        Checks.present("absmax", absmax),
+        nestedBlockSize == 0 ? DType.F32 : DType.U8,
+        blocks);
+    if (nestedBlockSize != 0) {
+      Checks.vector(
+          "nestedAbsmax",
+          Checks.present("nestedAbsmax", nestedAbsmax),
+          DType.F32,
+          Quantization4Bit.blocks(blocks, nestedBlockSize));
+    } else if (nestedAbsmax != null) {
+      throw new IllegalArgumentException("nestedAbsmax given with nestedBlockSize 0");
+    }
+  }
+
+  /** A weight that is not packed. */
+  public Weight(
+      WeightFormat format,
+      DType dtype,
+      int blockSize,
+      int nestedBlockSize,
+      float nestedOffset,
+      long rows,
+      long cols,
+      DeviceTensor data,
+      @Nullable DeviceTensor absmax,
+      @Nullable DeviceTensor nestedAbsmax) {
+    this(
+        format,
+        dtype,
+        blockSize,
+        nestedBlockSize,
+        nestedOffset,
+        rows,
+        cols,
+        data,
+        absmax,
+        nestedAbsmax,
+        WeightLayout.CANONICAL);
   }
 
   /** A dense weight over {@code data} [rows, cols]. */
@@ -115,6 +160,22 @@ public record Weight(
   private static Weight rowwise(
       WeightFormat format, DType dtype, DeviceTensor codes, DeviceTensor scales) {
     return new Weight(format, dtype, 0, 0, 0, codes.rows(), codes.cols(), codes, scales, null);
+  }
+
+  /** This weight as {@link PackedWeights#pack} laid it down in {@code memory}. */
+  Weight packed(DeviceTensor memory) {
+    return new Weight(
+        format,
+        dtype,
+        blockSize,
+        nestedBlockSize,
+        nestedOffset,
+        rows,
+        cols,
+        memory,
+        null,
+        null,
+        WeightLayout.PACKED);
   }
 
   /** Bytes the weight occupies on the device, absmax included. */

@@ -87,7 +87,7 @@ class LinearParityTest extends ParityTest {
       {33, 65, 100},
     };
     for (DType type : List.of(DType.F32, DType.BF16)) {
-      for (Weights.Kind weight : Weights.Kind.values()) {
+      for (Weights.Kind weight : Weights.Kind.CANONICAL) {
         for (int[] s : shapes) {
           setups.add(new Setup(type, weight, s[0], s[1], s[2], Branch.NONE, false, false, false));
         }
@@ -118,20 +118,21 @@ class LinearParityTest extends ParityTest {
               type, Weights.Kind.NF4_NESTED, 1, 520, 1030, Branch.DROPOUT, false, false, false));
       setups.add(
           new Setup(type, Weights.Kind.DENSE_F32, 70, 300, 310, Branch.NONE, true, false, true));
+      packed(setups, type);
     }
     List<Case> cases = new ArrayList<>();
     for (Setup setup : setups) {
       cases.add(
           new Case(
               setup.title("forward"),
-              "linear_forward",
+              setup.weight().packed ? "pack_weight" : "linear_forward",
               setup.work(),
               (memory, outputs) -> forward(setup, memory, outputs),
               setup.weight().optional()));
       cases.add(
           new Case(
               setup.title("backward_input"),
-              "linear_backward_input",
+              setup.weight().packed ? "pack_weight" : "linear_backward_input",
               setup.work(),
               (memory, outputs) -> backward(setup, memory, outputs),
               setup.weight().optional()));
@@ -153,6 +154,40 @@ class LinearParityTest extends ParityTest {
       }
     }
     return cases;
+  }
+
+  /** Few and many rows, of weights that 16 x 64 tiles fit and of others. */
+  private static void packed(List<Setup> setups, DType type) {
+    int[][] shapes = {
+      {0, 16, 64},
+      {1, 1, 1},
+      {1, 16, 64},
+      {1, 48, 576},
+      {2, 17, 33},
+      {5, 15, 128},
+      {7, 320, 128},
+      {8, 16, 192},
+      {9, 64, 128},
+      {16, 32, 256},
+      {17, 96, 128},
+      {32, 16, 320},
+      {33, 48, 128},
+      {64, 32, 128},
+      {65, 48, 192},
+      {130, 144, 64},
+    };
+    for (int[] s : shapes) {
+      for (Weights.Kind weight : List.of(Weights.Kind.PACKED_NF4, Weights.Kind.PACKED_FP4)) {
+        setups.add(new Setup(type, weight, s[0], s[1], s[2], Branch.NONE, false, false, false));
+      }
+    }
+    for (Branch branch : List.of(Branch.FAST, Branch.F32, Branch.DROPOUT, Branch.ODD)) {
+      for (int m : new int[] {1, 6, 20, 50, 80}) {
+        setups.add(
+            new Setup(type, Weights.Kind.PACKED_NF4, m, 48, 192, branch, true, true, m % 4 != 0));
+      }
+      setups.add(new Setup(type, Weights.Kind.PACKED_FP4, 3, 20, 72, branch, true, false, true));
+    }
   }
 
   private static @Nullable LoraTerm lora(Setup setup, DeviceMemory memory, Randoms random) {

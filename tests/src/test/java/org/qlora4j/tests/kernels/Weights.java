@@ -1,10 +1,13 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.tests.kernels;
 
+import java.util.Arrays;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.PackedWeights;
 import org.qlora4j.kernels.Quantization4Bit;
 import org.qlora4j.kernels.QuantizationFp8;
 import org.qlora4j.kernels.QuantizationInt8;
@@ -19,25 +22,35 @@ final class Weights {
 
   /** How a test stores a weight. */
   enum Kind {
-    DENSE_F32(WeightFormat.DENSE, DType.F32, 0, 0),
-    DENSE_BF16(WeightFormat.DENSE, DType.BF16, 0, 0),
-    NF4(WeightFormat.NF4, DType.BF16, 64, 0),
-    NF4_NESTED(WeightFormat.NF4, DType.BF16, 64, 256),
-    NF4_NESTED_128(WeightFormat.NF4, DType.F32, 128, 256),
-    FP4_NESTED(WeightFormat.FP4, DType.BF16, 64, 256),
-    INT8(WeightFormat.INT8, DType.BF16, 0, 0),
-    FP8(WeightFormat.FP8, DType.BF16, 0, 0);
+    DENSE_F32(WeightFormat.DENSE, DType.F32, 0, 0, false),
+    DENSE_BF16(WeightFormat.DENSE, DType.BF16, 0, 0, false),
+    NF4(WeightFormat.NF4, DType.BF16, 64, 0, false),
+    NF4_NESTED(WeightFormat.NF4, DType.BF16, 64, 256, false),
+    NF4_NESTED_128(WeightFormat.NF4, DType.F32, 128, 256, false),
+    FP4_NESTED(WeightFormat.FP4, DType.BF16, 64, 256, false),
+    INT8(WeightFormat.INT8, DType.BF16, 0, 0, false),
+    FP8(WeightFormat.FP8, DType.BF16, 0, 0, false),
+    PACKED_NF4(WeightFormat.NF4, DType.BF16, 64, 256, true),
+    PACKED_FP4(WeightFormat.FP4, DType.BF16, 128, 0, true);
+
+    /** Those that are not packed. */
+    static final List<Kind> CANONICAL =
+        Arrays.stream(values()).filter(kind -> !kind.packed).toList();
 
     final WeightFormat format;
     final DType dtype;
     final int blockSize;
     final int nested;
 
-    Kind(WeightFormat format, DType dtype, int blockSize, int nested) {
+    /** Rearranged by the pack that is tested. */
+    final boolean packed;
+
+    Kind(WeightFormat format, DType dtype, int blockSize, int nested, boolean packed) {
       this.format = format;
       this.dtype = dtype;
       this.blockSize = blockSize;
       this.nested = nested;
+      this.packed = packed;
     }
 
     /** What a CPU pack that does not multiply this storage answers; null where all packs do. */
@@ -80,17 +93,23 @@ final class Weights {
           absmax,
           nestedAbsmax,
           offset);
-      return new Weight(
-          kind.format,
-          kind.dtype,
-          kind.blockSize,
-          kind.nested,
-          offset == null ? 0 : offset.toFloats()[0],
-          rows,
-          cols,
-          copy(memory, packed),
-          copy(memory, absmax),
-          nestedAbsmax == null ? null : copy(memory, nestedAbsmax));
+      Weight canonical =
+          new Weight(
+              kind.format,
+              kind.dtype,
+              kind.blockSize,
+              kind.nested,
+              offset == null ? 0 : offset.toFloats()[0],
+              rows,
+              cols,
+              copy(memory, packed),
+              copy(memory, absmax),
+              nestedAbsmax == null ? null : copy(memory, nestedAbsmax));
+      if (!kind.packed) {
+        return canonical;
+      }
+      long bytes = PackedWeights.bytes(memory.pack(), canonical);
+      return PackedWeights.pack(memory.pack(), canonical, memory.empty(DType.U8, bytes));
     }
   }
 
