@@ -25,6 +25,7 @@ import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.Json;
 import org.qlora4j.kernels.Activation;
+import org.qlora4j.kernels.Attention;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
@@ -56,6 +57,10 @@ class LayerGradientTest {
   private Pass pass;
   private Random random;
   private PointerScope scope;
+
+  /** Whether the pack's attention is left aside, as with packs that have none. */
+  private boolean libtorchAttention;
+
   private final Map<Parameter, Tensor> leaves = new LinkedHashMap<>();
   private final List<AutoCloseable> owned = new ArrayList<>();
 
@@ -155,8 +160,9 @@ class LayerGradientTest {
   }
 
   @ParameterizedTest
-  @ValueSource(booleans = {false, true})
-  void attention(boolean fused) {
+  @CsvSource({"false, false", "false, true", "true, false", "true, true"})
+  void attention(boolean fused, boolean byLibtorch) {
+    libtorchAttention = byLibtorch;
     ModelConfig config = fused ? neox(true) : llama();
     int[] cu = {0, 9, 10, 31};
     Attend attend = attend("attention", config);
@@ -475,9 +481,14 @@ class LayerGradientTest {
     Dense output = dense(name + ".o", hidden, config.queryWidth(), bias, 4, 0f);
     return new Attend(
         config,
-        new SelfAttention(config, frequencies, projection, output.layer),
+        new SelfAttention(config, frequencies, projection, output.layer, core(config)),
         projections,
         output);
+  }
+
+  private AttentionCore core(ModelConfig config) {
+    Attention.Shape shape = SelfAttention.shape(config);
+    return libtorchAttention ? AttentionCore.byLibtorch(shape) : AttentionCore.of(pack, shape);
   }
 
   // ---------------------------------------------------------------- comparison

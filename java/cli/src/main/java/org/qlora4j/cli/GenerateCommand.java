@@ -211,6 +211,7 @@ final class GenerateCommand implements Callable<Integer> {
         ModelCheckpoint checkpoint = ModelCheckpoint.open(modelDir);
         KernelPack kernels = pack.open(threads);
         ConsoleProgress progress = new ConsoleProgress(err)) {
+      err.println(kernels.description());
       int[] prompt = prompt(tokenizer);
       ModelLoader.Options options = new ModelLoader.Options(type, quantization(), false);
       try (DecoderModel decoder =

@@ -96,6 +96,13 @@ public final class Main implements Runnable {
       err.println(
           "qlora4j: the Java heap is full; give it more with QLORA4J_JAVA_OPTIONS=-Xmx4g, or use smaller examples");
       return FIXABLE;
+    } catch (LinkageError e) {
+      Throwable cause = e.getCause() == null ? e : e.getCause();
+      err.println(
+          "qlora4j: a native library cannot be loaded: "
+              + Text.oneLine(String.valueOf(cause.getMessage()))
+              + "; with QLORA4J_GPU=1, the libraries of CUDA 13 and cuDNN 9 must be installed (docs/cuda.md)");
+      return FIXABLE;
     } finally {
       out.flush();
       err.flush();

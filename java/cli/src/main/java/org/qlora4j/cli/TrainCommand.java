@@ -12,6 +12,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
+import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigKeys;
 import org.qlora4j.train.TrainConfigReader;
@@ -84,8 +85,12 @@ final class TrainCommand implements Callable<Integer> {
       throw new InputException(
           "expected a configuration, found none; see " + spec.qualifiedName() + " --help");
     }
-    TrainConfig trainConfig = TrainConfigReader.read(config, overrides);
-    pack.require();
+    List<String> settings = new ArrayList<>(overrides);
+    if (pack.device() != null) {
+      settings.add("device=" + pack.device().key());
+    }
+    TrainConfig trainConfig = TrainConfigReader.read(config, settings);
+    pack.choosePack();
     TrainingSummary summary;
     try (ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
       summary = TrainingRun.run(trainConfig, resume, progress);
@@ -194,6 +199,9 @@ final class TrainCommand implements Callable<Integer> {
     }
     if (config.compute() == TrainConfig.Compute.FLOAT32) {
       command.append(" --compute float32");
+    }
+    if (config.device() != ComputeDevice.AUTO) {
+      command.append(" --device ").append(config.device().key());
     }
     TrainConfig.Samples samples = config.samples();
     if (samples.temperature() > 0) {

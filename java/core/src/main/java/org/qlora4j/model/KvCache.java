@@ -71,11 +71,11 @@ public final class KvCache implements AutoCloseable {
     }
 
     HeadView keys() {
-      return new HeadView(keys, 0, headDim, (long) capacity * headDim);
+      return from(keys, 0);
     }
 
     HeadView values() {
-      return new HeadView(values, 0, headDim, (long) capacity * headDim);
+      return from(values, 0);
     }
 
     /**
@@ -90,24 +90,13 @@ public final class KvCache implements AutoCloseable {
                 + (length + tokens)
                 + " are needed");
       }
-      append(newKeys, keys, tokens);
-      append(newValues, values, tokens);
+      TorchBridge.copyHeads(newKeys, from(keys, length), tokens, kvHeads, headDim);
+      TorchBridge.copyHeads(newValues, from(values, length), tokens, kvHeads, headDim);
       length += (int) tokens;
     }
 
-    private void append(HeadView from, DeviceTensor to, long tokens) {
-      TorchBridge.copyHeads(
-          from.base(),
-          from.elementOffset(),
-          from.tokenStride(),
-          from.headStride(),
-          to,
-          (long) length * headDim,
-          headDim,
-          (long) capacity * headDim,
-          tokens,
-          kvHeads,
-          headDim);
+    private HeadView from(DeviceTensor memory, long position) {
+      return new HeadView(memory, position * headDim, headDim, (long) capacity * headDim);
     }
 
     @Override

@@ -49,39 +49,25 @@ final class LossHead {
     NormLayer.Saved savedNorm = finalNorm.forward(pass, u, h);
     DeviceTensor dh = dhidden == null ? null : pass.activation(rows.length, hidden.cols());
 
-    double sum = 0;
+    DeviceTensor rowLabels = pass.arena().allocate(DType.I32, rows.length);
+    rowLabels.copyFrom(gather(labels, rows));
+    DeviceTensor losses = pass.arena().allocate(DType.F32, rows.length);
     for (int first = 0; first < rows.length; first += chunkRows) {
       int count = Math.min(chunkRows, rows.length - first);
-      sum +=
-          chunk(
-              pass,
-              h.rows(first, count),
-              chunkLabels(labels, rows, first, count),
-              scale,
-              dh == null ? null : dh.rows(first, count));
+      chunk(
+          pass,
+          h.rows(first, count),
+          rowLabels.rows(first, count),
+          scale,
+          losses.rows(first, count),
+          dh == null ? null : dh.rows(first, count));
     }
     if (dhidden != null && dh != null) {
       DeviceTensor du = pass.activation(rows.length, hidden.cols());
       finalNorm.backward(pass, savedNorm, dh, null, du);
       TorchBridge.scatterRows(du, rowIds, dhidden);
     }
-    pass.arena().release(mark);
-    return sum;
-  }
-
-  private double chunk(
-      Pass pass, DeviceTensor h, int[] labels, float scale, @Nullable DeviceTensor dh) {
-    var mark = pass.arena().mark();
-    DeviceTensor logits = pass.activation(h.rows(), head.out());
-    LinearLayer.Saved saved = head.forward(pass, h, null, logits);
-    DeviceTensor deviceLabels = pass.arena().allocate(DType.I32, labels.length);
-    deviceLabels.copyFrom(labels);
-    DeviceTensor losses = pass.arena().allocate(DType.F32, labels.length);
-    CrossEntropy.apply(
-        pass.pack(), logits, deviceLabels, 0f, 0f, scale, losses, dh == null ? null : logits);
-    if (dh != null) {
-      head.backward(pass, saved, logits, dh, false);
-    }
+    // Waits for the device, so once for all chunks, and after the last of their work.
     double sum = 0;
     for (float loss : losses.toFloats()) {
       sum += loss;
@@ -90,12 +76,30 @@ final class LossHead {
     return sum;
   }
 
-  private static int[] chunkLabels(int[] labels, int[] rows, int first, int count) {
-    int[] chunk = new int[count];
-    for (int i = 0; i < count; i++) {
-      chunk[i] = labels[rows[first + i]];
+  private void chunk(
+      Pass pass,
+      DeviceTensor h,
+      DeviceTensor labels,
+      float scale,
+      DeviceTensor losses,
+      @Nullable DeviceTensor dh) {
+    var mark = pass.arena().mark();
+    DeviceTensor logits = pass.activation(h.rows(), head.out());
+    LinearLayer.Saved saved = head.forward(pass, h, null, logits);
+    CrossEntropy.apply(
+        pass.pack(), logits, labels, 0f, 0f, scale, losses, dh == null ? null : logits);
+    if (dh != null) {
+      head.backward(pass, saved, logits, dh, false);
     }
-    return chunk;
+    pass.arena().release(mark);
+  }
+
+  private static int[] gather(int[] labels, int[] rows) {
+    int[] gathered = new int[rows.length];
+    for (int i = 0; i < rows.length; i++) {
+      gathered[i] = labels[rows[i]];
+    }
+    return gathered;
   }
 
   private static int[] labelled(int[] labels) {

@@ -204,7 +204,12 @@ public final class ModelLoader {
     return new DecoderBlock(
         config.parallelResidual(),
         attentionNorm,
-        new SelfAttention(config, inverseFrequencies, projection, output),
+        new SelfAttention(
+            config,
+            inverseFrequencies,
+            projection,
+            output,
+            AttentionCore.of(pack, SelfAttention.shape(config))),
         ffnNorm,
         ffn,
         linears);

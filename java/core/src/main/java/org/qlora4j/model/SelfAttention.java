@@ -5,7 +5,6 @@ import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Attention;
-import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.Rotary;
@@ -22,7 +21,7 @@ final class SelfAttention {
   private final DeviceTensor inverseFrequencies;
   private final Projection projection;
   private final LinearLayer output;
-  private final Attention.Shape shape;
+  private final AttentionCore core;
 
   /** The projections to queries, keys and values. */
   sealed interface Projection permits Separate, Fused {}
@@ -44,7 +43,7 @@ final class SelfAttention {
    * @param k [m, kvHeads * d], rotated; null when fused
    * @param v [m, kvHeads * d]; null when fused
    * @param mixed attention output [m, heads * d]
-   * @param lse f32 [heads, m]
+   * @param lse f32 [heads, m]; null where the core's backward does without
    */
   record Saved(
       List<LinearLayer.Saved> projections,
@@ -52,19 +51,25 @@ final class SelfAttention {
       @Nullable DeviceTensor k,
       @Nullable DeviceTensor v,
       DeviceTensor mixed,
-      DeviceTensor lse,
+      @Nullable DeviceTensor lse,
       LinearLayer.Saved output) {}
 
   SelfAttention(
       ModelConfig config,
       DeviceTensor inverseFrequencies,
       Projection projection,
-      LinearLayer output) {
+      LinearLayer output,
+      AttentionCore core) {
     this.config = config;
     this.inverseFrequencies = inverseFrequencies;
     this.projection = projection;
     this.output = output;
-    this.shape = Attention.Shape.causal(config.heads(), config.kvHeads(), config.headDim());
+    this.core = core;
+  }
+
+  /** What the attention of a model with this config computes. */
+  static Attention.Shape shape(ModelConfig config) {
+    return Attention.Shape.causal(config.heads(), config.kvHeads(), config.headDim());
   }
 
   /**
@@ -103,7 +108,6 @@ final class SelfAttention {
     rotate(pass, batch, heads, false);
 
     DeviceTensor mixed = pass.activation(m, config.queryWidth());
-    DeviceTensor lse = pass.arena().allocate(DType.F32, config.heads(), m);
     HeadView keys = heads.k();
     HeadView values = heads.v();
     int[] cuKeys = batch.cuSeqlens();
@@ -113,16 +117,8 @@ final class SelfAttention {
       values = cache.values();
       cuKeys = new int[] {0, cache.length()};
     }
-    Attention.forward(
-        pass.pack(),
-        shape,
-        batch.cuSeqlens(),
-        cuKeys,
-        heads.q(),
-        keys,
-        values,
-        mixedHeads(mixed),
-        lse);
+    DeviceTensor lse =
+        core.forward(pass, batch.cuSeqlens(), cuKeys, heads.q(), keys, values, mixedHeads(mixed));
     LinearLayer.Saved savedOutput = output.forward(pass, mixed, residual, out);
     return new Saved(saved, q, k, v, mixed, lse, savedOutput);
   }
@@ -140,10 +136,8 @@ final class SelfAttention {
     DeviceTensor dv = saved.v() == null ? null : pass.activation(m, saved.v().cols());
     Heads heads = heads(saved.q(), saved.k(), saved.v());
     Heads gradients = heads(dq, dk, dv);
-    Attention.backward(
-        pass.pack(),
-        shape,
-        batch.cuSeqlens(),
+    core.backward(
+        pass,
         batch.cuSeqlens(),
         heads.q(),
         heads.k(),

@@ -3,14 +3,14 @@ package org.qlora4j.tensor;
 
 import java.util.ArrayList;
 import java.util.List;
+import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Tensor;
-import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch;
-import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 
@@ -61,6 +61,10 @@ public final class TensorArena implements AutoCloseable {
     if (used == 0 && slabs.size() > 1) {
       slabs.forEach(Slab::close);
       slabs.clear();
+      if (pack.deviceKind() == DeviceKind.CUDA) {
+        // libtorch keeps freed memory for itself; a pack that allocates could not have it.
+        torch.emptyCache();
+      }
       slabs.add(new Slab(pack, peak));
     }
   }
@@ -115,8 +119,11 @@ public final class TensorArena implements AutoCloseable {
     private final DeviceBuffer buffer;
 
     Slab(KernelPack pack, long bytes) {
-      try (TensorOptions options = new TensorOptions(ScalarType.Byte)) {
-        tensor = torch.empty(new long[] {bytes}, options, null);
+      try (PointerScope scope = new PointerScope()) {
+        tensor =
+            torch
+                .empty(new long[] {bytes}, TorchBridge.options(pack, DType.U8), null)
+                .retainReference();
       } catch (RuntimeException e) {
         // libtorch has no exception of its own for this; its text has a native stack trace behind
         // the first line.

@@ -2,20 +2,25 @@
 package org.qlora4j.tensor;
 
 import org.bytedeco.javacpp.PointerScope;
-import org.bytedeco.pytorch.LongOptional;
+import org.bytedeco.pytorch.Device;
+import org.bytedeco.pytorch.DeviceOptional;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.HeadView;
+import org.qlora4j.kernels.KernelPack;
 
 /**
  * What libtorch does for the model between the pack's operators: type conversion, strided copies,
  * embedding rows.
  *
- * <p>Every method sees device memory through {@code from_blob} views, copies nothing it does not
- * say, and closes what it made before it returns.
+ * <p>Every method sees device memory through {@code from_blob} views on the device of the memory's
+ * pack, copies nothing it does not say, and closes what it made before it returns. On a GPU nothing
+ * is waited for: libtorch's work and the pack's are in the order of one stream ({@link
+ * ComputeDevice}).
  */
 public final class TorchBridge {
 
@@ -42,40 +47,18 @@ public final class TorchBridge {
   }
 
   /**
-   * Copies a [tokens, heads, headDim] region into another, each given by the offset of its first
-   * element and the strides of its tokens and heads, in elements. Used to append keys and values to
-   * a cache laid out [head][position][head size].
+   * Copies {@code heads} heads of {@code headDim} elements of the first {@code tokens} tokens. Used
+   * to append keys and values to a cache laid out [head][position][head size].
    */
   public static void copyHeads(
-      DeviceTensor source,
-      long sourceOffset,
-      long sourceTokenStride,
-      long sourceHeadStride,
-      DeviceTensor target,
-      long targetOffset,
-      long targetTokenStride,
-      long targetHeadStride,
-      long tokens,
-      long heads,
-      long headDim) {
+      HeadView source, HeadView target, long tokens, long heads, long headDim) {
+    source.check("source", source.base().dtype(), tokens, heads, headDim);
+    target.check("target", target.base().dtype(), tokens, heads, headDim);
     if (tokens == 0) {
       return;
     }
-    long[] shape = {tokens, heads, headDim};
     try (PointerScope scope = new PointerScope()) {
-      Tensor from =
-          flat(source)
-              .as_strided(
-                  shape,
-                  new long[] {sourceTokenStride, sourceHeadStride, 1},
-                  new LongOptional(sourceOffset));
-      Tensor to =
-          flat(target)
-              .as_strided(
-                  shape,
-                  new long[] {targetTokenStride, targetHeadStride, 1},
-                  new LongOptional(targetOffset));
-      to.copy_(from);
+      heads(target, 0, tokens, heads, headDim).copy_(heads(source, 0, tokens, heads, headDim));
     }
   }
 
@@ -125,16 +108,37 @@ public final class TorchBridge {
       strides[i] = stride;
       stride *= i == shape.length - 1 && shape.length == 2 ? tensor.rowStride() : shape[i];
     }
-    return torch.from_blob(tensor.pointer(), shape, strides, options(tensor.dtype()));
-  }
-
-  private static Tensor flat(DeviceTensor tensor) {
     return torch.from_blob(
-        tensor.pointer(), new long[] {tensor.elements()}, options(tensor.dtype()));
+        tensor.pointer(), shape, strides, options(tensor.pack(), tensor.dtype()));
   }
 
-  private static TensorOptions options(DType dtype) {
-    return new TensorOptions(scalarType(dtype));
+  /**
+   * A libtorch view [1, heads, tokens, headDim] of the tokens from {@code first} on, the shape that
+   * its attention takes. At least one token.
+   */
+  static Tensor heads(HeadView view, long first, long tokens, long heads, long headDim) {
+    DeviceTensor base = view.base();
+    long start = view.elementOffset() + first * view.tokenStride();
+    DeviceTensor origin =
+        DeviceTensor.of(
+            base.buffer(), base.byteOffset() + start * base.dtype().bytes(), base.dtype(), 1);
+    return torch.from_blob(
+        origin.pointer(),
+        new long[] {1, heads, tokens, headDim},
+        // The stride of the one batch is never used; it must only not look like a broadcast.
+        new long[] {tokens * view.tokenStride(), view.headStride(), view.tokenStride(), 1},
+        options(base.pack(), base.dtype()));
+  }
+
+  /** How libtorch makes tensors of this type in the memory of the pack's device. */
+  static TensorOptions options(KernelPack pack, DType dtype) {
+    TensorOptions options = new TensorOptions(scalarType(dtype));
+    return switch (pack.deviceKind()) {
+      case CPU -> options;
+      case CUDA ->
+          options.device(
+              new DeviceOptional(new Device(torch.DeviceType.CUDA, (byte) pack.device())));
+    };
   }
 
   private static ScalarType scalarType(DType dtype) {

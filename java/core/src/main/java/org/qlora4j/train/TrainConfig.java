@@ -14,6 +14,7 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.tensor.ComputeDevice;
 
 /**
  * What a training run does, read from YAML by {@link TrainConfigReader}. Paths are relative to the
@@ -26,6 +27,7 @@ import org.qlora4j.lora.LoraConfig;
  * @param method what is trained, and how the base is held
  * @param outputDir where the result and, below `checkpoints`, the checkpoints go
  * @param compute type of activations and matrix products
+ * @param device where the model computes
  * @param seed of initial weights and dropout
  * @param threads CPU threads, 0 for as many as the machine allows
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
@@ -38,6 +40,7 @@ public record TrainConfig(
     Method method,
     Path outputDir,
     Compute compute,
+    ComputeDevice device,
     Data data,
     Quantization quantization,
     Lora lora,
@@ -252,7 +255,8 @@ public record TrainConfig(
   /**
    * The settings that decide the trained weights, by key in canonical text. A resumed run must have
    * the same; what only concerns output, logging, samples or speed is left out, and so are paths
-   * (the model and the examples are compared by content).
+   * (the model and the examples are compared by content). The device, the pack and the threads are
+   * left out too: a run may go on elsewhere, and says so.
    */
   public SortedMap<String, String> trainingSettings() {
     SortedMap<String, String> s = new TreeMap<>();

@@ -165,6 +165,10 @@ public final class TrainConfigKeys {
               "true",
               "keep only the layers' inputs and compute the rest again in the backward pass"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
+          key(
+              "device",
+              "auto",
+              "cuda for an NVIDIA GPU, cpu, or auto: the GPU where it can be used, else the CPU"),
           key("threads", "0", "CPU threads; 0 for as many as the machine allows"),
           key("logging_steps", "10", "optimizer steps between lines of metrics.jsonl"),
           key(

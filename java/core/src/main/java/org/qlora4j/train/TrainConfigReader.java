@@ -19,6 +19,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
+import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.Init;
 import org.qlora4j.train.TrainConfig.LoraPrecision;
@@ -192,6 +193,13 @@ public final class TrainConfigReader {
         method,
         path("output_dir"),
         compute(),
+        choice(
+            "device",
+            ComputeDevice.AUTO,
+            Map.of(
+                "auto", ComputeDevice.AUTO,
+                "cpu", ComputeDevice.CPU,
+                "cuda", ComputeDevice.CUDA)),
         data(seed),
         new TrainConfig.Quantization(
             choice(

@@ -92,6 +92,9 @@ public final class TrainingRun {
               + ": the result would replace the model it is made from; choose another");
     }
     checkWritable(config.outputDir());
+    this.pack =
+        resources.own(config.device().open(PackOptions.defaults().withThreads(config.threads())));
+    progress.message(pack.description());
     this.tokenizer = resources.own(Tokenizer.load(config.model()));
     this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
     this.plan =
@@ -103,15 +106,6 @@ public final class TrainingRun {
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
-    this.pack =
-        resources.own(KernelPack.open(PackOptions.defaults().withThreads(config.threads())));
-    progress.message(
-        "kernel pack "
-            + pack.name()
-            + ", "
-            + pack.threads()
-            + " threads"
-            + (pack.selection().isEmpty() ? "" : " (" + pack.selection() + ")"));
     DType compute = config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";
@@ -297,6 +291,12 @@ public final class TrainingRun {
     trainedSeconds = state.trainedSeconds();
     trainedTokens = state.trainedTokens();
     progress.message("resumed after step " + step + " of " + totalSteps);
+    if (!state.pack().isEmpty() && !state.pack().equals(pack.name())) {
+      progress.message(
+          "the checkpoint was computed by the kernel pack "
+              + state.pack()
+              + ": from here on, results agree with its run to rounding, not bit for bit");
+    }
     return state.metricsBytes();
   }
 
@@ -341,6 +341,7 @@ public final class TrainingRun {
             step,
             totalSteps,
             identity(),
+            pack.name(),
             metricsBytes,
             initialEvalLoss,
             samplesBefore,

@@ -23,6 +23,7 @@ import org.qlora4j.common.Json;
  * @param step optimizer steps done
  * @param totalSteps of the whole run
  * @param identity what must be the same for the run to go on
+ * @param pack name of the kernel pack that computed, or empty in checkpoints of earlier versions
  * @param metricsBytes length of metrics.jsonl at this step
  * @param initialEvalLoss loss on the held-out examples before training, or NaN
  * @param samplesBefore texts generated before training, by their prompts
@@ -33,6 +34,7 @@ record TrainingState(
     int step,
     int totalSteps,
     Identity identity,
+    String pack,
     long metricsBytes,
     double initialEvalLoss,
     Map<String, String> samplesBefore,
@@ -77,6 +79,7 @@ record TrainingState(
     json.put("total_steps", totalSteps);
     json.put("model_fingerprint", identity.modelFingerprint());
     json.put("data_fingerprint", identity.dataFingerprint());
+    json.put("kernel_pack", pack);
     json.put("metrics_bytes", metricsBytes);
     json.put("initial_eval_loss", initialEvalLoss);
     json.put("trained_seconds", trainedSeconds);
@@ -110,6 +113,7 @@ record TrainingState(
             settings,
             field(json, file, "model_fingerprint").asText(),
             field(json, file, "data_fingerprint").asText()),
+        json.path("kernel_pack").asText(),
         field(json, file, "metrics_bytes").asLong(),
         field(json, file, "initial_eval_loss").asDouble(Double.NaN),
         samplesBefore,

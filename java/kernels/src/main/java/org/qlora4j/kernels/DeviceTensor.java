@@ -138,6 +138,11 @@ public final class DeviceTensor {
     return buffer;
   }
 
+  /** The pack whose device the memory is on. */
+  public KernelPack pack() {
+    return buffer.pack();
+  }
+
   /** Start of the view within {@link #buffer}, in bytes. */
   public long byteOffset() {
     return byteOffset;

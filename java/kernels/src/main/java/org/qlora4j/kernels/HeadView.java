@@ -35,11 +35,13 @@ public record HeadView(DeviceTensor base, long elementOffset, long tokenStride, 
   }
 
   /**
-   * Checks that the view lies within its base.
+   * Checks that heads of this type and number lie within the base.
    *
+   * @param name what the message calls the view
+   * @param width elements of a head
    * @throws IllegalArgumentException naming both extents
    */
-  void check(String name, DType type, long tokens, long heads, long width) {
+  public void check(String name, DType type, long tokens, long heads, long width) {
     Checks.type(name, base, type);
     if (tokens == 0 || heads == 0) {
       return;

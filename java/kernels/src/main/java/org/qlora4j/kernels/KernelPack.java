@@ -7,6 +7,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
@@ -28,6 +29,7 @@ import org.qlora4j.kernels.abi.qlora4j;
  * #open} fails. Without one, the packs are tried from the fastest (cuda, then the CPU packs by
  * instruction set) to the plain reference; {@link #selection} says in one line why faster ones were
  * not taken. A pack that lacks operators of a training step is taken by name only. {@link
+ * PackOptions#kind} limits either choice to packs on the CPU or on a GPU. {@link
  * PackOptions#basePack}, else {@code qlora4j.basePack}, names the pack that serves operators the
  * first leaves out. {@code qlora4j.packDirectory} names a directory to take shipped packs from
  * instead of the class path.
@@ -44,10 +46,8 @@ public final class KernelPack implements AutoCloseable {
 
   private static final System.Logger LOG = System.getLogger("org.qlora4j.kernels");
 
-  /**
-   * What a pack must have to be chosen without being asked for: the operators of a training step.
-   */
-  private static final List<String> TRAINING_STEP =
+  /** The operators of a training step on a model in 4 bits. */
+  public static final List<String> TRAINING_STEP =
       List.of(
           "quantize_4bit",
           "linear_forward",
@@ -74,6 +74,7 @@ public final class KernelPack implements AutoCloseable {
   private final String name;
   private final String buildInfo;
   private final DeviceKind deviceKind;
+  private final int device;
   private final int threads;
   private final DeviceAddress devicePointer = new DeviceAddress(0);
   private final LeakAlarm.Watch alarm;
@@ -87,8 +88,19 @@ public final class KernelPack implements AutoCloseable {
   private long peakAllocatedBytes;
   private volatile boolean closed;
 
-  private KernelPack(q4j_context context) {
+  /**
+   * What a caller demands of a pack that it did not name: {@link #refusal} says in a few words what
+   * stands against the pack, or gives null.
+   */
+  @FunctionalInterface
+  public interface Demand {
+    /** Why the pack is not taken, or null. */
+    @Nullable String refusal(KernelPack pack);
+  }
+
+  private KernelPack(q4j_context context, int device) {
     this.context = context;
+    this.device = device;
     this.frame = new Frame();
     this.name = text(qlora4j.q4j_pack_name(context));
     this.buildInfo = text(qlora4j.q4j_pack_build_info(context));
@@ -105,6 +117,19 @@ public final class KernelPack implements AutoCloseable {
     return selection;
   }
 
+  /**
+   * What computes, for a user, in one line; with {@link #selection} where there is something to
+   * say.
+   */
+  public String description() {
+    return "kernel pack "
+        + name
+        + (deviceKind == DeviceKind.CPU
+            ? ", " + threads + (threads == 1 ? " thread" : " threads")
+            : ", device " + device)
+        + (selection.isEmpty() ? "" : " (" + selection + ")");
+  }
+
   /** Opens what the system properties ask for, or the best pack of this machine. */
   public static KernelPack openAutomatic() {
     return open(PackOptions.defaults());
@@ -119,6 +144,14 @@ public final class KernelPack implements AutoCloseable {
    *     an explicit choice, or no pack at all can be opened
    */
   public static KernelPack open(PackOptions options) {
+    return open(options, pack -> pack.lacks(TRAINING_STEP));
+  }
+
+  /**
+   * As {@link #open(PackOptions)}; the automatic choice takes the first pack that meets {@code
+   * demand}, an explicit choice need not.
+   */
+  public static KernelPack open(PackOptions options, Demand demand) {
     if (qlora4j.q4j_abi_version() != qlora4j.Q4J_ABI_VERSION) {
       throw new IllegalStateException(
           "the loader library has kernel ABI version "
@@ -130,9 +163,23 @@ public final class KernelPack implements AutoCloseable {
     String choice = choice(options.pack(), "qlora4j.pack");
     String baseChoice = choice(options.basePack(), "qlora4j.basePack");
     Path base = baseChoice == null ? null : resolve(baseChoice, "base pack");
-    return choice == null
-        ? openBest(base, options)
-        : create(resolve(choice, "pack"), base, options);
+    if (choice == null) {
+      return openBest(base, options, demand);
+    }
+    KernelPack pack = create(resolve(choice, "pack"), base, options);
+    if (options.kind() != null && options.kind() != pack.deviceKind) {
+      String found =
+          "the pack "
+              + choice
+              + " computes on the device "
+              + pack.deviceKind
+              + ", but "
+              + options.kind()
+              + " was asked for";
+      pack.close();
+      throw new IllegalArgumentException(found);
+    }
+    return pack;
   }
 
   /** Build information of the loader library: {@code revision=<git> compiler=<...>}. */
@@ -146,9 +193,9 @@ public final class KernelPack implements AutoCloseable {
    */
   public static List<String> shipped() {
     List<String> names = new ArrayList<>();
-    for (String candidate : PackLocator.AUTOMATIC) {
-      if (PackLocator.find(candidate) != null) {
-        names.add(candidate);
+    for (PackLocator.Shipped candidate : PackLocator.AUTOMATIC) {
+      if (PackLocator.find(candidate.name()) != null) {
+        names.add(candidate.name());
       }
     }
     return List.copyOf(names);
@@ -183,9 +230,13 @@ public final class KernelPack implements AutoCloseable {
     return file;
   }
 
-  private static KernelPack openBest(@Nullable Path base, PackOptions options) {
+  private static KernelPack openBest(@Nullable Path base, PackOptions options, Demand demand) {
     List<String> reasons = new ArrayList<>();
-    for (String candidate : PackLocator.AUTOMATIC) {
+    for (PackLocator.Shipped shipped : PackLocator.AUTOMATIC) {
+      if (options.kind() != null && options.kind() != shipped.kind()) {
+        continue;
+      }
+      String candidate = shipped.name();
       Path file = PackLocator.find(candidate);
       if (file == null) {
         reasons.add(candidate + ": not shipped in this build");
@@ -193,25 +244,38 @@ public final class KernelPack implements AutoCloseable {
       }
       try {
         KernelPack pack = create(file, base, options);
-        List<String> missing =
-            TRAINING_STEP.stream().filter(operator -> !pack.supports(operator)).toList();
-        if (!missing.isEmpty()) {
+        String refusal = refusal(demand, pack);
+        if (refusal != null) {
           pack.close();
-          reasons.add(candidate + ": has no " + missing.get(0) + ", to be used only by name");
+          reasons.add(candidate + ": " + refusal);
           continue;
         }
         pack.selection = reasons.isEmpty() ? "" : String.join("; ", reasons);
         LOG.log(System.Logger.Level.DEBUG, "kernel pack " + pack.name() + ": " + pack.selection);
         return pack;
       } catch (UnsupportedOperationException | IllegalArgumentException | DeviceException e) {
-        reasons.add(candidate + ": " + brief(e.getMessage()));
+        // Where nothing is left to take instead, the reason is all there is.
+        reasons.add(
+            candidate
+                + ": "
+                + (options.kind() == DeviceKind.CUDA ? e.getMessage() : brief(e.getMessage())));
       }
     }
     throw new UnsupportedOperationException(
         "no kernel pack can be opened from "
             + PackLocator.where()
+            + (options.kind() == null ? "" : " for the device " + options.kind())
             + ": "
             + String.join("; ", reasons));
+  }
+
+  private static @Nullable String refusal(Demand demand, KernelPack pack) {
+    try {
+      return demand.refusal(pack);
+    } catch (RuntimeException e) {
+      pack.close();
+      throw e;
+    }
   }
 
   /**
@@ -233,10 +297,10 @@ public final class KernelPack implements AutoCloseable {
           .device(options.device())
           .threads(options.threads())
           .reserved(0)
-          .stream(DeviceAddress.NULL);
+          .stream(options.stream() == null ? DeviceAddress.NULL : options.stream());
       Status.check(qlora4j.q4j_context_create(libraryPath, basePath, nativeOptions, context));
     }
-    KernelPack pack = new KernelPack(context);
+    KernelPack pack = new KernelPack(context, options.device());
     if (pack.deviceKind == DeviceKind.CPU && options.device() != 0) {
       String found =
           pack.name + " has the CPU alone, which is device 0; found device " + options.device();
@@ -265,9 +329,24 @@ public final class KernelPack implements AutoCloseable {
     return deviceKind;
   }
 
+  /** Number of the device; 0 on the CPU. */
+  public int device() {
+    return device;
+  }
+
   /** CPU threads the context uses. */
   public int threads() {
     return threads;
+  }
+
+  /** A {@link Demand} for operators: names the first that is missing, or gives null. */
+  public @Nullable String lacks(Collection<String> operators) {
+    for (String operator : operators) {
+      if (!supports(operator)) {
+        return "has no " + operator + ", to be used only by name";
+      }
+    }
+    return null;
   }
 
   /**

@@ -20,9 +20,22 @@ final class PackLocator {
   /** Folder of the resources; the platform's name and the file follow. */
   static final String RESOURCES = "/org/qlora4j/packs/";
 
+  /**
+   * A pack that builds ship.
+   *
+   * @param kind where it computes, which is known without opening it
+   */
+  record Shipped(String name, DeviceKind kind) {}
+
   /** The packs the automatic choice tries, best first. */
-  static final List<String> AUTOMATIC =
-      List.of("cuda", "cpu-amx", "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", "reference");
+  static final List<Shipped> AUTOMATIC =
+      List.of(
+          new Shipped("cuda", DeviceKind.CUDA),
+          new Shipped("cpu-amx", DeviceKind.CPU),
+          new Shipped("cpu-avx512bf16", DeviceKind.CPU),
+          new Shipped("cpu-avx512", DeviceKind.CPU),
+          new Shipped("cpu-avx2", DeviceKind.CPU),
+          new Shipped("reference", DeviceKind.CPU));
 
   private PackLocator() {}
 

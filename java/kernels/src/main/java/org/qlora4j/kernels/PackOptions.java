@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.kernels;
 
+import org.bytedeco.javacpp.Pointer;
 import org.jspecify.annotations.Nullable;
 
 /**
@@ -11,11 +12,21 @@ import org.jspecify.annotations.Nullable;
  *     machine can run
  * @param basePack name or path of a second pack that serves the operators the first leaves out;
  *     null: the system property {@code qlora4j.basePack}, and without that none
+ * @param kind where the pack must compute: packs of another kind are not tried, and an explicit
+ *     choice of one is refused; null: anywhere
  * @param device number of the device; 0 on the CPU
  * @param threads CPU threads; 0: as many as the process may use
+ * @param stream CUDA stream that a pack on a GPU orders its work on, for sharing memory with
+ *     another library without waiting; null: the default stream. Packs on the CPU have no use for
+ *     it. It must outlive the pack.
  */
 public record PackOptions(
-    @Nullable String pack, @Nullable String basePack, int device, int threads) {
+    @Nullable String pack,
+    @Nullable String basePack,
+    @Nullable DeviceKind kind,
+    int device,
+    int threads,
+    @Nullable Pointer stream) {
 
   /** Checks the numbers. */
   public PackOptions {
@@ -27,26 +38,36 @@ public record PackOptions(
 
   /** Everything automatic. */
   public static PackOptions defaults() {
-    return new PackOptions(null, null, 0, 0);
+    return new PackOptions(null, null, null, 0, 0, null);
   }
 
   /** The same with an explicit pack. */
   public PackOptions withPack(@Nullable String name) {
-    return new PackOptions(name, basePack, device, threads);
+    return new PackOptions(name, basePack, kind, device, threads, stream);
   }
 
   /** The same with a base pack. */
   public PackOptions withBasePack(@Nullable String name) {
-    return new PackOptions(pack, name, device, threads);
+    return new PackOptions(pack, name, kind, device, threads, stream);
+  }
+
+  /** The same for packs that compute there alone. */
+  public PackOptions withKind(@Nullable DeviceKind where) {
+    return new PackOptions(pack, basePack, where, device, threads, stream);
   }
 
   /** The same on another device. */
   public PackOptions withDevice(int number) {
-    return new PackOptions(pack, basePack, number, threads);
+    return new PackOptions(pack, basePack, kind, number, threads, stream);
   }
 
   /** The same with a number of CPU threads. */
   public PackOptions withThreads(int count) {
-    return new PackOptions(pack, basePack, device, count);
+    return new PackOptions(pack, basePack, kind, device, count, stream);
+  }
+
+  /** The same on a CUDA stream. */
+  public PackOptions withStream(@Nullable Pointer handle) {
+    return new PackOptions(pack, basePack, kind, device, threads, handle);
   }
 }

@@ -19,6 +19,7 @@ import org.qlora4j.data.MicroBatch;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
+import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.DecoderModel;
@@ -26,6 +27,7 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Pass;
 import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.SmallModel;
 import org.qlora4j.train.AdamWOptimizer;
@@ -53,7 +55,7 @@ class TrainingStepBenchmark {
     ModelConfig config =
         SmallModel.write(directory, SmallModel.llama(VOCABULARY, 2048, 4, 32, 4, 5632), 1);
     QuantizationConfig quantization = quantized ? QuantizationConfig.nf4() : null;
-    try (KernelPack pack = KernelPack.openAutomatic();
+    try (KernelPack pack = ComputeDevice.AUTO.open(PackOptions.defaults());
         TensorArena arena = new TensorArena(pack);
         ModelCheckpoint checkpoint = ModelCheckpoint.open(directory);
         DecoderModel model =
@@ -92,6 +94,7 @@ class TrainingStepBenchmark {
     for (int step = 0; step < STEPS; step++) {
       long start = System.nanoTime();
       last = trainer.step(step, List.of(batch)).loss();
+      pack.synchronize(); // the update of a GPU's weights may still run
       seconds[step] = (System.nanoTime() - start) / 1e9;
       first = step == 0 ? last : first;
     }
@@ -101,10 +104,9 @@ class TrainingStepBenchmark {
     System.out.println(
         String.format(
             Locale.ROOT,
-            "benchmark step: %s on %s, %d threads: best %.3f s, median %.3f s, %.1f tokens/s (best), activations %d MB, peak %d MB",
+            "benchmark step: %s on %s: best %.3f s, median %.3f s, %.1f tokens/s (best), activations %d MB, peak %d MB",
             quantized ? "qlora nf4" : "lora bf16",
-            pack.name(),
-            pack.threads(),
+            pack.description(),
             timed[0],
             timed[timed.length / 2],
             TOKENS / timed[0],

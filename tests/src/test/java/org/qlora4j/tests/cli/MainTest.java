@@ -16,6 +16,7 @@ import java.nio.file.StandardCopyOption;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -23,6 +24,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.cli.Main;
 import org.qlora4j.common.Json;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Packs;
 
 /** The command line: output, exit codes, and one line for every mistake a user can make. */
 class MainTest {
@@ -209,7 +211,13 @@ class MainTest {
     Files.write(cp949, "{\"text\": \"좋아요\"}\n".getBytes(Charset.forName("MS949")));
     assertFixable(run("train", config, "--set", "train_file=" + cp949), cp949 + ":1", "UTF-8");
     assertFixable(run("train", config, "--pack", "nonsense"), "nonsense");
+    assertFixable(
+        run("train", config, "--pack", "reference", "--device", "cuda"),
+        "device: cuda",
+        "the pack reference computes on the device CPU, but CUDA was asked for");
     System.clearProperty("qlora4j.pack");
+    assertFixable(run("train", config, "--set", "device=gpu"), "device", "auto, cpu, cuda", "gpu");
+    assertFixable(run("generate", model, "--prompt", "a", "--device", "gpu"), "--device", "gpu");
 
     Path weights = model.resolve("model.safetensors");
     byte[] good = Files.readAllBytes(weights);
@@ -227,6 +235,29 @@ class MainTest {
         Files.readString(json).replace("\"intermediate_size\": 384", "\"intermediate_size\": 380"));
     assertFixable(run("train", config), "mlp.", "380", "config.json", "384");
     assertFalse(Files.exists(folder.resolve("out/adapter")));
+  }
+
+  /** What was looked for, why it was not found, and what to do. */
+  @Test
+  void gpuThatIsNotThereIsOneLine() throws IOException {
+    Assumptions.assumeFalse(Packs.opens("cuda"), "this machine has a GPU");
+    Path config = config(FixtureFiles.data("tinystories-656k-llama-hf"), "");
+    for (String[] option : new String[][] {{"--device", "cuda"}, {"--set", "device=cuda"}}) {
+      assertFixable(
+          run("train", config, option[0], option[1]),
+          "device: cuda: cannot open a kernel pack",
+          "cuda: ",
+          "NVIDIA driver",
+          "docs/cuda.md",
+          "device: auto");
+    }
+    assertFalse(Files.exists(folder.resolve("out/adapter")));
+    // The CPU by choice is nothing to explain; by default, it is.
+    Ran chosen = assertDone(run("train", config, "--device", "cpu", "--set", "max_steps=1"));
+    assertTrue(chosen.out().contains(" --device cpu "), chosen.out());
+    assertFalse(chosen.err().contains("cuda"), chosen.err());
+    Ran automatic = assertDone(run("train", config, "--set", "max_steps=1"));
+    assertTrue(automatic.err().contains("(cuda: "), automatic.err());
   }
 
   @Test
@@ -266,6 +297,16 @@ class MainTest {
         run("train", folder.resolve("c.yaml"), "--resume", "--set", "lora_r=8"),
         "cannot resume",
         "lora_r: saved 4, now 8");
+
+    // On another pack a run goes on, and says what that means.
+    Ran elsewhere =
+        assertDone(
+            run("train", folder.resolve("c.yaml"), "--resume", "--pack", "without-attention"));
+    System.clearProperty("qlora4j.pack");
+    assertTrue(elsewhere.err().contains("to rounding, not bit for bit"), elsewhere.err());
+    assertFalse(resumed.err().contains("to rounding"), resumed.err());
+    // Back to the run's own result.
+    assertDone(run("train", folder.resolve("c.yaml"), "--resume"));
 
     Object[] generate = {
       "generate",

@@ -83,6 +83,46 @@ class KernelPackTest {
   }
 
   @Test
+  void kindLimitsTheChoice() {
+    try (KernelPack pack = KernelPack.open(PackOptions.defaults().withKind(DeviceKind.CPU))) {
+      assertEquals(DeviceKind.CPU, pack.deviceKind());
+      assertFalse(pack.selection().contains("cuda"), "the GPU was not wanted: " + pack.selection());
+    }
+    IllegalArgumentException error =
+        assertThrows(
+            IllegalArgumentException.class,
+            () ->
+                KernelPack.open(
+                    PackOptions.defaults().withPack("reference").withKind(DeviceKind.CUDA)));
+    String message = String.valueOf(error.getMessage());
+    assertTrue(message.contains("reference") && message.contains("CUDA"), message);
+    if (!Packs.opens("cuda")) {
+      UnsupportedOperationException none =
+          assertThrows(
+              UnsupportedOperationException.class,
+              () -> KernelPack.open(PackOptions.defaults().withKind(DeviceKind.CUDA)));
+      assertTrue(String.valueOf(none.getMessage()).contains("cuda: "), none.getMessage());
+    }
+  }
+
+  @Test
+  void automaticChoiceMeetsTheDemand() {
+    try (KernelPack pack =
+        KernelPack.open(
+            PackOptions.defaults(),
+            p -> p.name().equals("reference") ? null : "is not the reference")) {
+      assertEquals("reference", pack.name());
+      assertTrue(pack.selection().contains("is not the reference"), pack.selection());
+      assertTrue(pack.description().contains(pack.selection()), pack.description());
+    }
+    // An explicit choice need not.
+    try (KernelPack pack =
+        KernelPack.open(PackOptions.defaults().withPack("reference"), p -> "never")) {
+      assertEquals("reference", pack.name());
+    }
+  }
+
+  @Test
   void optionGoesBeforeTheProperty() {
     System.setProperty("qlora4j.pack", "no-such-pack");
     try (KernelPack pack = KernelPack.open(PackOptions.defaults().withPack("reference"))) {

@@ -55,8 +55,12 @@ class ModelFixtureTest extends FixtureTest {
         "layer_norm_forward",
         "rotary",
         "activation_forward",
-        "attention_forward",
         "cross_entropy");
+  }
+
+  @Override
+  protected boolean usesLibtorch() {
+    return true;
   }
 
   @Override

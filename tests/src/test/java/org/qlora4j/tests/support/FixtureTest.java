@@ -36,8 +36,14 @@ public abstract class FixtureTest {
 
   /**
    * The ABI's operators that a file needs; a pack without one of them skips the file and says so.
+   * Attention is not among them where a model computes: libtorch's stands in.
    */
   protected abstract List<String> operators(String name);
+
+  /** Whether the files need libtorch on the pack's device. */
+  protected boolean usesLibtorch() {
+    return false;
+  }
 
   /** Checks one file on the memory's pack. */
   protected abstract void check(Fixtures fixtures, String name, DeviceMemory memory);
@@ -64,6 +70,9 @@ public abstract class FixtureTest {
 
   private void run(Fixtures fixtures, String pack, String name) {
     KernelPack opened = Packs.open(pack);
+    if (usesLibtorch()) {
+      Packs.requireLibtorch(opened);
+    }
     for (String operator : operators(name)) {
       Assumptions.assumeTrue(
           opened.supports(operator), () -> pack + " leaves " + operator + " out");

@@ -5,8 +5,10 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.bytedeco.pytorch.global.torch;
 import java.util.function.Supplier;
 import org.junit.jupiter.api.Assumptions;
+import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 
@@ -56,6 +58,15 @@ public final class Packs {
     Assumptions.assumeFalse(
         attempt.pack().isEmpty(), () -> "pack " + name + ": " + attempt.reason());
     return attempt.pack().get(0);
+  }
+
+  /**
+   * Skips a test that needs libtorch on the pack's device, where libtorch is the one for the CPU.
+   */
+  public static void requireLibtorch(KernelPack pack) {
+    Assumptions.assumeTrue(
+        pack.deviceKind() == DeviceKind.CPU || torch.cuda_is_available(),
+        () -> pack.name() + " is on a GPU and libtorch is not: profile gpu");
   }
 
   /** Whether {@link #open} would give a pack. */
