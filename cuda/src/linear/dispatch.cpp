@@ -70,11 +70,14 @@ q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
   }
   const bool packed = shape.elements == Elements::kPackedTiles;
   const bool converted = shape.elements == Elements::kF32 || shape.elements == Elements::kF16;
+  // In outer order the scales of 256 rows' blocks do not fit the registers beside the sums (56 bytes spilled on sm_90a).
+  const bool rowwise = shape.elements == Elements::kInt8 || shape.elements == Elements::kFp8;
+  const bool tall = !converted && !(rowwise && shape.b == Order::kOuter);
   const int64_t columns = quotient_up(shape.n, 128);
   // A weight is read, and dequantized, once per row of blocks: the tallest block that leaves enough of them.
   if (shape.m <= 64 && !packed) {  // packed, they have kernels of their own unless the device lacks shared memory for them
     plan->path = Path::kSmall;
-  } else if (!converted && quotient_up(shape.m, 256) * columns >= kEnoughBlocks) {
+  } else if (tall && quotient_up(shape.m, 256) * columns >= kEnoughBlocks) {
     plan->path = Path::kLarge;
   } else {
     plan->path = Path::kMedium;

@@ -9,8 +9,6 @@ q4j_status product_2_backward_rowwise(const q4j_pack_context& context, const Pro
   constexpr Order kA = Order::kContraction;
   constexpr Order kB = Order::kOuter;
   switch (path) {
-    case Path::kLarge:
-      return start_tiles_of<kA, kB, RowwiseTile, Large>(context, product, split);
     case Path::kMedium:
       return start_tiles_of<kA, kB, RowwiseTile, Medium>(context, product, split);
     default:
