@@ -109,7 +109,10 @@ final class WeightReader implements AutoCloseable {
     return weight.weight();
   }
 
-  /** A weight that the model will own, as its linear takes it: packed where the pack has an order of its own. */
+  /**
+   * A weight that the model will own, as its linear takes it: packed where the pack has an order of
+   * its own.
+   */
   Weight ready(QuantizedWeight weight) {
     own(weight);
     weight.pack();

@@ -45,8 +45,7 @@ public final class QuantizedWeight implements AutoCloseable {
     this.parts = allocate(pack, config, rows, cols);
   }
 
-  private static Parts allocate(
-      KernelPack pack, QuantizationConfig config, long rows, long cols) {
+  private static Parts allocate(KernelPack pack, QuantizationConfig config, long rows, long cols) {
     long elements = Math.multiplyExact(rows, cols);
     long blocks = config.blocks(elements);
     long codeBytes = align((elements + 1) / 2);

@@ -10,9 +10,10 @@ import org.jspecify.annotations.Nullable;
  * holds {@code (rows * cols + 1) / 2} bytes in the canonical layout, {@code absmax} one f32 per
  * block of {@code blockSize} elements of the row-major flattening or, with double quantization, one
  * code per block; then {@code nestedAbsmax} holds one f32 per {@code nestedBlockSize} blocks and
- * {@code nestedOffset} the value subtracted before. 4-bit and packed: {@code data} holds all of that
- * in the pack's own order (see {@link PackedWeights}). INT8 and FP8: {@code data} is [rows, cols] of
- * codes, contiguous, and {@code absmax} holds one f32 per row: its absmax (INT8) or scale (FP8).
+ * {@code nestedOffset} the value subtracted before. 4-bit and packed: {@code data} holds all of
+ * that in the pack's own order (see {@link PackedWeights}). INT8 and FP8: {@code data} is [rows,
+ * cols] of codes, contiguous, and {@code absmax} holds one f32 per row: its absmax (INT8) or scale
+ * (FP8).
  *
  * @param format storage
  * @param dtype type of the elements, or the type they had before they were quantized

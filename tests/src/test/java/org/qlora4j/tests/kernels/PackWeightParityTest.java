@@ -94,8 +94,7 @@ class PackWeightParityTest extends ParityTest {
     DeviceTensor data = bytes(memory, random, DType.U8, Quantization4Bit.packedBytes(n));
     DeviceTensor absmax = bytes(memory, random, absmaxType, blocks);
     long nestedBlocks = nested == 0 ? 0 : Quantization4Bit.blocks(blocks, nested);
-    DeviceTensor nestedAbsmax =
-        nested == 0 ? null : bytes(memory, random, DType.F32, nestedBlocks);
+    DeviceTensor nestedAbsmax = nested == 0 ? null : bytes(memory, random, DType.F32, nestedBlocks);
     Weight weight =
         new Weight(
             format, DType.BF16, blockSize, nested, 0, rows, cols, data, absmax, nestedAbsmax);
@@ -174,8 +173,7 @@ class PackWeightParityTest extends ParityTest {
           IllegalArgumentException.class,
           () -> Quantization4Bit.dequantize(memory.pack(), weight, output));
       assertThrows(
-          IllegalArgumentException.class,
-          () -> PackedWeights.bytes(memory.pack(), weight));
+          IllegalArgumentException.class, () -> PackedWeights.bytes(memory.pack(), weight));
       assertThrows(
           IllegalArgumentException.class,
           () -> PackedWeights.bytes(memory.pack(), Weight.dense(output)));
