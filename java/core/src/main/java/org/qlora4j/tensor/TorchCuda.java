@@ -104,7 +104,7 @@ final class TorchCuda {
         return null;
       }
       // The handle's Java object owns nothing.
-      return torch_cuda.getCurrentCUDAStream((byte) device).stream();
+      return StreamHandle.current(device);
     } catch (LinkageError e) {
       throw new InputException(
           "libtorch's CUDA stream cannot be shared: "
@@ -123,5 +123,15 @@ final class TorchCuda {
     context.setDeterministicAlgorithms(true, false);
     // That would also write NaN patterns into every new tensor, which costs time and finds nothing.
     context.setDeterministicFillUninitializedMemory(false);
+  }
+
+  /**
+   * Apart, because checking this code loads the class of the handle, which only the presets for
+   * GPUs bring.
+   */
+  private static final class StreamHandle {
+    static Pointer current(int device) {
+      return torch_cuda.getCurrentCUDAStream((byte) device).stream();
+    }
   }
 }
