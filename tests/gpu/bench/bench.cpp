@@ -113,13 +113,13 @@ void Session::add(const Row& measured) {
 }
 
 void Session::judge(const std::string& goal, double measured, Limit limit, double bound, const char* unit) {
-  if (!rung_.empty()) return;  // goals are for the versions that run
+  if (is_ladder()) return;  // goals are for the versions that run
   const bool met = limit == Limit::kAtLeast ? measured >= bound : measured <= bound;
   goals_.push_back({goal, text("%.3f %s", measured, unit), !device_.measures() ? "rehearsed" : met ? "met" : "MISSED"});
 }
 
 void Session::cannot_judge(const std::string& goal, const std::string& reason) {
-  goals_.push_back({goal, reason, "not measured"});
+  if (!is_ladder()) goals_.push_back({goal, reason, "not measured"});
 }
 
 void Session::note(const std::string& line) {

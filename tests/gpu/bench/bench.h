@@ -63,6 +63,8 @@ class Session {
   const Device& device() const { return device_; }
   q4j_context* context() const { return context_; }
   bool small() const { return small_; }
+  /** Whether every version is measured in turn: slow ones among them, so only a few shapes. */
+  bool is_ladder() const { return !rung_.empty(); }
   bool supports(const char* operator_name) const { return q4j_supports(context_, operator_name) != 0; }
   /** The number, or a few of the same kind where only the program is rehearsed. */
   int64_t size(int64_t full, int64_t rehearsed) const { return small_ ? rehearsed : full; }

@@ -39,8 +39,8 @@ class Device {
   std::string versions() const;
 
   /**
-   * Seconds that the stream needs for each of `works`: the median over at least `runs` runs, the works taking turns, so that a
-   * change of clocks meets all of them. Before every run the L2 cache is overwritten.
+   * Seconds that the stream needs for each of `works`: the median over `runs` runs, fewer where they take long. The works take
+   * turns, so that a change of clocks meets all of them, and before every run the L2 cache is overwritten.
    */
   std::vector<double> seconds(const std::vector<Work>& works, int runs) const;
   double seconds(const Work& work, int runs) const { return seconds(std::vector<Work>{work}, runs)[0]; }
