@@ -88,6 +88,16 @@ q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
   return cut(shape, tile_m, 128, kEnoughBlocks, 8, plan);
 }
 
+q4j_status plan_gradient(const ProductShape& shape, int rung, Plan* plan) {
+  *plan = {};
+  if (rung == 1 || shape.dtype == Q4J_F32) {
+    plan->path = Path::kElements;
+    return Q4J_OK;
+  }
+  plan->path = Path::kMedium;  // the only blocks there are: nothing is dequantized that taller ones would save
+  return cut(shape, 128, 128, kEnoughBlocks, 8, plan);
+}
+
 q4j_status plan_slim(const ProductShape& shape, int rung, Plan* plan) {
   *plan = {};
   if (rung == 1 || shape.dtype == Q4J_F32) {

@@ -71,8 +71,11 @@ struct ProductShape {
   int few = 0; /* the rung of linear_small that takes it, or 0 */
 };
 
-/** The plan for a product with a weight, or of two activations (a gradient). */
+/** The plan for a product with a weight. */
 q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan);
+
+/** The plan for a product of two activations: the gradient of a weight. */
+q4j_status plan_gradient(const ProductShape& shape, int rung, Plan* plan);
 
 /** The plan for a product whose B is f32 with few columns: xa, dyb and the gradients of the branch. */
 q4j_status plan_slim(const ProductShape& shape, int rung, Plan* plan);

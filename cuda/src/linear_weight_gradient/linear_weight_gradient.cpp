@@ -16,14 +16,12 @@ struct Plans {
   ColumnSums dbias;
 };
 
-/** Of a bf16 gradient B is an activation like A. */
+/** For both outputs, whether or not they are wanted: the workspace may be asked for before there are pointers. */
 q4j_status plan(const q4j_pack_context& context, const q4j_linear_weight_gradient_params& p, Plans* plans) {
   *plans = {};
   if (p.m == 0) return Q4J_OK;
-  if (p.dw != nullptr || p.dbias == nullptr) {
-    Q4J_RETURN_IF_ERROR(
-        plan_product({p.n, p.k, p.m, p.dtype, Elements::kBf16}, context.rungs.linear_weight_gradient, &plans->dw));
-  }
+  Q4J_RETURN_IF_ERROR(
+      plan_gradient({p.n, p.k, p.m, p.dtype, Elements::kBf16}, context.rungs.linear_weight_gradient, &plans->dw));
   plans->dbias.input = p.dy;
   plans->dbias.rows = p.m;
   plans->dbias.cols = p.n;

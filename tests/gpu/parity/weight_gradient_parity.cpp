@@ -154,6 +154,14 @@ void cases(const Options& options) {
                   [=](Run& run) { linear_gradient(run, s, false, true); });
   }
   if (options.small) return;
+  // More blocks than a device has multiprocessors: 18 by 17 tiles, with and without rows of whole pieces.
+  for (const int64_t odd : {0, 1}) {
+    Setup s;
+    s.m = 40;
+    s.n = 2200 + odd;
+    s.k = 2120 - odd;
+    register_case("linear_weight_gradient", s.name(false), [=](Run& run) { linear_gradient(run, s, true, true); });
+  }
   // Sums that are split into parts.
   for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
     for (const int32_t compute : {Q4J_LORA_FAST, Q4J_LORA_F32}) {
