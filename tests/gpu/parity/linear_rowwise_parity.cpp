@@ -154,6 +154,13 @@ void cases(const Options& options) {
       setups.push_back({format, dtype, 70, 136, 144, 40, Q4J_LORA_F32, 0.3f, true, false, true, false});
     }
   }
+  // 128 blocks of 256 x 128 forward, then to the input: the tallest there are, the last ones partly beyond the matrix.
+  if (!options.small) {
+    for (const int32_t format : {Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
+      setups.push_back({format, Q4J_BF16, 2000, 2016, 64, 8, Q4J_LORA_FAST, 2.0f, true, true, true, false});
+      setups.push_back({format, Q4J_BF16, 2000, 64, 2016, 8, Q4J_LORA_FAST, 2.0f, true, true, true, false});
+    }
+  }
   register_case("linear_forward", "format 3 dtype 1 m 2 n 3 k 140000 of equal elements", &long_sum);
   for (const Setup& c : setups) {
     register_case("linear_forward", name_of(c), [=](Run& run) { forward(run, c); });

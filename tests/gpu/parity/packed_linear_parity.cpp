@@ -144,6 +144,11 @@ void cases(const Options& options) {
     }
   }
   for (const int64_t m : {1, 33}) add({m, 48, 192, nf4, Q4J_F32, 8, Q4J_LORA_FAST, 0.1f, true, 0, false});
+  // 128 blocks of 256 x 128 forward, then to the input: the tallest there are, the last ones partly beyond the matrix.
+  if (!options.small) {
+    add({2000, 2016, 64, nf4, Q4J_BF16, 8, Q4J_LORA_FAST, 0.2f, true, 0, false});
+    add({2000, 64, 2048, nf4, Q4J_BF16, 8, Q4J_LORA_FAST, 0.2f, true, 0, false});
+  }
   // Not tiles.
   add({3, 17, 64, nf4, Q4J_BF16, 4, Q4J_LORA_FAST, 0.0f, true, 0, false});
   add({3, 16, 96, nf4, Q4J_BF16, 0, Q4J_LORA_FAST, 0.0f, false, 0, false});
