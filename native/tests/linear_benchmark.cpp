@@ -4,9 +4,10 @@
  *
  * usage: linear_benchmark PACK.so [threads] [repetitions]
  *
- * Prints one CSV row per operator and shape: median and best time, GFLOPS of the best, and its share of the limit. The limit is
- * that of VDPBF16PS where the CPU has it (bf16), or of FMA (f32), on the same number of threads, timed before every row; so the
- * share holds on a shared machine too, where absolute times mean little.
+ * Prints one CSV row per operator and shape: median and best time, GFLOPS (INT8: GOPS) of the best, and its share of the limit.
+ * The limit is that of the instruction the pack multiplies with: VPDPBUSD (INT8 codes), VDPBF16PS (bf16) or FMA, on the same
+ * number of threads, timed before every row; so the share holds on a shared machine too, where absolute times mean little. A
+ * pack without VPDPBUSD shares FMA's limit for codes as well.
  */
 #include <cpuid.h>
 #include <dlfcn.h>
@@ -51,6 +52,11 @@ __attribute__((target("avx512f"))) void fma_512() {
 __attribute__((target("avx512f"))) void dot_bf16_512() {
   long rounds = kRounds;
   __asm__ volatile("1:\n" CHAIN_24("vdpbf16ps") "dec %0\njnz 1b" : "+r"(rounds) : : CLOBBERS);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) void dot_int8_512() {
+  long rounds = kRounds;
+  __asm__ volatile("1:\n" CHAIN_24("vpdpbusd") "dec %0\njnz 1b" : "+r"(rounds) : : CLOBBERS);
 }
 
 __attribute__((target("avx2,fma"))) void fma_256() {
@@ -119,8 +125,10 @@ class Bench {
     dy_ = values(mn);
     y_.resize(mn * 4);
     dx_.resize(mk * 4);
-    packed_.resize(nk / 2 + 1);
-    for (uint8_t& byte : packed_) byte = static_cast<uint8_t>(rand());
+    const bool rowwise = c.format == Q4J_WEIGHT_INT8 || c.format == Q4J_WEIGHT_FP8;
+    packed_.resize(rowwise ? nk : nk / 2 + 1);
+    for (uint8_t& byte : packed_) byte = static_cast<uint8_t>(rand() & (c.format == Q4J_WEIGHT_FP8 ? 0xb7 : 0xff));  // no NaN
+    row_factors_.assign(rowwise ? static_cast<size_t>(c.n) : 0, 0.01f);
     dense_.assign(c.format == Q4J_WEIGHT_DENSE ? nk : 1, 0.5f);
     absmax_.assign(nk / 64 + 1, 200);
     nested_.assign(nk / 64 / 256 + 1, 0.01f);
@@ -132,6 +140,7 @@ class Bench {
     xa_.assign(static_cast<size_t>(c.m * c.rank) + 1, 0.25f);
     dyb_ = xa_;
     weight_ = {sizeof weight_, c.format, c.weight_dtype, 64, 256, 0.0f, c.n, c.k, c.k, nullptr, absmax_.data(), nested_.data()};
+    if (rowwise) weight_.absmax = row_factors_.data();
     weight_.data = c.format == Q4J_WEIGHT_DENSE ? static_cast<const void*>(dense_.data()) : packed_.data();
     lora_.size = sizeof lora_;
     lora_.rank = static_cast<int32_t>(c.rank);
@@ -235,7 +244,7 @@ class Bench {
   Case c_;
   std::vector<char> x_, dy_, y_, dx_, workspace_;
   std::vector<uint8_t> packed_, absmax_;
-  std::vector<float> dense_, nested_, a_, b_, da_, db_, dw_, xa_, dyb_;
+  std::vector<float> dense_, nested_, row_factors_, a_, b_, da_, db_, dw_, xa_, dyb_;
   q4j_weight weight_ = {};
   q4j_lora lora_ = {};
 };
@@ -266,17 +275,23 @@ int main(int argc, char** argv) {
   unsigned a = 0, b = 0, c = 0, d = 0;
   __get_cpuid_count(7, 1, &a, &b, &c, &d);
   const bool has_bf16 = (a >> 5 & 1u) != 0;
+  const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
   const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0;
   const bool pack_has_avx512 = std::strcmp(pack->name, "cpu-avx2") != 0 && has_avx512;
   const bool pack_has_bf16 = pack_has_avx512 && std::strcmp(pack->name, "cpu-avx512") != 0 && has_bf16;
   const Limit f32_limit = pack_has_avx512 ? Limit{fma_512, kRounds * 24 * 32.0} : Limit{fma_256, kRounds * 12 * 16.0};
   const Limit bf16_limit = pack_has_bf16 ? Limit{dot_bf16_512, kRounds * 24 * 64.0} : f32_limit;
+  const Limit int8_limit = pack_has_bf16 && has_vnni ? Limit{dot_int8_512, kRounds * 24 * 128.0} : f32_limit;
 
   const Case cases[] = {
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 512, 2048, 2048, 64},
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 512, 5632, 2048, 64},
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 512, 2048, 5632, 64},
       {"nf4", Q4J_F32, Q4J_WEIGHT_NF4, Q4J_BF16, 512, 2048, 2048, 64},
+      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, Q4J_BF16, 512, 2048, 2048, 64},
+      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, Q4J_BF16, 512, 5632, 2048, 64},
+      {"fp8", Q4J_BF16, Q4J_WEIGHT_FP8, Q4J_BF16, 512, 2048, 2048, 64},
+      {"fp8", Q4J_BF16, Q4J_WEIGHT_FP8, Q4J_BF16, 512, 5632, 2048, 64},
       {"dense-f32", Q4J_BF16, Q4J_WEIGHT_DENSE, Q4J_F32, 4096, 256, 256, 0},
       {"dense-f32", Q4J_BF16, Q4J_WEIGHT_DENSE, Q4J_F32, 1024, 512, 192, 0},
       {"dense-f32", Q4J_BF16, Q4J_WEIGHT_DENSE, Q4J_F32, 1024, 6000, 256, 0},
@@ -285,12 +300,14 @@ int main(int argc, char** argv) {
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 1, 5632, 2048, 64},
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 8, 5632, 2048, 64},
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, Q4J_BF16, 1, 128, 128, 64},
+      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, Q4J_BF16, 1, 5632, 2048, 64},
+      {"fp8", Q4J_BF16, Q4J_WEIGHT_FP8, Q4J_BF16, 1, 5632, 2048, 64},
   };
   std::printf("pack,threads,operator,weight,dtype,m,n,k,rank,median_ms,best_ms,gflops,limit_gflops,share\n");
   for (const Case& test : cases) {
     Bench bench(test);
-    const auto report = [&](const char* name, double operations, auto&& run) {
-      const double limit = gflops(test.dtype == Q4J_BF16 ? bf16_limit : f32_limit, threads);
+    const auto report = [&](const char* name, double operations, auto&& run, bool codes = false) {
+      const double limit = gflops(codes ? int8_limit : test.dtype == Q4J_BF16 ? bf16_limit : f32_limit, threads);
       const Time time = run();
       const double rate = operations / time.best / 1e9;
       std::printf("%s,%d,%s,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.0f,%.0f,%.2f\n", pack->name, threads, name, test.what,
@@ -301,7 +318,9 @@ int main(int argc, char** argv) {
     };
     const double m = static_cast<double>(test.m), n = static_cast<double>(test.n), k = static_cast<double>(test.k);
     const double branch = static_cast<double>(test.rank) * (n + k);
-    report("linear_forward", 2 * m * (n * k + branch), [&] { return bench.forward(repetitions); });
+    report(
+        "linear_forward", 2 * m * (n * k + branch), [&] { return bench.forward(repetitions); },
+        test.format == Q4J_WEIGHT_INT8 && test.dtype == Q4J_BF16);
     report("linear_backward_input", 2 * m * (n * k + branch), [&] { return bench.backward(repetitions); });
     if (test.m < 64) continue;
     if (test.rank > 0) {

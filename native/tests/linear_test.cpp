@@ -11,7 +11,9 @@
  *
  * Tolerance, element by element: a sum of t products in f32 is off by at most (t + 8) * 2^-24 * (sum of magnitudes), whatever
  * its order; 8 covers the factors, bias and residual. A bf16 result adds 2^-8 of itself (its rounding, and once more where the
- * error above moves it over a boundary). Flushed denormals add 1e-36.
+ * error above moves it over a boundary). Flushed denormals add 1e-36. Where the exact result is not finite, the result must be
+ * the same infinity or a NaN as well. An INT8 weight times bf16 activations is one term here: the codes of x follow a rule of
+ * one possible result, and their products are summed exactly.
  *
  * The narrow outputs xa and dyb are checked first; the wide ones are then expected to follow from the xa or dyb the operator
  * returned.
@@ -114,6 +116,16 @@ class Random {
     return values[below(static_cast<int64_t>(N))];
   }
   float normal() { return normal_(engine_); }
+  /** Puts rows of zeros and rows with a NaN or an infinity into a matrix, now and then. */
+  void disturb(Matrix& matrix) {
+    if (!chance(15) || matrix.cols == 0) return;
+    for (int64_t row = 0; row < matrix.rows; ++row) {
+      if (chance(15)) {
+        for (int64_t col = 0; col < matrix.cols; ++col) matrix.set(row, col, 0.0f);
+      }
+      if (chance(15)) matrix.set(row, below(matrix.cols), pick({NAN, INFINITY, -INFINITY}));
+    }
+  }
   Matrix matrix(int64_t rows, int64_t cols, int64_t ld, int32_t dtype) {
     Matrix result(rows, cols, ld, dtype);
     for (int64_t row = 0; row < rows; ++row) {
@@ -131,20 +143,29 @@ class Random {
 struct TestWeight {
   TestWeight(Random& random, int64_t rows, int64_t cols)
       : ld(cols + (random.chance(30) ? 3 : 0)),
-        format(random.pick({Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4})),
+        format(random.pick({Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_INT8,
+                            Q4J_WEIGHT_FP8, Q4J_WEIGHT_FP8})),
+        rowwise(format == Q4J_WEIGHT_INT8 || format == Q4J_WEIGHT_FP8),
         dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
         block_size(random.pick({32, 64, 64, 128, 4096})),
-        nested(random.chance(50) ? 256 : 0),
-        blocks((rows * cols + block_size - 1) / block_size),
-        packed((rows * cols + 1) / 2),
+        nested(!rowwise && random.chance(50) ? 256 : 0),
+        blocks(rowwise ? rows : (rows * cols + block_size - 1) / block_size),
+        packed(rowwise ? rows * cols : (rows * cols + 1) / 2),
         absmax(blocks * (nested != 0 ? 1 : 4)),
         nested_absmax(nested == 0 ? 0 : (blocks + nested - 1) / nested * 4) {
-    for (int64_t i = 0; i < (rows * cols + 1) / 2; ++i) packed.as<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
+    const bool has_nan = random.chance(20);
+    for (int64_t i = 0; i < (rowwise ? rows * cols : (rows * cols + 1) / 2); ++i) {
+      uint8_t code = static_cast<uint8_t>(random.below(256));
+      // A NaN hides its whole row or column.
+      if (format == Q4J_WEIGHT_FP8 && (code & 0x7f) == 0x7f && !(has_nan && random.chance(2))) code = 1;
+      packed.as<uint8_t>()[i] = code;
+    }
     for (int64_t i = 0; i < blocks; ++i) {
       if (nested != 0) {
         absmax.as<uint8_t>()[i] = static_cast<uint8_t>(random.below(256));
       } else {
         absmax.as<float>()[i] = std::fabs(random.normal());
+        if (rowwise && has_nan && random.chance(3)) absmax.as<float>()[i] = random.pick({NAN, INFINITY, 0.0f});
       }
     }
     for (int64_t i = 0; nested != 0 && i < (blocks + nested - 1) / nested; ++i) {
@@ -167,13 +188,24 @@ struct TestWeight {
 
   /** The element as the operators use it. */
   double used(int64_t row, int64_t col, int32_t dtype) const {
-    const float value = format == Q4J_WEIGHT_DENSE ? static_cast<float>(dense.at(row, col))
-                                                   : q4j::dequantized_4bit(weight, row * weight.cols + col);
+    const float value = this->value(row, col);
     return static_cast<double>(dtype == Q4J_BF16 ? q4j::round_to_bf16(value) : value);
   }
+  float value(int64_t row, int64_t col) const {
+    const int64_t i = row * weight.cols + col;
+    if (format == Q4J_WEIGHT_DENSE) return static_cast<float>(dense.at(row, col));
+    if (format == Q4J_WEIGHT_INT8) {
+      return static_cast<float>(packed.as<int8_t>()[i]) * absmax.as<float>()[row] * (1.0f / 127.0f);
+    }
+    if (format == Q4J_WEIGHT_FP8) return q4j::to_f32(packed.as<q4j::e4m3>()[i]) * absmax.as<float>()[row];
+    return q4j::dequantized_4bit(weight, i);
+  }
+  /** Whether the codes of x are multiplied with the weight's. */
+  bool multiplies_codes(int32_t dtype) const { return format == Q4J_WEIGHT_INT8 && dtype == Q4J_BF16; }
 
   int64_t ld;
   int32_t format;
+  bool rowwise;
   Matrix dense;
   int32_t block_size;
   int32_t nested;
@@ -214,6 +246,30 @@ struct TestLora {
   q4j_lora lora = {};
 };
 
+/** A row of x in INT8 codes: quantize_int8_rowwise without outliers. */
+struct CodedRow {
+  CodedRow(const Matrix& x, int64_t row) : codes(static_cast<size_t>(x.cols)) {
+    float most = 0;
+    for (int64_t i = 0; i < x.cols; ++i) most = q4j::absmax_of(most, static_cast<float>(x.at(row, i)));
+    const float scale = 127.0f / most;
+    for (int64_t i = 0; i < x.cols; ++i) {
+      const float scaled = static_cast<float>(x.at(row, i)) * scale;
+      codes[static_cast<size_t>(i)] = std::fabs(scaled) <= 127.5f ? static_cast<int>(std::nearbyint(scaled)) : 0;
+    }
+    absmax = static_cast<double>(most);
+  }
+  double times(const TestWeight& w, int64_t row) const {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < w.weight.cols; ++i) {
+      sum += codes[static_cast<size_t>(i)] * w.packed.as<int8_t>()[row * w.weight.cols + i];
+    }
+    return static_cast<double>(sum) * absmax * static_cast<double>(w.absmax.as<float>()[row]) / (127.0 * 127.0);
+  }
+
+  std::vector<int> codes;
+  double absmax;
+};
+
 /** A sum with what its tolerance needs. */
 struct Sum {
   double value = 0;
@@ -231,6 +287,12 @@ class Check {
   Check(std::string name, uint64_t seed) : name_(std::move(name)), seed_(seed) {}
 
   void element(const char* what, int64_t row, int64_t col, double found, const Sum& expected, bool rounded_to_bf16) {
+    if (!std::isfinite(expected.value)) {
+      if (std::isnan(expected.value) ? !std::isnan(found) : found != expected.value) {
+        fail(what, row, col, found, expected.value);
+      }
+      return;
+    }
     double tolerance = static_cast<double>(expected.terms + 8) * 0x1p-24 * expected.magnitude + 1e-36;
     if (rounded_to_bf16) tolerance += std::fabs(expected.value) * 0x1p-8;
     const double share = std::fabs(found - expected.value) / tolerance;
@@ -318,7 +380,8 @@ void test_forward(uint64_t seed) {
   const TestLora l(random, n, k);
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
-  const Matrix x = random.matrix(m, k, k + (random.chance(40) ? 5 : 0), dtype);
+  Matrix x = random.matrix(m, k, k + (random.chance(40) ? 5 : 0), dtype);
+  random.disturb(x);
   const Matrix bias = random.matrix(1, n, n, random.pick({Q4J_F32, Q4J_BF16}));
   const bool has_bias = random.chance(40);
   const int64_t ldy = n + (random.chance(40) ? 7 : 0);
@@ -352,21 +415,70 @@ void test_forward(uint64_t seed) {
   for (int64_t j = 0; j < n; ++j) {
     for (int64_t i = 0; i < k; ++i) weights[static_cast<size_t>(j * k + i)] = w.used(j, i, dtype);
   }
+  const bool codes = w.multiplies_codes(dtype);
   for (int64_t row = 0; row < m; ++row) {
+    const CodedRow coded(x, row);
     for (int64_t r = 0; r < rank; ++r) {
       Sum sum;
-      for (int64_t i = 0; i < k; ++i) sum.add(x.at(row, i) * l.mask(row, k, i) * l.used(l.a, r, i, dtype));
+      for (int64_t i = 0; i < k; ++i) {
+        const double kept = l.mask(row, k, i);
+        sum.add(kept == 0 ? 0 : x.at(row, i) * kept * l.used(l.a, r, i, dtype));
+      }
       check.element("xa", row, r, xa.at(row, r), sum, l.rounds(dtype));
     }
     for (int64_t col = 0; col < n && !only_xa; ++col) {
       Sum sum;
-      for (int64_t i = 0; i < k; ++i) sum.add(x.at(row, i) * weights[static_cast<size_t>(col * k + i)]);
+      if (codes) sum.add(coded.times(w, col));
+      for (int64_t i = 0; i < k && !codes; ++i) sum.add(x.at(row, i) * weights[static_cast<size_t>(col * k + i)]);
       for (int64_t r = 0; r < rank; ++r) {
         sum.add(static_cast<double>(l.lora.s) * xa.at(row, r) * l.used(l.b, col, r, dtype));
       }
       if (has_bias) sum.add(bias.at(0, col));
       if (has_residual) sum.add(residual.at(row, col));
       check.element("y", row, col, y.at(row, col), sum, dtype == Q4J_BF16);
+    }
+  }
+}
+
+/** Sums of codes beyond 32 bits, and the longest that fit: all products of one sign, and of the largest codes. */
+void test_long_codes(int64_t k) {
+  const int64_t m = 3, n = 5;
+  Matrix x(m, k, k, Q4J_BF16);
+  Buffer codes(n * k), absmax(n * 4);
+  for (int64_t i = 0; i < m * k; ++i) x.memory.as<bf16>()[i] = q4j::bf16_from_f32(1.0f);
+  for (int64_t j = 0; j < n; ++j) {
+    absmax.as<float>()[j] = 1.0f;
+    for (int64_t i = 0; i < k; ++i) codes.as<int8_t>()[j * k + i] = static_cast<int8_t>(j == 1 ? 127 : j == 2 ? i % 100 : -128);
+  }
+  q4j_weight weight = {};
+  weight.size = sizeof weight;
+  weight.format = Q4J_WEIGHT_INT8;
+  weight.dtype = Q4J_BF16;
+  weight.rows = n;
+  weight.cols = k;
+  weight.data = codes.get();
+  weight.absmax = absmax.get();
+  Matrix y(m, n, n, Q4J_BF16);
+  Check check(shape("linear_forward of long rows of codes", m, n, k, Q4J_BF16), 0);
+  q4j_linear_forward_params p = {};
+  p.size = sizeof p;
+  p.dtype = Q4J_BF16;
+  p.m = m;
+  p.weight = &weight;
+  p.x = x.memory.get();
+  p.ldx = k;
+  run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
+          [&](const std::vector<Matrix*>& to) {
+            p.y = to[0]->memory.get();
+            p.ldy = n;
+          });
+  for (int64_t row = 0; row < m; ++row) {
+    for (int64_t col = 0; col < n; ++col) {
+      int64_t total = 0;
+      for (int64_t i = 0; i < k; ++i) total += codes.as<int8_t>()[col * k + i];
+      Sum sum;
+      sum.add(static_cast<double>(total) / 127.0);
+      check.element("y", row, col, y.at(row, col), sum, true);
     }
   }
 }
@@ -380,7 +492,8 @@ void test_backward(uint64_t seed) {
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
   const bool only_dyb = rank > 0 && random.chance(5);
-  const Matrix dy = random.matrix(m, n, n + (random.chance(40) ? 5 : 0), dtype);
+  Matrix dy = random.matrix(m, n, n + (random.chance(40) ? 5 : 0), dtype);
+  random.disturb(dy);
   const int64_t lddx = k + (random.chance(40) ? 7 : 0);
   const Matrix before = random.matrix(m, k, lddx, dtype);
   const bool accumulate = random.chance(40);
@@ -419,7 +532,7 @@ void test_backward(uint64_t seed) {
       Sum sum;
       for (int64_t j = 0; j < n; ++j) sum.add(dy.at(row, j) * weights[static_cast<size_t>(j * k + col)]);
       const double factor = rank > 0 ? static_cast<double>(l.lora.s) * l.mask(row, k, col) : 0;
-      for (int64_t r = 0; r < rank; ++r) sum.add(factor * dyb.at(row, r) * l.used(l.a, r, col, dtype));
+      for (int64_t r = 0; r < rank && factor != 0; ++r) sum.add(factor * dyb.at(row, r) * l.used(l.a, r, col, dtype));
       if (accumulate) sum.add(before.at(row, col));
       check.element("dx", row, col, dx.at(row, col), sum, dtype == Q4J_BF16);
     }
@@ -562,6 +675,7 @@ int main(int argc, char** argv) {
     test_lora_gradient(seed);
     test_weight_gradient(seed);
   }
+  for (const int64_t k : {131072, 131073, 150001}) test_long_codes(k);
   for (q4j_pack_context* context : contexts) pack->destroy(context);
   std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed,
               failed);

@@ -1,6 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * The five AMX instructions that the packs use, behind one thin layer with two bodies: the instructions themselves, and plain
+ * The six AMX instructions that the packs use, behind one thin layer with two bodies: the instructions themselves, and plain
  * C++ that does what Intel's manual says they do. The second is compiled into the pack when Q4J_AMX_EMULATED is defined; it
  * lets a machine without AMX test everything around the instructions.
  *
@@ -65,6 +65,12 @@ static inline void multiply_bf16() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
 }
 
+/** C += A * B: A 16 rows of 64 INT8, B 16 rows of 16 fours, C 16 x 16 i32. */
+template <int C, int A, int B>
+static inline void multiply_int8() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+}
+
 #else
 
 struct Tiles {
@@ -123,7 +129,35 @@ static inline void multiply_bf16() {
   }
 }
 
+template <int C, int A, int B>
+static inline void multiply_int8() {
+  // Intel SDM, TDPBSSD: four products of signed bytes are added to each sum, which wraps.
+  for (int row = 0; row < 16; ++row) {
+    for (int four = 0; four < 16; ++four) {
+      for (int column = 0; column < 16; ++column) {
+        uint32_t sum;
+        std::memcpy(&sum, &tiles.bytes[C][row][column * 4], 4);
+        for (int i = 0; i < 4; ++i) {
+          const int a = static_cast<int8_t>(tiles.bytes[A][row][4 * four + i]);
+          const int b = static_cast<int8_t>(tiles.bytes[B][four][4 * column + i]);
+          sum += static_cast<uint32_t>(a * b);
+        }
+        std::memcpy(&tiles.bytes[C][row][column * 4], &sum, 4);
+      }
+    }
+  }
+}
+
 #endif
+
+template <bool Codes, int C, int A, int B>
+static inline void multiply() {
+  if constexpr (Codes) {
+    multiply_int8<C, A, B>();
+  } else {
+    multiply_bf16<C, A, B>();
+  }
+}
 
 }  // namespace q4j::cpu::amx
 

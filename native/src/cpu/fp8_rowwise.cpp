@@ -4,6 +4,7 @@
 #include "error.h"
 #include "norm.h"
 #include "pack_context.h"
+#include "rowwise_codes.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -36,21 +37,6 @@ inline void store_codes(e4m3* codes, Vec x, int64_t left) {
   }
 }
 
-inline Vec load_codes(const e4m3* codes, int64_t left) {
-  const __m128i bytes = left >= kLanes ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))
-                                       : _mm_maskz_loadu_epi8(first_lanes(left).m, codes);
-  const __m512i wide = _mm512_cvtepu8_epi32(bytes);
-  const __m512i sign = _mm512_slli_epi32(_mm512_and_si512(wide, _mm512_set1_epi32(0x80)), 24);
-  const __m512i magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7f));
-  const __m512i normal = _mm512_add_epi32(_mm512_slli_epi32(magnitude, 20), _mm512_set1_epi32(120 << 23));
-  // By conversion, because a multiplication of subnormal f32 takes a hundred cycles on many processors.
-  const __m512 subnormal = _mm512_mul_ps(_mm512_cvtepi32_ps(magnitude), _mm512_set1_ps(0x1p-9f));
-  const __mmask16 small = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(8));
-  const __m512i value = _mm512_mask_blend_epi32(small, normal, _mm512_castps_si512(subnormal));
-  const __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
-  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_mask_blend_epi32(nan, value, _mm512_set1_epi32(0x7fc00000)), sign))};
-}
-
 #else
 
 inline __m256i choose(__m256i mask, __m256i yes, __m256i no) { return _mm256_blendv_epi8(no, yes, mask); }
@@ -74,21 +60,6 @@ inline void store_codes(e4m3* codes, Vec x, int64_t left) {
   const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
   const int64_t bytes = _mm_cvtsi128_si64(_mm_packus_epi16(words, words));
   std::memcpy(codes, &bytes, static_cast<size_t>(left < kLanes ? left : kLanes));
-}
-
-inline Vec load_codes(const e4m3* codes, int64_t left) {
-  int64_t bytes = 0;
-  std::memcpy(&bytes, codes, static_cast<size_t>(left < kLanes ? left : kLanes));
-  const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
-  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)), 24);
-  const __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7f));
-  const __m256i normal = _mm256_add_epi32(_mm256_slli_epi32(magnitude, 20), _mm256_set1_epi32(120 << 23));
-  // By conversion, because a multiplication of subnormal f32 takes a hundred cycles on many processors.
-  const __m256 subnormal = _mm256_mul_ps(_mm256_cvtepi32_ps(magnitude), _mm256_set1_ps(0x1p-9f));
-  const __m256i small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
-  const __m256i value = choose(small, _mm256_castps_si256(subnormal), normal);
-  const __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
-  return {_mm256_castsi256_ps(_mm256_or_si256(choose(nan, _mm256_set1_epi32(0x7fc00000), value), sign))};
 }
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "gemm_codes.h"
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_source.h"
@@ -18,6 +19,7 @@ enum class Element {
   kF32,         // f32
   kF32Rounded,  // f32 with values of bf16: a bf16 product on a CPU without bf16 instructions
   kBf16,
+  kCodes,  // INT8
 };
 
 #if defined(__AVX512BF16__)
@@ -28,10 +30,11 @@ constexpr Element kElementOfBf16 = Element::kF32Rounded;
 
 Element element_of(bool bf16) { return bf16 ? kElementOfBf16 : Element::kF32; }
 
-int64_t bytes_of(Element element) { return element == Element::kBf16 ? 2 : 4; }
+int64_t bytes_of(Element element) { return element == Element::kCodes ? kBytesPerCode : element == Element::kBf16 ? 2 : 4; }
 
 // Steps of the contraction come in multiples of this.
 int64_t step_granule(Element element) {
+  if (element == Element::kCodes) return kCodeGranule;
 #if defined(Q4J_AMX)
   return element == Element::kBf16 ? 32 : 1;
 #else
@@ -47,6 +50,8 @@ template <Side PanelSide, class Source>
 void pack_from(const Source& source, Element element, bool contract_rows, const PanelRange& range, void* panel) {
   constexpr int kWidth = PanelSide == Side::kA ? kTileRows : kTileColumns;
   switch (element) {
+    case Element::kCodes:
+      break;  // packed by gemm_codes.h
     case Element::kF32:
       pack_f32<kWidth, false>(source, contract_rows, range, static_cast<float*>(panel));
       break;
@@ -88,7 +93,13 @@ void pack_dense(const Operand& operand, Element element, const PanelRange& range
 template <Side PanelSide>
 void pack(const Operand& operand, Element element, const PanelRange& range, void* panel) {
   if (operand.weight != nullptr) {
-    pack_from<PanelSide>(QuantizedSource(*operand.weight), element, operand.contract_rows, range, panel);
+    if (operand.weight->format == Q4J_WEIGHT_INT8) {
+      pack_from<PanelSide>(RowwiseSource<int8_t>(*operand.weight), element, operand.contract_rows, range, panel);
+    } else if (operand.weight->format == Q4J_WEIGHT_FP8) {
+      pack_from<PanelSide>(RowwiseSource<e4m3>(*operand.weight), element, operand.contract_rows, range, panel);
+    } else {
+      pack_from<PanelSide>(QuantizedSource(*operand.weight), element, operand.contract_rows, range, panel);
+    }
   } else if (operand.dtype == Q4J_BF16) {
     pack_dense<PanelSide, bf16>(operand, element, range, panel);
   } else if (operand.dtype == Q4J_F16) {
@@ -187,15 +198,21 @@ struct Plan {
   int64_t b_bytes;  // shared or per thread
   int64_t q_bytes;
   int64_t tile_bytes;  // per thread
+  // Of a product of codes.
+  bool wide;            // sums of 64 bits
+  int64_t rows_bytes;   // shared: a CodedRow for each row of a chunk
+  int64_t codes_bytes;  // per thread: the codes of one panel's rows, k_padded apart, and two tiles
 
-  int64_t shared_bytes() const { return (own_a ? 0 : a_bytes + p_bytes) + (shared_b ? b_bytes + q_bytes : 0); }
-  int64_t thread_bytes() const { return tile_bytes + (own_a ? a_bytes + p_bytes : 0) + (shared_b ? 0 : b_bytes + q_bytes); }
+  int64_t shared_bytes() const { return (own_a ? 0 : a_bytes + p_bytes) + (shared_b ? b_bytes + q_bytes : 0) + rows_bytes; }
+  int64_t thread_bytes() const {
+    return tile_bytes + (own_a ? a_bytes + p_bytes : 0) + (shared_b ? 0 : b_bytes + q_bytes) + codes_bytes;
+  }
   int64_t total_bytes() const { return shared_bytes() + threads * thread_bytes() + 64; }
 };
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
-  plan.element = element_of(p.bf16);
+  plan.element = p.codes ? Element::kCodes : element_of(p.bf16);
   plan.branch_element = element_of(p.bf16 && !p.branch.full_precision);
   const double operations =
       2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
@@ -204,7 +221,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   const int64_t bytes = bytes_of(plan.element);
   const int64_t longest = kPanelBytes / (kTileColumns * bytes);
   plan.k_blocks = std::max<int64_t>(1, (p.k + longest - 1) / longest);
-  plan.k_block = round_up((p.k + plan.k_blocks - 1) / plan.k_blocks, 32);
+  plan.k_block = round_up((p.k + plan.k_blocks - 1) / plan.k_blocks, std::max<int64_t>(32, step_granule(plan.element)));
   plan.k_blocks = plan.k_block == 0 ? 1 : (p.k + plan.k_block - 1) / plan.k_block;
   plan.k_padded = round_up(p.k, step_granule(plan.element));
   plan.rank_padded = round_up(p.branch.rank, step_granule(plan.branch_element));
@@ -213,7 +230,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   plan.column_panels = (p.n + kTileColumns - 1) / kTileColumns;
   const int64_t panel_elements = plan.k_padded * kTileColumns;
   plan.shared_b = plan.column_panels * panel_elements * bytes <= kSharedBytes;
-  plan.own_a = plan.shared_b && plan.column_panels <= kTaskPanels;
+  plan.own_a = !p.codes && plan.shared_b && plan.column_panels <= kTaskPanels;
 
   plan.chunk_rows = rows;
   if (!plan.own_a) {
@@ -254,7 +271,11 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
       (plan.shared_b ? plan.column_panels * panel_elements : plan.task_panels * kTileColumns * plan.k_block) * bytes, 64);
   plan.q_bytes = round_up((plan.shared_b ? plan.column_panels : plan.task_panels) * q_elements * branch_bytes, 64);
   const int64_t tiles = plan.k_blocks == 1 ? 1 : plan.task_rows / kTileRows * plan.task_panels;
-  plan.tile_bytes = tiles * kTileElements * static_cast<int64_t>(sizeof(float));
+  constexpr int64_t kTileBytes = kTileElements * 4;
+  plan.wide = p.codes && p.k > kMostTerms;
+  plan.tile_bytes = tiles * kTileBytes * (plan.wide ? 2 : 1);
+  plan.rows_bytes = p.codes ? round_up(plan.chunk_rows * static_cast<int64_t>(sizeof(CodedRow)), 64) : 0;
+  plan.codes_bytes = p.codes ? 2 * kTileBytes + round_up(kTileRows * plan.k_padded, 64) : 0;
   return plan;
 }
 
@@ -269,6 +290,7 @@ class Multiplication {
     b_ = plan.own_a ? workspace : p_ + plan.p_bytes;
     q_ = b_ + plan.b_bytes;
     threads_ = workspace + plan.shared_bytes();
+    rows_ = reinterpret_cast<CodedRow*>(threads_ - plan.rows_bytes);
   }
 
   void run() {
@@ -313,6 +335,13 @@ class Multiplication {
   // Packed panels follow each other; their stride is counted in 32 bits.
   void pack_b(int64_t block, int64_t panel, int64_t panels, char* to) const {
     const int64_t column = panel * kTileColumns;
+    if (product_.codes) {
+      const auto* codes = static_cast<const int8_t*>(product_.b.weight->data);
+      pack_codes_b(codes + column * product_.k + block * plan_.k_block, product_.k,
+                   std::min(panels * kTileColumns, product_.n - column), steps(block), padded_steps(block),
+                   b_panel_bytes(block), to);
+      return;
+    }
     pack<Side::kB>(product_.b, plan_.element,
                    {column, std::min(panels * kTileColumns, product_.n - column), block * plan_.k_block, steps(block),
                     b_panel_bytes(block) / 4},
@@ -335,6 +364,20 @@ class Multiplication {
         to);
   }
 
+  // Quantizes the rows of a panel and packs all of their steps. memory: codes_bytes, of this thread.
+  void pack_coded_rows(int64_t panel, char* memory) const {
+    auto* codes = reinterpret_cast<int8_t*>(memory);
+    const int64_t first = panel * kTileRows;
+    const int64_t count = std::min<int64_t>(kTileRows, product_.m - chunk_ - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const bf16* x = static_cast<const bf16*>(product_.a.data) + (chunk_ + first + i) * product_.a.ld;
+      rows_[first + i] = quantize_row(x, product_.k, plan_.k_padded, codes + i * plan_.k_padded);
+    }
+    for (int64_t block = 0; block < plan_.k_blocks; ++block) {
+      pack_codes_a(codes + block * plan_.k_block, plan_.k_padded, count, padded_steps(block), shared_a(block, panel));
+    }
+  }
+
   void pack_p(int64_t panel, int64_t panels, char* to) const {
     if (product_.branch.rank == 0) return;
     const int64_t row = chunk_ + panel * kTileRows;
@@ -345,7 +388,12 @@ class Multiplication {
   void run_chunk() {
     const int64_t rows = std::min(plan_.chunk_rows, product_.m - chunk_);
     const int64_t row_panels = (rows + kTileRows - 1) / kTileRows;
-    if (!plan_.own_a) {
+    if (product_.codes) {
+      parallel_for(row_panels, [&](int64_t panel, int thread) {
+        pack_coded_rows(panel, coded_memory(thread));
+        pack_p(panel, 1, shared_p(panel));
+      });
+    } else if (!plan_.own_a) {
       // A task packs several panels of one range of steps.
       const int64_t groups = (row_panels + kPackPanels - 1) / kPackPanels;
       parallel_for(groups * plan_.k_blocks, [&](int64_t task, int) {
@@ -362,16 +410,16 @@ class Multiplication {
       const int64_t first_column_panel = task / row_tasks * plan_.task_panels;
       const int64_t first_row = task % row_tasks * plan_.task_rows;
       run_task(first_column_panel, std::min(plan_.task_panels, plan_.column_panels - first_column_panel), first_row / kTileRows,
-               (std::min(plan_.task_rows, rows - first_row) + kTileRows - 1) / kTileRows,
-               threads_ + thread * plan_.thread_bytes());
+               (std::min(plan_.task_rows, rows - first_row) + kTileRows - 1) / kTileRows, thread);
     });
   }
 
   // first_row_panel counts within the chunk.
-  void run_task(int64_t first_column_panel, int64_t column_panels, int64_t first_row_panel, int64_t row_panels, char* memory) {
+  void run_task(int64_t first_column_panel, int64_t column_panels, int64_t first_row_panel, int64_t row_panels, int thread) {
 #if defined(Q4J_AMX)
     const amx::Session session;
 #endif
+    char* memory = threads_ + thread * plan_.thread_bytes();
     auto* tiles = reinterpret_cast<float*>(memory);
     char* own = memory + plan_.tile_bytes;
     char* own_a = own;
@@ -392,6 +440,13 @@ class Multiplication {
       for (int64_t first = 0; first < row_panels; first += kPanels) {
         for (int64_t j = 0; j < column_panels; ++j) {
           for (int64_t i = first; i < std::min(first + kPanels, row_panels); ++i) {
+            if (product_.codes) {
+              char* tile = memory + (plan_.k_blocks == 1 ? 0 : j * row_panels + i) * kTileElements * (plan_.wide ? 8 : 4);
+              run_coded_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block),
+                             b + j * b_panel_bytes(block), p + i * p_panel_bytes(), q + j * q_panel_bytes(), tile,
+                             coded_memory(thread));
+              continue;
+            }
             float* tile = plan_.k_blocks == 1 ? tiles : tiles + (j * row_panels + i) * kTileElements;
             run_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block),
                      b + j * b_panel_bytes(block), p + i * p_panel_bytes(), q + j * q_panel_bytes(), tile);
@@ -415,7 +470,48 @@ class Multiplication {
       accumulate = Accumulate::kYes;
     }
     multiply_tile(plan_.element, rows, steps(block), a, b, tile, accumulate, 1.0f);
+    if (block + 1 == plan_.k_blocks) finish(tile, row, column, rows, columns);
+  }
+
+  // The sums stay integers until the last range of steps; the branch, in a tile of its own, is computed then.
+  void run_coded_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* a, const char* b, const char* p,
+                      const char* q, char* tile, char* memory) {
+    const int64_t row = chunk_ + row_panel * kTileRows;
+    const int64_t column = column_panel * kTileColumns;
+    const int rows = static_cast<int>(std::min<int64_t>(kTileRows, product_.m - row));
+    const int64_t columns = std::min<int64_t>(kTileColumns, product_.n - column);
+    const Accumulate accumulate = block == 0 ? Accumulate::kNo : Accumulate::kYes;
+    auto* values = reinterpret_cast<float*>(memory);
+    auto* sums = reinterpret_cast<int32_t*>(tile);
+    auto* wide = reinterpret_cast<int64_t*>(tile);
+    if (plan_.wide) {
+      sums = reinterpret_cast<int32_t*>(values + kTileElements);
+      multiply_tile_codes(rows, padded_steps(block), a, b, sums, Accumulate::kNo);
+      widen_sums(sums, rows, wide, accumulate);
+    } else {
+      multiply_tile_codes(rows, padded_steps(block), a, b, sums, accumulate);
+    }
     if (block + 1 < plan_.k_blocks) return;
+    const Branch& branch = product_.branch;
+    const Accumulate joins = branch.rank > 0 ? Accumulate::kYes : Accumulate::kNo;
+    if (branch.rank > 0) {
+      multiply_tile(plan_.branch_element, rows, branch.rank, p, q, values, Accumulate::kNo, branch.s);
+      if (branch.dropout != nullptr) mask_tile(DropoutMask(*branch.dropout, product_.n), values, row, column, rows, columns);
+    }
+    const float* w_absmax = static_cast<const float*>(product_.b.weight->absmax) + column;
+    const CodedRow* coded = rows_ + row_panel * kTileRows;
+    if (plan_.wide) {
+      finish_sums(wide, coded, w_absmax, rows, columns, values, joins);
+    } else {
+      finish_sums(sums, coded, w_absmax, rows, columns, values, joins);
+    }
+    finish(values, row, column, rows, columns);
+  }
+
+  // A thread's memory for codes: two tiles, then a panel's rows; it ends the thread's part.
+  char* coded_memory(int thread) const { return threads_ + (thread + 1) * plan_.thread_bytes() - plan_.codes_bytes; }
+
+  void finish(const float* tile, int64_t row, int64_t column, int rows, int64_t columns) const {
     if (product_.epilogue.dtype == Q4J_BF16) {
       finish_tile<bf16>(product_.epilogue, tile, row, column, rows, columns);
     } else {
@@ -432,6 +528,7 @@ class Multiplication {
   char* b_;
   char* q_;
   char* threads_;
+  CodedRow* rows_;
 };
 
 }  // namespace

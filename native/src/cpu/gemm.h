@@ -7,10 +7,11 @@
  * The second sum is the LoRA branch. A tile computes it first, is scaled and masked in place, and then goes on to collect the
  * first sum in the same f32 accumulators, so the branch costs its own arithmetic and no pass over C.
  *
- * Operands are packed into panels (gemm_pack.h) that the kernels (gemm_kernel.h) read front to back; a 4-bit weight is
- * dequantized on the way into its panel and exists in no other form. A is packed a chunk of rows at a time, all of its steps; B
- * a panel range per task and step range, or once for all tasks where that is small. Tasks are ranges of columns, and of rows
- * where columns alone do not occupy the threads.
+ * Operands are packed into panels (gemm_pack.h) that the kernels (gemm_kernel.h) read front to back; a quantized weight is
+ * dequantized on the way into its panel and exists in no other form. Or the codes of an INT8 weight are multiplied with those
+ * of A's rows (gemm_codes.h); the branch then joins their product after its last step. A is packed a chunk of rows at a time,
+ * all of its steps; B a panel range per task and step range, or once for all tasks where that is small. Tasks are ranges of
+ * columns, and of rows where columns alone do not occupy the threads.
  *
  * Each element of C is one sum in a fixed order: the branch, then the steps in order. It depends neither on the threads nor on
  * the other rows.
@@ -33,7 +34,7 @@ struct Operand {
   const void* data = nullptr;
   int32_t dtype = Q4J_F32;
   int64_t ld = 0;                        // elements between stored rows
-  const q4j_weight* weight = nullptr;    // or a 4-bit weight; data, dtype, ld are then unused
+  const q4j_weight* weight = nullptr;    // or a quantized weight; data, dtype, ld are then unused
   bool contract_rows = false;            // the contraction runs from stored row to stored row, not along a row
   const q4j_dropout* dropout = nullptr;  // dropped elements are zero; kept ones are not scaled
   int64_t dropout_columns = 0;           // columns of the matrix that dropout counts
@@ -67,14 +68,15 @@ struct Product {
   int64_t m = 0;
   int64_t n = 0;
   int64_t k = 0;
-  bool bf16 = false;  // operands are rounded to bf16; otherwise f32
+  bool bf16 = false;   // operands are rounded to bf16; otherwise f32
+  bool codes = false;  // rows of A, dense bf16, are quantized to INT8, B is an INT8 weight; both are contracted along rows
   Operand a;
   Operand b;
   Branch branch;
   Epilogue epilogue;
 };
 
-/** Bytes of workspace for a product. Only m, n, k, bf16, branch.rank and branch.full_precision are read. */
+/** Bytes of workspace for a product. Only m, n, k, bf16, codes, branch.rank and branch.full_precision are read. */
 int64_t multiply_workspace_size(const ThreadPool& pool, const Product& product);
 
 /** Computes the product. workspace: multiply_workspace_size bytes, any alignment. */

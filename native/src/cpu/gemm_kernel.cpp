@@ -49,36 +49,7 @@ void multiply_tile_f32(int rows, int64_t k, const float* a, const float* b, floa
 #if defined(Q4J_AMX)
 
 void multiply_tile_bf16(int, int64_t k, const void* a, const void* b, float* c, Accumulate accumulate, float alpha) {
-  constexpr int64_t kRowBytes = kTileColumns * 4;
-  if (accumulate == Accumulate::kYes) {
-    amx::load_tile<0>(c, kRowBytes);
-    amx::load_tile<1>(c + 16, kRowBytes);
-    amx::load_tile<2>(c + 16 * kTileColumns, kRowBytes);
-    amx::load_tile<3>(c + 16 * kTileColumns + 16, kRowBytes);
-  } else {
-    amx::zero_tile<0>();
-    amx::zero_tile<1>();
-    amx::zero_tile<2>();
-    amx::zero_tile<3>();
-  }
-  const char* a_tile = static_cast<const char*>(a);
-  const char* b_tile = static_cast<const char*>(b);
-  for (int64_t step = 0; step < k; step += 32) {
-    amx::load_tile<4>(a_tile, 64);
-    amx::load_tile<6>(b_tile, kRowBytes);
-    amx::multiply_bf16<0, 4, 6>();
-    amx::load_tile<7>(b_tile + 64, kRowBytes);
-    amx::multiply_bf16<1, 4, 7>();
-    amx::load_tile<5>(a_tile + 1024, 64);
-    amx::multiply_bf16<2, 5, 6>();
-    amx::multiply_bf16<3, 5, 7>();
-    a_tile += 2048;
-    b_tile += 2048;
-  }
-  amx::store_tile<0>(c, kRowBytes);
-  amx::store_tile<1>(c + 16, kRowBytes);
-  amx::store_tile<2>(c + 16 * kTileColumns, kRowBytes);
-  amx::store_tile<3>(c + 16 * kTileColumns + 16, kRowBytes);
+  multiply_amx<false>(k / 32, a, b, c, accumulate);
   if (alpha != 1.0f) {
     const Vec factor = broadcast(alpha);
     for (int i = 0; i < kTileElements; i += kLanes) store(c + i, load(c + i) * factor);

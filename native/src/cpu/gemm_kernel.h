@@ -108,6 +108,44 @@ static inline void multiply_rows_bf16(int64_t k, const uint32_t* __restrict a, c
 }
 #endif
 
+#if defined(Q4J_AMX)
+/** C = (C +) A * B on tiles, steps of 64 bytes of each row of A: bf16 into f32, or INT8 codes into i32. */
+template <bool Codes>
+static inline void multiply_amx(int64_t steps, const void* a, const void* b, void* c, Accumulate accumulate) {
+  constexpr int64_t kRowBytes = kTileColumns * 4;
+  char* c_tile = static_cast<char*>(c);
+  if (accumulate == Accumulate::kYes) {
+    amx::load_tile<0>(c_tile, kRowBytes);
+    amx::load_tile<1>(c_tile + 64, kRowBytes);
+    amx::load_tile<2>(c_tile + 16 * kRowBytes, kRowBytes);
+    amx::load_tile<3>(c_tile + 16 * kRowBytes + 64, kRowBytes);
+  } else {
+    amx::zero_tile<0>();
+    amx::zero_tile<1>();
+    amx::zero_tile<2>();
+    amx::zero_tile<3>();
+  }
+  const char* a_tile = static_cast<const char*>(a);
+  const char* b_tile = static_cast<const char*>(b);
+  for (int64_t step = 0; step < steps; ++step) {
+    amx::load_tile<4>(a_tile, 64);
+    amx::load_tile<6>(b_tile, kRowBytes);
+    amx::multiply<Codes, 0, 4, 6>();
+    amx::load_tile<7>(b_tile + 64, kRowBytes);
+    amx::multiply<Codes, 1, 4, 7>();
+    amx::load_tile<5>(a_tile + 1024, 64);
+    amx::multiply<Codes, 2, 5, 6>();
+    amx::multiply<Codes, 3, 5, 7>();
+    a_tile += 2048;
+    b_tile += 2048;
+  }
+  amx::store_tile<0>(c_tile, kRowBytes);
+  amx::store_tile<1>(c_tile + 64, kRowBytes);
+  amx::store_tile<2>(c_tile + 16 * kRowBytes, kRowBytes);
+  amx::store_tile<3>(c_tile + 16 * kRowBytes + 64, kRowBytes);
+}
+#endif
+
 /** C = (C +) A * B * alpha. rows: those of the tile that are wanted, 1 to kTileRows. alpha multiplies what the tile held, too.
  */
 void multiply_tile_f32(int rows, int64_t k, const float* a, const float* b, float* c, Accumulate accumulate, float alpha);

@@ -99,6 +99,12 @@ constexpr bool kIsQuantized = false;
 template <>
 constexpr bool kIsQuantized<QuantizedSource> = true;
 
+// Those of the row-wise formats have nothing to look up.
+template <class Source>
+constexpr bool kIsRowwise = false;
+template <class Code>
+constexpr bool kIsRowwise<RowwiseSource<Code>> = true;
+
 template <class Source>
 static inline bool reads_chunks(const Source& source) {
   if constexpr (kIsQuantized<Source>) return source.regular();
@@ -208,6 +214,13 @@ static inline void load_rows_bf16(const Source& source, const PanelRange& range,
         for (int i = 0; i < 16; ++i) t[i] = source.chunk_bf16(source.index(row + i, range.k + k), scales.absmax[i]);
         return;
       }
+    }
+  }
+  if constexpr (kIsRowwise<Source>) {
+    if (rows >= 16 && range.k_count - k >= kLanesBf16) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) t[i] = source.load_bf16(row + i, range.k + k, kLanesBf16);
+      return;
     }
   }
   for (int i = 0; i < 16; ++i) {

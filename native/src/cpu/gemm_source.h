@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Where the elements of a matrix product come from: dense matrices of three types and 4-bit weights, with or without dropout,
- * read a vector at a time along a row.
+ * Where the elements of a matrix product come from: dense matrices of three types, 4-bit weights and row-wise INT8 and FP8
+ * weights, with or without dropout, read a vector at a time along a row.
  *
  * A source has load(row, column, count): `count` f32 elements from (row, column) on, at most kLanes, zeros beyond. With
  * AVX512-BF16 it also has load_bf16 for 32 elements rounded to bf16. That rounding is VCVTNE2PS2BF16's: to nearest even, with
@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "intrinsics.h"
+#include "rowwise_codes.h"
 #include "support/half.h"
 #include "support/philox.h"
 #include "support/quant.h"
@@ -187,6 +188,41 @@ class QuantizedSource {
   __m256 low_table_;
   __m256 high_table_;
 #endif
+};
+
+/** A row-wise weight: Code is int8_t or e4m3. */
+template <class Code>
+class RowwiseSource {
+ public:
+  explicit RowwiseSource(const q4j_weight& weight)
+      : codes_(static_cast<const Code*>(weight.data)), factors_(static_cast<const float*>(weight.absmax)), cols_(weight.cols) {}
+
+  Vec load(int64_t row, int64_t column, int64_t count) const {
+    if (count <= 0) return zero();
+    const Vec loaded = values(codes_ + row * cols_ + column, count, broadcast(factors_[row]));
+    return count >= kLanes ? loaded : select(first_lanes(count), loaded, zero());  // 0 times a factor that is not finite
+  }
+
+#if defined(__AVX512BF16__)
+  __m512i load_bf16(int64_t row, int64_t column, int64_t count) const {
+    const Code* p = codes_ + row * cols_ + column;
+    const Vec factor = broadcast(factors_[row]);
+    if (count >= kLanesBf16) return to_bf16(values(p, kLanes, factor).v, values(p + kLanes, kLanes, factor).v);
+    const Vec first = load(row, column, count);
+    return to_bf16(first.v, load(row, column + kLanes, count - kLanes).v);
+  }
+#endif
+
+ private:
+  // The multiplications of the formats' definitions, in their order.
+  static Vec values(const Code* codes, int64_t count, Vec factor) {
+    const Vec scaled = load_codes(codes, count) * factor;
+    return std::is_same_v<Code, int8_t> ? scaled * broadcast(1.0f / 127.0f) : scaled;
+  }
+
+  const Code* codes_;
+  const float* factors_;  // absmax or scale of each row
+  int64_t cols_;
 };
 
 /** The dropout mask of a matrix with `columns` columns, drawn a vector at a time; see q4j_dropout. */

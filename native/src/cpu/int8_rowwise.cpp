@@ -8,31 +8,12 @@
 #include "error.h"
 #include "norm.h"
 #include "pack_context.h"
+#include "rowwise_codes.h"
 #include "vec.h"
 
 namespace q4j::cpu {
 
 namespace {
-
-/** Rounds to nearest even and stores as i8; NaN, which only a zero or non-finite row can give, becomes 0. |x| is at most 127.
- */
-inline void store_codes(int8_t* codes, Vec x, int64_t left) {
-  const Vec clean = select(x <= x, x, zero());
-#if defined(__AVX512F__)
-  const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(clean.v));
-  if (left >= kLanes) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), bytes);
-  } else {
-    _mm_mask_storeu_epi8(codes, first_lanes(left).m, bytes);
-  }
-#else
-  const __m256i wide = _mm256_cvtps_epi32(clean.v);
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-  alignas(16) int8_t buffer[16];
-  _mm_store_si128(reinterpret_cast<__m128i*>(buffer), _mm_packs_epi16(words, words));
-  std::memcpy(codes, buffer, static_cast<size_t>(left < kLanes ? left : kLanes));
-#endif
-}
 
 /** The row's largest magnitude, outliers left out and their columns marked. */
 template <class T>
@@ -71,18 +52,6 @@ void quantize_row(const T* x, int64_t n, float absmax, const uint8_t* outlier_co
       }
     }
   }
-}
-
-inline Vec load_codes(const int8_t* codes, int64_t left) {
-#if defined(__AVX512F__)
-  const __m128i bytes = left >= kLanes ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes))
-                                       : _mm_maskz_loadu_epi8(first_lanes(left).m, codes);
-  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
-#else
-  int64_t bits = 0;
-  std::memcpy(&bits, codes, static_cast<size_t>(left < kLanes ? left : kLanes));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits)))};
-#endif
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Linear layers with a dense or 4-bit weight and a LoRA branch, forward and backward to the input. Both are a narrow product
- * (xa or dyb) and a wide one that takes the branch in; see gemm.h. docs/lora.md has the formulas, docs/kernels/linear.md the
- * measurements.
+ * Linear layers with a weight in any canonical layout and a LoRA branch, forward and backward to the input. Both are a narrow
+ * product (xa or dyb) and a wide one that takes the branch in; see gemm.h. docs/lora.md has the formulas,
+ * docs/kernels/linear.md the measurements.
  *
  * Dropout's scale is applied where it costs nothing and rounds once: to xa in the narrow product's epilogue, to the branch with
  * s.
@@ -41,9 +41,8 @@ bool branch_in_bf16(int32_t dtype, const q4j_lora& lora) { return dtype == Q4J_B
 
 // The weights these kernels read.
 q4j_status check_weight(const char* operation, const q4j_weight* weight) {
-  const bool known = weight == nullptr || (weight->format <= Q4J_WEIGHT_FP4 && weight->layout == Q4J_LAYOUT_CANONICAL);
-  Q4J_REQUIRE(known, Q4J_UNSUPPORTED,
-              "%s: this pack multiplies dense, NF4 and FP4 weights in the canonical layout, found format %d, layout %d",
+  const bool known = weight == nullptr || (weight->format <= Q4J_WEIGHT_FP8 && weight->layout == Q4J_LAYOUT_CANONICAL);
+  Q4J_REQUIRE(known, Q4J_UNSUPPORTED, "%s: this pack multiplies weights in the canonical layout, found format %d, layout %d",
               operation, weight->format, weight->layout);
   return Q4J_OK;
 }
@@ -73,6 +72,7 @@ Product forward_y(const q4j_linear_forward_params& p) {
   product.n = p.weight->rows;
   product.k = p.weight->cols;
   product.bf16 = p.dtype == Q4J_BF16;
+  product.codes = p.weight->format == Q4J_WEIGHT_INT8 && product.bf16;
   product.a = dense(p.x, p.dtype, p.ldx, false);
   product.b = weight_operand(*p.weight, false);
   if (rank_of(p.lora) > 0) {

@@ -77,6 +77,7 @@ const char* missing() {
   }
   if (kLevel >= kAvx512Bf16) {
     if (!has(cpuid(7, 1).a, 5)) return "the CPU lacks AVX512_BF16";
+    if (!has(seven.c, 11)) return "the CPU lacks AVX512_VNNI";
   }
   if (kLevel >= kAmx) {
     if (!has(seven.d, 24)) return "the CPU lacks AMX-TILE";

@@ -127,15 +127,13 @@ class LinearParityTest extends ParityTest {
               setup.title("forward"),
               setup.weight().packed ? "pack_weight" : "linear_forward",
               setup.work(),
-              (memory, outputs) -> forward(setup, memory, outputs),
-              setup.weight().optional()));
+              (memory, outputs) -> forward(setup, memory, outputs)));
       cases.add(
           new Case(
               setup.title("backward_input"),
               setup.weight().packed ? "pack_weight" : "linear_backward_input",
               setup.work(),
-              (memory, outputs) -> backward(setup, memory, outputs),
-              setup.weight().optional()));
+              (memory, outputs) -> backward(setup, memory, outputs)));
     }
     for (DType type : List.of(DType.F32, DType.BF16)) {
       for (Weights.Kind weight :
@@ -149,8 +147,7 @@ class LinearParityTest extends ParityTest {
                 "forward with NaN and infinity " + type + " " + weight + " seed=" + SEED,
                 "linear_forward",
                 5L * 40 * 70,
-                (memory, outputs) -> notFinite(type, weight, memory, outputs),
-                weight.optional()));
+                (memory, outputs) -> notFinite(type, weight, memory, outputs)));
       }
     }
     return cases;

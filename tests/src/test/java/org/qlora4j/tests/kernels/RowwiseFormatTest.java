@@ -186,10 +186,7 @@ class RowwiseFormatTest {
     DeviceTensor bias = memory.of(DType.F32, random.normal(n, 1), n);
     DeviceTensor y = memory.empty(DType.BF16, m, n);
     DeviceTensor xa = memory.empty(DType.F32, m, RANK);
-    linear(
-        memory.pack(),
-        Weights.Kind.INT8,
-        () -> Linear.forward(memory.pack(), x, weight, lora, bias, null, y, xa));
+    Linear.forward(memory.pack(), x, weight, lora, bias, null, y, xa);
 
     float[] xs = x.toFloats();
     byte[] w = weight.data().toBytes();
@@ -240,10 +237,7 @@ class RowwiseFormatTest {
     LoraTerm lora = lora(memory, random, n, k);
     DeviceTensor y = memory.empty(DType.F32, m, n);
     DeviceTensor xa = memory.empty(DType.F32, m, RANK);
-    linear(
-        memory.pack(),
-        kind,
-        () -> Linear.forward(memory.pack(), x, weight, lora, null, null, y, xa));
+    Linear.forward(memory.pack(), x, weight, lora, null, null, y, xa);
     Tensor expected = torchLinear(tensor(x), dequantized(weight), lora);
     Tolerance tolerance = Tolerance.rounded(DType.F32, 1).plus(Tolerance.sum(k));
     Comparison.of("y", floats(expected), y.toFloats(), tolerance, n).orFail(memory.pack().name());
@@ -258,10 +252,7 @@ class RowwiseFormatTest {
     LoraTerm lora = lora(memory, random, n, k);
     DeviceTensor dx = memory.empty(type, m, k);
     DeviceTensor dyb = memory.empty(DType.F32, m, RANK);
-    linear(
-        memory.pack(),
-        kind,
-        () -> Linear.backwardInput(memory.pack(), dy, weight, lora, dx, false, dyb));
+    Linear.backwardInput(memory.pack(), dy, weight, lora, dx, false, dyb);
     Tensor w = dequantized(weight);
     if (type == DType.BF16) {
       w = w.to(ScalarType.BFloat16).to(ScalarType.Float);
@@ -275,16 +266,6 @@ class RowwiseFormatTest {
   private static Weight weight(
       DeviceMemory memory, Weights.Kind kind, Randoms random, int n, int k) {
     return Weights.of(memory, kind, random.normal((long) n * k, 1 / Math.sqrt(k)), n, k);
-  }
-
-  private static void linear(KernelPack pack, Weights.Kind kind, Runnable call) {
-    Packs.unlessLeftOut(
-        pack,
-        String.valueOf(kind.optional()),
-        () -> {
-          call.run();
-          return pack;
-        });
   }
 
   private static Tensor torchLinear(Tensor x, Tensor w, LoraTerm lora) {

@@ -52,12 +52,6 @@ final class Weights {
       this.nested = nested;
       this.packed = packed;
     }
-
-    /** What a CPU pack that does not multiply this storage answers; null where all packs do. */
-    @Nullable String optional() {
-      boolean rowwise = format == WeightFormat.INT8 || format == WeightFormat.FP8;
-      return rowwise ? "found format " + format.code() : null;
-    }
   }
 
   /**

@@ -5,7 +5,6 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.function.Supplier;
 import org.bytedeco.pytorch.global.torch;
 import org.junit.jupiter.api.Assumptions;
 import org.qlora4j.kernels.DeviceKind;
@@ -80,25 +79,6 @@ public final class Packs {
    */
   public static boolean isSlow(KernelPack pack) {
     return pack.name().equals("cuda-on-host");
-  }
-
-  /**
-   * Runs an action on a pack; where a CPU pack answers that it leaves out what the action asks for,
-   * such as a weight format, the test is skipped with that answer. Only that: another text, another
-   * exception, or a pack that is to have everything fails.
-   *
-   * @param text part of the answer
-   */
-  public static <T> T unlessLeftOut(KernelPack pack, String text, Supplier<T> action) {
-    try {
-      return action.get();
-    } catch (UnsupportedOperationException e) {
-      String answer = String.valueOf(e.getMessage());
-      Assumptions.assumeFalse(
-          pack.name().startsWith("cpu-") && answer.contains(text),
-          () -> pack.name() + ": " + answer);
-      throw e;
-    }
   }
 
   private static synchronized Attempt attempt(String name) {

@@ -8,7 +8,6 @@ import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.BiConsumer;
 import java.util.stream.Stream;
-import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.DynamicContainer;
@@ -77,22 +76,9 @@ public abstract class ParityTest {
    * @param operator the ABI's operator that must be there
    * @param work multiply-adds, roughly
    * @param compute runs the operator on the memory's pack
-   * @param optional what of the operator a CPU pack may leave out, as words of the text with which
-   *     it answers "unsupported" then; null where every pack that has the operator must compute
    */
   public record Case(
-      String name,
-      String operator,
-      long work,
-      BiConsumer<DeviceMemory, Outputs> compute,
-      @Nullable String optional) {
-
-    /** A case that every pack with the operator must compute. */
-    public Case(
-        String name, String operator, long work, BiConsumer<DeviceMemory, Outputs> compute) {
-      this(name, operator, work, compute, null);
-    }
-  }
+      String name, String operator, long work, BiConsumer<DeviceMemory, Outputs> compute) {}
 
   /** The cases of the operator. */
   protected abstract List<Case> cases();
@@ -147,10 +133,7 @@ public abstract class ParityTest {
         !Packs.isSlow(pack) || c.work() <= SLOW_LIMIT,
         () -> pack.name() + " simulates a GPU and is too slow for this case");
     Outputs expected = run(Packs.reference(), c);
-    Outputs actual =
-        c.optional() == null
-            ? run(pack, c)
-            : Packs.unlessLeftOut(pack, c.optional(), () -> run(pack, c));
+    Outputs actual = run(pack, c);
     List<Comparison> failures = new ArrayList<>();
     for (int i = 0; i < expected.list.size(); i++) {
       Outputs.Output e = expected.list.get(i);
