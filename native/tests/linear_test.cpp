@@ -440,12 +440,16 @@ void test_forward(uint64_t seed) {
   }
 }
 
-/** Sums of codes beyond 32 bits, and the longest that fit: all products of one sign, and of the largest codes. */
-void test_long_codes(int64_t k) {
-  const int64_t m = 3, n = 5;
+/**
+ * Sums of codes beyond 32 bits, and the longest that fit: all products of one sign, and of the largest codes; every row of x of
+ * another size, so that no row may be finished with another one's absmax.
+ */
+void test_long_codes(int64_t m, int64_t k) {
+  const int64_t n = 5;
+  const auto value = [](int64_t row) { return static_cast<float>((row % 200 + 1) * (row % 2 == 0 ? 1 : -1)); };
   Matrix x(m, k, k, Q4J_BF16);
   Buffer codes(n * k), absmax(n * 4);
-  for (int64_t i = 0; i < m * k; ++i) x.memory.as<bf16>()[i] = q4j::bf16_from_f32(1.0f);
+  for (int64_t i = 0; i < m * k; ++i) x.memory.as<bf16>()[i] = q4j::bf16_from_f32(value(i / k));
   for (int64_t j = 0; j < n; ++j) {
     absmax.as<float>()[j] = 1.0f;
     for (int64_t i = 0; i < k; ++i) codes.as<int8_t>()[j * k + i] = static_cast<int8_t>(j == 1 ? 127 : j == 2 ? i % 100 : -128);
@@ -477,7 +481,7 @@ void test_long_codes(int64_t k) {
       int64_t total = 0;
       for (int64_t i = 0; i < k; ++i) total += codes.as<int8_t>()[col * k + i];
       Sum sum;
-      sum.add(static_cast<double>(total) / 127.0);
+      sum.add(static_cast<double>(total) * static_cast<double>(value(row)) / 127.0);
       check.element("y", row, col, y.at(row, col), sum, true);
     }
   }
@@ -675,7 +679,8 @@ int main(int argc, char** argv) {
     test_lora_gradient(seed);
     test_weight_gradient(seed);
   }
-  for (const int64_t k : {131072, 131073, 150001}) test_long_codes(k);
+  for (const int64_t k : {131072, 131073, 150001}) test_long_codes(3, k);
+  test_long_codes(1000, 9000);  // more rows than are packed at once
   for (q4j_pack_context* context : contexts) pack->destroy(context);
   std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed,
               failed);
