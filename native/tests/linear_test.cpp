@@ -679,7 +679,7 @@ int main(int argc, char** argv) {
     test_lora_gradient(seed);
     test_weight_gradient(seed);
   }
-  for (const int64_t k : {131072, 131073, 150001}) test_long_codes(3, k);
+  for (const int64_t k : {131072, 140000}) test_long_codes(3, k);
   test_long_codes(1000, 9000);  // more rows than are packed at once
   for (q4j_pack_context* context : contexts) pack->destroy(context);
   std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed,
