@@ -111,17 +111,34 @@ static inline bool reads_chunks(const Source& source) {
   return false;
 }
 
+// Whether column k begins a block whose numbers have to be fetched: blocks start at the same columns in all rows only where
+// rows consist of whole blocks.
+static inline bool enters_block(const QuantizedSource& source, int64_t k) {
+  return source.index(1, 0) % source.block_size() != 0 || k % source.block_size() == 0;
+}
+
 /** The absmax of the block that holds (row + i, k) for several rows, fetched again only where k enters a new block. */
 template <int Rows>
 struct RowScales {
   float absmax[Rows];
 
   void fetch(const QuantizedSource& source, int64_t row, int64_t rows, int64_t k, bool first) {
-    // Blocks start at the same columns in all rows only where rows consist of whole blocks.
-    if (!first && source.index(1, 0) % source.block_size() == 0 && k % source.block_size() != 0) return;
+    if (!first && !enters_block(source, k)) return;
     for (int i = 0; i < Rows && i < rows; ++i) absmax[i] = source.absmax_at(source.index(row + i, k));
   }
 };
+
+#if defined(__AVX512BF16__)
+/** The same for the 16 values of a block. */
+struct RowValues {
+  __m256i values[16];
+
+  void fetch(const QuantizedSource& source, int64_t row, int64_t rows, int64_t k, bool first) {
+    if (!first && !enters_block(source, k)) return;
+    for (int i = 0; i < 16 && i < rows; ++i) values[i] = source.values_bf16(source.absmax_at(source.index(row + i, k)));
+  }
+};
+#endif
 
 // Where the contraction runs across rows, all panels take their part of this many rows before the next rows: a cache line of a
 // row feeds several panels while it is in the first-level cache, and whole lines of a panel are written.
@@ -205,13 +222,13 @@ static inline __m512i interleave(__m512i row_0, __m512i row_1, int first) {
 /** 16 rows of 32 elements from step `k` of the range on, zeros for rows and steps that the matrix lacks. */
 template <class Source>
 static inline void load_rows_bf16(const Source& source, const PanelRange& range, int64_t row, int64_t rows, int64_t k,
-                                  [[maybe_unused]] RowScales<16>& scales, __m512i (&t)[16]) {
+                                  [[maybe_unused]] RowValues& values, __m512i (&t)[16]) {
   if constexpr (kIsQuantized<Source>) {
     if (source.regular() && k < range.k_count) {
-      scales.fetch(source, row, rows, range.k + k, k == 0);
+      values.fetch(source, row, rows, range.k + k, k == 0);
       if (rows >= 16) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) t[i] = source.chunk_bf16(source.index(row + i, range.k + k), scales.absmax[i]);
+        for (int i = 0; i < 16; ++i) t[i] = source.chunk_bf16(source.index(row + i, range.k + k), values.values[i]);
         return;
       }
     }
@@ -234,18 +251,19 @@ void pack_rows_bf16(const Source source, const PanelRange range, int64_t padded_
   static_assert(Width <= 32, "a panel takes one vector from a row");
   for (int64_t k0 = 0; k0 < padded_k; k0 += kRowsTogether) {
     const int64_t k1 = std::min(k0 + kRowsTogether, padded_k);
+    [[maybe_unused]] RowValues values;
     for (int64_t outer = 0; outer < range.outer_count; outer += Width) {
       const int64_t column = range.outer + outer;
       const int64_t count = std::min<int64_t>(range.outer_count - outer, Width);
       uint32_t* to = panels + outer / Width * range.stride + k0 / 2 * Width;
+      if constexpr (kIsQuantized<Source> && Chunks) values.fetch(source, range.k + k0, range.k_count - k0, column, outer == 0);
       for (int64_t k = k0; k < k1; k += 2, to += Width) {
         __m512i rows[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
           if (k + i >= range.k_count) continue;
           if constexpr (kIsQuantized<Source> && Chunks) {
-            const int64_t index = source.index(range.k + k + i, column);
-            rows[i] = source.chunk_bf16(index, source.absmax_at(index));
+            rows[i] = source.chunk_bf16(source.index(range.k + k + i, column), values.values[k - k0 + i]);
           } else {
             rows[i] = source.load_bf16(range.k + k + i, column, count);
           }
@@ -278,10 +296,10 @@ void pack_bf16_pairs(const Source source, bool contract_rows, const PanelRange r
     for (int part = 0; part < Width; part += 16) {
       const __mmask16 lanes = first_lanes(Width - part).m;
       const int64_t rows = std::min<int64_t>(range.outer_count - outer, Width) - part;
-      RowScales<16> scales;
+      RowValues values;
       for (int64_t k = 0; k < padded_k; k += 32) {
         __m512i t[16];
-        load_rows_bf16(source, range, range.outer + outer + part, rows, k, scales, t);
+        load_rows_bf16(source, range, range.outer + outer + part, rows, k, values, t);
         transpose(t);
         uint32_t* to = panel + k / 2 * Width + part;
         if (padded_k - k >= 32 && Width - part >= 16) {
@@ -305,7 +323,7 @@ void pack_bf16_tiles(const Source source, bool contract_rows, const PanelRange r
     for (int part = 0; part < Width; part += 16) {
       const int64_t first = range.outer + outer + part;
       const int64_t count = std::min<int64_t>(range.outer_count - outer, Width) - part;
-      RowScales<16> scales;
+      RowValues values;
       for (int64_t k = 0; k < padded_k; k += 32) {
         __m512i t[16];
         if (contract_rows) {
@@ -320,7 +338,7 @@ void pack_bf16_tiles(const Source source, bool contract_rows, const PanelRange r
           }
           transpose(t);
         } else {
-          load_rows_bf16(source, range, first, count, k, scales, t);
+          load_rows_bf16(source, range, first, count, k, values, t);
         }
         for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + k / 2 * Width + (part + i) * 16, t[i]);
       }

@@ -112,11 +112,19 @@ class QuantizedSource {
     return to_bf16(_mm512_mul_ps(lookup(p).v, scale), _mm512_mul_ps(lookup(p + 8).v, scale));
   }
 
-  /** 32 elements of a chunk with the block's absmax. */
-  __m512i chunk_bf16(int64_t index, float absmax) const {
-    const uint8_t* p = packed_ + (index >> 1);
-    const __m512 scale = _mm512_set1_ps(absmax);
-    return to_bf16(_mm512_mul_ps(lookup(p).v, scale), _mm512_mul_ps(lookup(p + 8).v, scale));
+  /** The 16 values that the elements of a block can have. */
+  __m256i values_bf16(float absmax) const {
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_mul_ps(table_, _mm512_set1_ps(absmax))));
+  }
+
+  /** 32 elements of a chunk, given the values of its block. */
+  __m512i chunk_bf16(int64_t index, __m256i values) const {
+    const auto* p = reinterpret_cast<const __m128i*>(packed_ + (index >> 1));
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+    // VPERMW looks at the low five bits of an index. The values are there twice, so the fifth bit, which in the odd words
+    // belongs to the other nibble, chooses between equals.
+    const __m512i codes = _mm512_or_si512(_mm512_srli_epi32(bytes, 4), _mm512_slli_epi32(bytes, 16));
+    return _mm512_permutexvar_epi16(codes, _mm512_broadcast_i64x4(values));
   }
 #endif
 
