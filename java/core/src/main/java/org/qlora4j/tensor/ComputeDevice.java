@@ -4,6 +4,7 @@ package org.qlora4j.tensor;
 import java.util.List;
 import java.util.Locale;
 import org.bytedeco.javacpp.Pointer;
+import org.bytedeco.pytorch.global.torch;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
@@ -41,13 +42,16 @@ public enum ComputeDevice {
 
   /**
    * Opens the pack that {@code options} name, or the best of this device. An explicit pack that
-   * computes elsewhere is refused.
+   * computes elsewhere is refused. On the CPU libtorch is given the pack's number of threads, which
+   * holds for the whole process.
    *
    * @throws InputException when there is none, saying what was looked for
    */
   public KernelPack open(PackOptions options) {
     KernelPack pack = openPack(options);
     if (pack.deviceKind() == DeviceKind.CPU) {
+      // The pack and libtorch take turns on the same threads' worth of CPU.
+      torch.set_num_threads(pack.threads());
       return pack;
     }
     try {
