@@ -372,9 +372,7 @@ std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
   return text;
 }
 
-void test_forward(uint64_t seed) {
-  Random random(seed);
-  const int64_t m = size(random), n = size(random), k = size(random);
+void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
   const TestWeight w(random, n, k);
   const TestLora l(random, n, k);
@@ -485,6 +483,27 @@ void test_long_codes(int64_t m, int64_t k) {
       check.element("y", row, col, y.at(row, col), sum, true);
     }
   }
+}
+
+void test_forward(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  test_forward(random, seed, m, n, k);
+}
+
+/**
+ * Few rows and, mostly, a contraction in whole chunks of 64: what decoding takes. The rows lie around every size of a group of
+ * them and around the most that the kernels for few rows take; the longest contractions do not fit into the first-level cache.
+ */
+void test_forward_few_rows(uint64_t seed) {
+  constexpr int64_t kRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16,
+                               17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65};
+  Random random(seed);
+  const int64_t m = random.pick(kRows);
+  const int64_t chunks = random.pick({1, 2, 3, 4, 5, 7, 8, 16, 17, 34, 66});
+  const int64_t k = chunks * 64 + (random.chance(10) ? random.pick({-1, 1, 32}) : 0);
+  const int64_t n = random.pick({1, 2, 3, 4, 5, 15, 16, 17, 33, 63, chunks < 16 ? 129 : 20});
+  test_forward(random, seed, m, n, k);
 }
 
 void test_backward(uint64_t seed) {
@@ -675,6 +694,7 @@ int main(int argc, char** argv) {
   for (int64_t i = 0; i < cases; ++i) {
     const uint64_t seed = first_seed + static_cast<uint64_t>(i);
     test_forward(seed);
+    test_forward_few_rows(seed);
     test_backward(seed);
     test_lora_gradient(seed);
     test_weight_gradient(seed);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "gemm_codes.h"
+#include "gemm_epilogue.h"
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_source.h"
@@ -123,27 +124,6 @@ void multiply_tile(Element element, int rows, int64_t k, const void* a, const vo
 }
 
 // -------------------------------------------------------------------------------------------------------------- epilogue
-
-template <class T>
-void finish_tile(const Epilogue& e, const float* tile, int64_t row, int64_t column, int rows, int64_t columns) {
-  const Vec alpha = broadcast(e.alpha);
-  for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
-    const Mask lanes = first_lanes(columns - part);
-    Vec bias = zero();
-    if (e.bias != nullptr) {
-      bias = e.bias_dtype == Q4J_BF16 ? load(static_cast<const bf16*>(e.bias) + column + part, lanes)
-                                      : load(static_cast<const float*>(e.bias) + column + part, lanes);
-    }
-    for (int i = 0; i < rows; ++i) {
-      Vec v = load(tile + i * kTileColumns + part);
-      if (e.alpha != 1.0f) v = v * alpha;
-      if (e.bias != nullptr) v = v + bias;
-      if (e.residual != nullptr) v = v + load(static_cast<const T*>(e.residual) + (row + i) * e.ldr + column + part, lanes);
-      if (e.round_to_bf16) v = rounded_to<bf16>(v);
-      store(static_cast<T*>(e.c) + (row + i) * e.ldc + column + part, v, lanes);
-    }
-  }
-}
 
 void mask_tile(const DropoutMask& mask, float* tile, int64_t row, int64_t column, int rows, int64_t columns) {
   for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
@@ -501,9 +481,9 @@ class Multiplication {
     const float* w_absmax = static_cast<const float*>(product_.b.weight->absmax) + column;
     const CodedRow* coded = rows_ + row_panel * kTileRows;
     if (plan_.wide) {
-      finish_sums(wide, coded, w_absmax, rows, columns, values, joins);
+      scale_sums(wide, coded, w_absmax, rows, columns, values, joins);
     } else {
-      finish_sums(sums, coded, w_absmax, rows, columns, values, joins);
+      scale_sums(sums, coded, w_absmax, rows, columns, values, joins);
     }
     finish(values, row, column, rows, columns);
   }
@@ -513,9 +493,9 @@ class Multiplication {
 
   void finish(const float* tile, int64_t row, int64_t column, int rows, int64_t columns) const {
     if (product_.epilogue.dtype == Q4J_BF16) {
-      finish_tile<bf16>(product_.epilogue, tile, row, column, rows, columns);
+      finish_sums<bf16>(product_.epilogue, tile, kTileColumns, row, column, rows, columns);
     } else {
-      finish_tile<float>(product_.epilogue, tile, row, column, rows, columns);
+      finish_sums<float>(product_.epilogue, tile, kTileColumns, row, column, rows, columns);
     }
   }
 

@@ -227,7 +227,7 @@ void widen_sums(const int32_t* sums, int rows, int64_t* wide, Accumulate accumul
   }
 }
 
-void finish_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
+void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
                  float* values, Accumulate accumulate) {
   for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
     const Vec w = load(w_absmax + part, first_lanes(columns - part));
@@ -248,7 +248,7 @@ void finish_sums(const int32_t* sums, const CodedRow* rows, const float* w_absma
   }
 }
 
-void finish_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
+void scale_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
                  float* values, Accumulate accumulate) {
   for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
     const Vec w = load(w_absmax + part, first_lanes(columns - part));

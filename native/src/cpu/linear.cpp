@@ -12,6 +12,7 @@
 #include "cpu_operators.h"
 #include "error.h"
 #include "gemm.h"
+#include "linear_small.h"
 #include "pack_context.h"
 #include "support/philox.h"
 
@@ -134,19 +135,32 @@ Product backward_dx(const q4j_linear_backward_input_params& p) {
   return product;
 }
 
+// Both ways of computing a product of a forward. Which one is taken may depend on more than the workspace's size may.
+int64_t forward_workspace_size(const ThreadPool& pool, const Product& product) {
+  return std::max(multiply_workspace_size(pool, product), multiply_small_workspace_size(pool, product));
+}
+
+void multiply_forward(ThreadPool& pool, const Product& product, void* workspace) {
+  if (serves_small(product)) {
+    multiply_small(pool, product, workspace);
+  } else {
+    multiply(pool, product, workspace);
+  }
+}
+
 }  // namespace
 
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
   Q4J_RETURN_IF_ERROR(check_weight("linear_forward", params->weight));
   // Pointers may still be NULL here, so y counts as wanted, and dx below.
-  *bytes = multiply_workspace_size(context->pool, forward_y(*params));
-  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, forward_xa(*params)));
+  *bytes = forward_workspace_size(context->pool, forward_y(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, forward_workspace_size(context->pool, forward_xa(*params)));
   return Q4J_OK;
 }
 
 q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params) {
-  if (rank_of(params->lora) > 0) multiply(context->pool, forward_xa(*params), params->workspace);
-  if (params->y != nullptr) multiply(context->pool, forward_y(*params), params->workspace);
+  if (rank_of(params->lora) > 0) multiply_forward(context->pool, forward_xa(*params), params->workspace);
+  if (params->y != nullptr) multiply_forward(context->pool, forward_y(*params), params->workspace);
   return Q4J_OK;
 }
 

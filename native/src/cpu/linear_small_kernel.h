@@ -1,0 +1,363 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * The innermost products of a few rows of x with rows of a weight: Rows rows of the weight are decoded into registers, a chunk
+ * of kChunk elements at a time, and every vector is multiplied with M rows of x before the next one is decoded.
+ *
+ * A reader decodes one row. It makes kParts vectors of kElements elements, in the order that decoding gives for free,
+ * and arrange() brings as many elements of x into that order. x is then [chunk][M][part][lane].
+ *
+ *   Bf16 readers (AVX512-BF16)  2 parts of 32 bf16 for VDPBF16PS
+ *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
+ *
+ * A 4-bit code is decoded by looking it up in its block's 16 values: table times absmax, rounded once, made once per block.
+ */
+#ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_KERNEL_H_
+#define QLORA4J_SRC_CPU_LINEAR_SMALL_KERNEL_H_
+
+#include <cstdint>
+#include <cstring>
+
+#include "gemm_source.h"
+#include "intrinsics.h"
+#include "vec.h"
+
+namespace q4j::cpu {
+
+/** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
+constexpr int kChunk = 64;
+
+/** The 16 values of a 4-bit format in registers. */
+struct Table4Bit {
+#if defined(__AVX512F__)
+  static constexpr int kVectors = 1;
+#else
+  static constexpr int kVectors = 2;
+#endif
+  Vec v[kVectors];
+
+  static Table4Bit of(const float* values) {
+    Table4Bit table;
+    for (int i = 0; i < kVectors; ++i) table.v[i] = load(values + i * kLanes);
+    return table;
+  }
+
+  template <bool Rounded>
+  Table4Bit scaled(float factor) const {
+    Table4Bit table;
+    for (int i = 0; i < kVectors; ++i) {
+      table.v[i] = v[i] * broadcast(factor);
+      if constexpr (Rounded) table.v[i] = rounded_to<bf16>(table.v[i]);
+    }
+    return table;
+  }
+};
+
+#if defined(__AVX512BF16__)
+
+/** Every other word of two vectors. */
+struct Alternate {
+  __m512i even;
+  __m512i odd;
+};
+
+static inline Alternate alternate(__m512i first, __m512i second) {
+  alignas(64) static constexpr uint16_t kEven[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                     32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+  const __m512i even = _mm512_load_si512(kEven);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi16(1));
+  return {_mm512_permutex2var_epi16(first, even, second), _mm512_permutex2var_epi16(first, odd, second)};
+}
+
+/** Rows of bf16, or of f32 to be rounded. */
+template <class T>
+struct DenseBf16Reader {
+  using X = bf16;
+  static constexpr bool kDense = true;
+  static constexpr int kParts = 2;
+  static constexpr int kElements = kChunk;
+  static constexpr int64_t kBytes = kChunk * sizeof(T);
+  static void arrange(const bf16* from, bf16* to) { std::memcpy(to, from, kElements * sizeof(bf16)); }
+
+  struct Chunk {
+    const T* p;
+    __m512i part(int i) const {
+      if constexpr (std::is_same_v<T, bf16>) {
+        return _mm512_loadu_si512(p + i * 32);
+      } else {
+        return to_bf16(load(p + i * 32).v, load(p + i * 32 + kLanes).v);
+      }
+    }
+  };
+
+  Chunk chunk(int64_t i) const { return {data + i * kChunk}; }
+  const char* bytes() const { return reinterpret_cast<const char*>(data); }
+
+  const T* data;
+};
+
+/** Rows of 4-bit codes. HalfBlocks: blocks of 32 elements, two to a chunk. */
+template <bool HalfBlocks>
+struct CodesBf16Reader {
+  using X = bf16;
+  static constexpr bool kDense = false;
+  static constexpr int kParts = 2;
+  static constexpr int kElements = kChunk;
+  static constexpr int64_t kBytes = kChunk / 2;
+  // A byte has an even element in its high half and the odd one after it in its low half.
+  static void arrange(const bf16* from, bf16* to) {
+    const Alternate x = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
+    _mm512_storeu_si512(to, x.even);
+    _mm512_storeu_si512(to + 32, x.odd);
+  }
+
+  struct Chunk {
+    __m512i words;  // a code byte each
+    __m512i table;  // 16 bf16 values twice, or of two blocks
+    // VPERMW looks at the low five bits of a word. Where both halves of the table are equal the fifth does not matter.
+    __m512i part(int i) const {
+      __m512i index = i == 0 ? _mm512_srli_epi16(words, 4) : words;
+      if constexpr (HalfBlocks) {
+        const __m512i upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 16);
+        index = _mm512_ternarylogic_epi32(index, _mm512_set1_epi16(15), upper, 0xea);  // index & 15 | upper
+      }
+      return _mm512_permutexvar_epi16(index, table);
+    }
+  };
+
+  Chunk chunk(int64_t i) const {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i * kBytes));
+    __m512 low;
+    __m512 high;
+    if constexpr (HalfBlocks) {
+      low = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i]));
+      high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i + 1]));
+    } else {
+      low = high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[i]));
+    }
+    return {_mm512_cvtepu8_epi16(codes), to_bf16(low, high)};
+  }
+  const char* bytes() const { return reinterpret_cast<const char*>(data); }
+
+  const uint8_t* data;
+  const float* scales;
+  Table4Bit values;
+};
+
+/** Rows of 4-bit codes in blocks of kChunk or more, two chunks at a time: no byte is widened, and one conversion makes two
+ * tables. */
+struct CodesBf16PairReader {
+  using X = bf16;
+  static constexpr bool kDense = false;
+  static constexpr int kElements = 2 * kChunk;
+  static constexpr int kParts = 4;
+  static constexpr int64_t kBytes = kElements / 2;
+  // A word has four codes, in the order of elements at bits 4, 0, 12, 8; the first 16 words are the first chunk.
+  static void arrange(const bf16* from, bf16* to) {
+    const Alternate first = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
+    const Alternate second = alternate(_mm512_loadu_si512(from + 64), _mm512_loadu_si512(from + 96));
+    const Alternate even = alternate(first.even, second.even);
+    const Alternate odd = alternate(first.odd, second.odd);
+    _mm512_storeu_si512(to, even.even);
+    _mm512_storeu_si512(to + 32, odd.even);
+    _mm512_storeu_si512(to + 64, even.odd);
+    _mm512_storeu_si512(to + 96, odd.odd);
+  }
+
+  struct Chunk {
+    __m512i words;
+    __m512i table;
+    __m512i part(int i) const {
+      constexpr unsigned kShifts[4] = {4, 0, 12, 8};
+      const __m512i upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 16);
+      const __m512i index = i == 1 ? words : _mm512_srli_epi16(words, kShifts[i]);
+      return _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(index, _mm512_set1_epi16(15), upper, 0xea), table);
+    }
+  };
+
+  Chunk chunk(int64_t i) const {
+    const __m512 low = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i]));
+    const __m512 high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i + 1]));
+    return {_mm512_loadu_si512(data + i * kBytes), to_bf16(low, high)};
+  }
+  const char* bytes() const { return reinterpret_cast<const char*>(data); }
+
+  const uint8_t* data;
+  const float* scales;
+  Table4Bit values;
+};
+
+static inline Vec multiply_add(const bf16* x, __m512i part, Vec sum) {
+  return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(_mm512_loadu_si512(x)), reinterpret_cast<__m512bh>(part))};
+}
+
+#endif
+
+/** Every other lane of two vectors. */
+struct AlternateF32 {
+  Vec even;
+  Vec odd;
+};
+
+static inline AlternateF32 alternate(Vec first, Vec second) {
+#if defined(__AVX512F__)
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+  return {{_mm512_permutex2var_ps(first.v, even, second.v)}, {_mm512_permutex2var_ps(first.v, odd, second.v)}};
+#else
+  // Within lanes first: pairs of both vectors alternate, and VPERMPD brings them to their places.
+  const auto ordered = [](__m256 v) { return Vec{_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8))}; };
+  return {ordered(_mm256_shuffle_ps(first.v, second.v, 0x88)), ordered(_mm256_shuffle_ps(first.v, second.v, 0xdd))};
+#endif
+}
+
+/** Rows of any dense type, widened to f32, or rounded to bf16 first. */
+template <class T, bool Rounded>
+struct DenseF32Reader {
+  using X = float;
+  static constexpr bool kDense = true;
+  static constexpr int kParts = kChunk / kLanes;
+  static constexpr int kElements = kChunk;
+  static constexpr int64_t kBytes = kChunk * sizeof(T);
+  template <class U>
+  static void arrange(const U* from, float* to) {
+    for (int i = 0; i < kElements; i += kLanes) store(to + i, load(from + i));
+  }
+
+  struct Chunk {
+    const T* p;
+    Vec part(int i) const {
+      const Vec v = load(p + i * kLanes);
+      if constexpr (Rounded && !std::is_same_v<T, bf16>) return rounded_to<bf16>(v);
+      return v;
+    }
+  };
+
+  Chunk chunk(int64_t i) const { return {data + i * kChunk}; }
+  const char* bytes() const { return reinterpret_cast<const char*>(data); }
+
+  const T* data;
+};
+
+template <bool Rounded, bool HalfBlocks>
+struct CodesF32Reader {
+  using X = float;
+  static constexpr bool kDense = false;
+  static constexpr int kParts = kChunk / kLanes;
+  static constexpr int kElements = kChunk;
+  static constexpr int64_t kBytes = kChunk / 2;
+  // kLanes words of two bytes, four codes each, make four parts. In the order of elements a word's codes lie at bits 4, 0,
+  // 12, 8.
+  template <class U>
+  static void arrange(const U* from, float* to) {
+    for (int i = 0; i < kElements; i += 4 * kLanes) {
+      const AlternateF32 first = alternate(load(from + i), load(from + i + kLanes));
+      const AlternateF32 second = alternate(load(from + i + 2 * kLanes), load(from + i + 3 * kLanes));
+      const AlternateF32 even = alternate(first.even, second.even);
+      const AlternateF32 odd = alternate(first.odd, second.odd);
+      store(to + i, even.even);
+      store(to + i + kLanes, odd.even);
+      store(to + i + 2 * kLanes, even.odd);
+      store(to + i + 3 * kLanes, odd.odd);
+    }
+  }
+
+  struct Chunk {
+    const uint8_t* p;
+    Table4Bit low;
+    Table4Bit high;  // of the second half; used with HalfBlocks only
+
+    Vec part(int i) const {
+      constexpr int kShifts[4] = {4, 0, 12, 8};
+      const int shift = kShifts[i % 4];
+#if defined(__AVX512F__)
+      const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+      const __m512i index = _mm512_srli_epi32(words, static_cast<unsigned>(shift));
+      // VPERMPS looks at the low four bits of an index, VPERMT2PS at the low five.
+      if constexpr (HalfBlocks) {
+        const __m512i upper = _mm512_mask_set1_epi32(_mm512_setzero_si512(), 0xff00, 16);
+        const __m512i both = _mm512_ternarylogic_epi32(index, _mm512_set1_epi32(15), upper, 0xea);  // index & 15 | upper
+        return {_mm512_permutex2var_ps(low.v[0].v, both, high.v[0].v)};
+      }
+      return {_mm512_permutexvar_ps(index, low.v[0].v)};
+#else
+      const Table4Bit& table = HalfBlocks && i >= 4 ? high : low;
+      const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i / 4));
+      const __m256i index = _mm256_srli_epi32(words, shift);
+      // VPERMPS of 256 bits looks at three bits; bit 3, moved to the sign, chooses between the halves of the table.
+      const __m256 lower = _mm256_permutevar8x32_ps(table.v[0].v, index);
+      const __m256 upper = _mm256_permutevar8x32_ps(table.v[1].v, index);
+      return {_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(words, 28 - shift)))};
+#endif
+    }
+  };
+
+  Chunk chunk(int64_t i) const {
+    const uint8_t* p = data + i * kBytes;
+    if constexpr (HalfBlocks) {
+      return {p, values.template scaled<Rounded>(scales[2 * i]), values.template scaled<Rounded>(scales[2 * i + 1])};
+    } else {
+      const Table4Bit table = values.template scaled<Rounded>(scales[i]);
+      return {p, table, table};
+    }
+  }
+  const char* bytes() const { return reinterpret_cast<const char*>(data); }
+
+  const uint8_t* data;
+  const float* scales;
+  Table4Bit values;
+};
+
+static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
+
+/** Where the kernel fetches ahead: further on in a row, and at its end in the row that takes its place. */
+struct Ahead {
+  int64_t distance;  // bytes
+  int64_t row_bytes;
+  int64_t skip;  // from the end of a row to the start of the one that takes its place
+};
+
+/** results[r][i] += x[i] * row r from chunk `first` on, kLanes partial sums each. x: from that chunk on. */
+template <class Reader, int M, int Rows>
+static inline void multiply_rows(const Reader* readers, int64_t first, int64_t count, const typename Reader::X* __restrict x,
+                                 const Ahead& ahead, Vec* __restrict results) {
+  constexpr int kParts = Reader::kParts;
+  constexpr int kPartElements = Reader::kElements / kParts;
+  Vec sums[M][Rows];
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) sums[i][r] = results[r * M + i];
+  }
+  for (int64_t c = first; c < first + count; ++c) {
+    int64_t next = c * Reader::kBytes + ahead.distance;
+    if (next >= ahead.row_bytes) next += ahead.skip;
+    typename Reader::Chunk chunk[Rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int64_t line = 0; line < Reader::kBytes; line += 64) _mm_prefetch(readers[r].bytes() + next + line, _MM_HINT_T0);
+      chunk[r] = readers[r].chunk(c);
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+      decltype(chunk[0].part(0)) parts[Rows];
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) parts[r] = chunk[r].part(p);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) sums[i][r] = multiply_add(x + (i * kParts + p) * kPartElements, parts[r], sums[i][r]);
+      }
+    }
+    x += M * Reader::kElements;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) results[r * M + i] = sums[i][r];
+  }
+}
+
+}  // namespace q4j::cpu
+
+#endif  // QLORA4J_SRC_CPU_LINEAR_SMALL_KERNEL_H_

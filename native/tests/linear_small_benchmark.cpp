@@ -1,0 +1,241 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/**
+ * Times linear_forward with few rows beside the bandwidth of memory, measured in the same run.
+ *
+ * usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row]
+ *
+ * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case: best
+ * and median time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at the best; its
+ * share of what reading memory alone reaches, with the same threads and measured before every row; and the best time with the
+ * other pack.
+ */
+#include <dlfcn.h>
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <thread>
+#include <vector>
+
+#include "qlora4j/pack.h"
+#include "support/half.h"
+
+namespace {
+
+double seconds(clockid_t clock) {
+  timespec t;
+  clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double elapsed() { return seconds(CLOCK_MONOTONIC); }
+double cpu_time() { return seconds(CLOCK_PROCESS_CPUTIME_ID); }
+
+double quantile(std::vector<double>& values, double part) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(part * static_cast<double>(values.size() - 1))];
+}
+
+// Bytes that all weights of a case have together, and that the bandwidth is measured with.
+constexpr int64_t kTotalBytes = int64_t{384} << 20;
+
+struct Memory {
+  explicit Memory(int64_t bytes)
+      : data(static_cast<char*>(std::aligned_alloc(1 << 21, static_cast<size_t>((bytes >> 21) + 1) << 21))) {}
+  ~Memory() { std::free(data); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  char* data;
+};
+
+__attribute__((target("avx2"))) void read_lines(const char* p, int64_t bytes) {
+  __m256i sum = _mm256_setzero_si256();
+  for (int64_t i = 0; i < bytes; i += 256) {
+    for (int64_t j = 0; j < 256; j += 64) {
+      _mm_prefetch(p + i + j + 2048, _MM_HINT_T0);
+      sum = _mm256_xor_si256(sum, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + j)));
+    }
+  }
+  __asm__ volatile("" : : "x"(sum));
+}
+
+/** Bytes per second of CPU time that `threads` threads read together, best of some runs. */
+double bandwidth(const Memory& memory, int threads) {
+  constexpr int64_t kPiece = 1 << 20;
+  double best = 0;
+  for (int run = 0; run < 5; ++run) {
+    std::atomic<int64_t> next{0};
+    const auto work = [&] {
+      for (int64_t at = next.fetch_add(kPiece); at < kTotalBytes; at = next.fetch_add(kPiece))
+        read_lines(memory.data + at, kPiece);
+    };
+    std::vector<std::thread> others;
+    const double start = cpu_time();
+    for (int i = 1; i < threads; ++i) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+    best = std::max(best, static_cast<double>(kTotalBytes) * threads / (cpu_time() - start));
+  }
+  return best;
+}
+
+struct Pack {
+  const q4j_pack* pack = nullptr;
+  q4j_pack_context* context = nullptr;
+
+  bool open(const char* path, int threads) {
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      std::fprintf(stderr, "%s\n", dlerror());
+      return false;
+    }
+    q4j_pack_open_function function = nullptr;
+    void* symbol = dlsym(library, "q4j_pack_open");
+    std::memcpy(&function, &symbol, sizeof function);
+    const q4j_host host = {sizeof host, [](const char* text) { std::fprintf(stderr, "%s\n", text); }};
+    pack = function == nullptr ? nullptr : function(&host);
+    const q4j_context_options options = {sizeof options, 0, threads, 0, nullptr};
+    return pack != nullptr && pack->create(&options, &context) == Q4J_OK;
+  }
+};
+
+struct Case {
+  const char* what;
+  int32_t dtype;
+  int32_t format;
+  int32_t nested;
+  int64_t n, k, rank;
+};
+
+class Bench {
+ public:
+  Bench(const Case& c, int64_t m, const Memory& memory) : c_(c), m_(m), memory_(memory) {
+    const int64_t data_bytes = c.format == Q4J_WEIGHT_DENSE ? c.n * c.k * 2 : c.n * c.k / 2;
+    const int64_t blocks = c.format == Q4J_WEIGHT_DENSE ? 0 : c.n * c.k / 64;
+    const int64_t absmax_bytes = c.nested != 0 ? blocks : blocks * 4;
+    bytes_ = data_bytes + absmax_bytes + (c.n + c.k) * c.rank * 4;
+    stride_ = (bytes_ + (c.nested != 0 ? blocks / c.nested * 4 + 4 : 0) + 4095) / 4096 * 4096;
+    weights_ = std::max<int64_t>(1, kTotalBytes / stride_);
+    x_.resize(static_cast<size_t>(m * c.k * 4));
+    y_.resize(static_cast<size_t>(m * c.n * 4));
+    xa_.resize(static_cast<size_t>(m * c.rank + 1));
+    for (int64_t i = 0; i < weights_; ++i) {
+      char* at = memory.data + i * stride_;
+      q4j_weight weight = {};
+      weight.size = sizeof weight;
+      weight.format = c.format;
+      weight.dtype = Q4J_BF16;
+      weight.block_size = 64;
+      weight.nested_block_size = c.nested;
+      weight.rows = c.n;
+      weight.cols = c.k;
+      weight.ld = c.k;
+      weight.data = at;
+      weight.absmax = at + data_bytes;
+      float* a = reinterpret_cast<float*>(at + data_bytes + absmax_bytes);
+      weight.nested_absmax = a + (c.n + c.k) * c.rank;
+      q4j_lora lora = {};
+      lora.size = sizeof lora;
+      lora.rank = static_cast<int32_t>(c.rank);
+      lora.s = 2.0f;
+      lora.a = a;
+      lora.b = a + c.k * c.rank;
+      list_.push_back({weight, lora});
+    }
+  }
+
+  double gigabytes() const { return static_cast<double>(bytes_) / 1e9; }
+
+  struct Times {
+    double cpu;  // of one thread, median
+    double cpu_best;
+    double best;  // elapsed
+  };
+
+  Times time(const Pack& pack, int threads, double limit) {
+    std::vector<double> cpu, wall;
+    const double start = elapsed();
+    do {
+      for (const auto& [weight, lora] : list_) {
+        q4j_linear_forward_params p = {};
+        p.size = sizeof p;
+        p.dtype = c_.dtype;
+        p.m = m_;
+        p.weight = &weight;
+        p.lora = c_.rank > 0 ? &lora : nullptr;
+        p.x = x_.data();
+        p.ldx = c_.k;
+        p.y = y_.data();
+        p.ldy = c_.n;
+        p.xa = xa_.data();
+        int64_t bytes = 0;
+        pack.pack->workspaces->linear_forward_workspace_size(pack.context, &p, &bytes);
+        if (static_cast<size_t>(bytes) > workspace_.size()) workspace_.resize(static_cast<size_t>(bytes));
+        p.workspace = workspace_.data();
+        p.workspace_bytes = bytes;
+        const double wall_start = elapsed(), cpu_start = cpu_time();
+        pack.pack->operators->linear_forward(pack.context, &p);
+        cpu.push_back((cpu_time() - cpu_start) / threads);
+        wall.push_back(elapsed() - wall_start);
+      }
+    } while (elapsed() - start < limit);
+    return {quantile(cpu, 0.5), quantile(cpu, 0.0), quantile(wall, 0.0)};
+  }
+
+ private:
+  Case c_;
+  int64_t m_;
+  const Memory& memory_;
+  int64_t bytes_ = 0, stride_ = 0, weights_ = 0;
+  std::vector<std::pair<q4j_weight, q4j_lora>> list_;
+  std::vector<char> x_, y_, workspace_;
+  std::vector<float> xa_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row]\n");
+    return 2;
+  }
+  const bool has_other = argc > 2 && std::strcmp(argv[2], "-") != 0;
+  const int threads = argc > 3 ? std::atoi(argv[3]) : 2;
+  const double seconds_per_row = argc > 4 ? std::atof(argv[4]) : 0.3;
+  Pack pack, other;
+  if (!pack.open(argv[1], threads) || (has_other && !other.open(argv[2], threads))) return 2;
+
+  const Memory memory(kTotalBytes + (int64_t{64} << 20));
+  // Small magnitudes in every type: 0x3c is 0.0102 in bf16, 0.0115 in f32.
+  std::memset(memory.data, 0x3c, static_cast<size_t>(kTotalBytes + (int64_t{64} << 20)));
+  const Case cases[] = {
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 16},
+      {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
+      {"nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {"bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
+  };
+  std::printf(
+      "pack,threads,weight,dtype,m,n,k,rank,cpu_ms,best_cpu_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_cpu_ms\n");
+  for (const Case& test : cases) {
+    for (const int64_t m : {1, 2, 4, 8, 16, 32, 64}) {
+      Bench bench(test, m, memory);
+      const double limit = bandwidth(memory, threads) / 1e9;
+      const Bench::Times times = bench.time(pack, threads, seconds_per_row);
+      const double rate = bench.gigabytes() / times.cpu;
+      std::printf("%s,%d,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.3f,%.1f,%.1f,%.2f,%.3f\n", pack.pack->name, threads, test.what,
+                  q4j::dtype_name(test.dtype), static_cast<long long>(m), static_cast<long long>(test.n),
+                  static_cast<long long>(test.k), static_cast<long long>(test.rank), times.cpu * 1e3, times.cpu_best * 1e3,
+                  times.best * 1e3, rate, limit, rate / limit,
+                  has_other ? bench.time(other, threads, seconds_per_row).cpu * 1e3 : 0.0);
+      std::fflush(stdout);
+    }
+  }
+  pack.pack->destroy(pack.context);
+  if (has_other) other.pack->destroy(other.context);
+  return 0;
+}
