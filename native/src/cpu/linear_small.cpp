@@ -15,21 +15,36 @@ namespace {
 
 // Most rows: beyond, multiply() is faster, because it decodes once for all rows and this once per group. Measured; see
 // docs/kernels/linear.md.
-constexpr int64_t kMostRows = 32;
+#if defined(__AVX512BF16__)
+constexpr int64_t kMostRows = 36;
+constexpr int64_t kMostRowsRounded = kMostRows;
+#elif defined(__AVX512F__)
+constexpr int64_t kMostRows = 48;
+constexpr int64_t kMostRowsRounded = 24;
+#else
+constexpr int64_t kMostRows = 24;
+constexpr int64_t kMostRowsRounded = kMostRows;
+#endif
+// kMostRowsRounded: of a bf16 product with codes, where every group rounds the values of a block anew.
+static_assert(kMostRowsRounded <= kMostRows, "kMostRows is the bound of the workspace");
 
 // Rows of x that are multiplied together, and columns with them: their sums fit into the registers beside what decoding takes.
-// 12 rows with two columns are slower than 6 with four: they read twice as much of x.
+// With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x. With AVX2 the tables of two
+// columns do not fit beside the sums. One or two rows with four columns of a dense weight wait for the multipliers' latency.
 #if defined(__AVX512F__)
 constexpr int kGroupRows = 6;
 #else
-constexpr int kGroupRows = 2;
+constexpr int kGroupRows = 8;
 #endif
-constexpr int kColumns = 4;
 
-// With one or two rows of x, four columns of a dense weight wait for the multipliers' latency. Codes keep the core busy.
 template <class Reader>
 constexpr int columns_with(int64_t rows) {
-  return kGroupRows > 2 && rows <= 2 && Reader::kDense ? 2 * kColumns : kColumns;
+#if defined(__AVX512F__)
+  return Reader::kDense && rows <= 2 ? 8 : 4;
+#else
+  if (!Reader::kDense || rows > 4) return 1;
+  return rows <= 2 ? 4 : 2;
+#endif
 }
 
 // Bytes of x that stay in the first-level cache (32 KiB and more) while kBlockColumns columns pass by: a longer contraction is
@@ -38,6 +53,7 @@ constexpr int64_t kBlockBytes = 24 * 1024;
 constexpr int64_t kBlockColumns = 16;
 // Columns of a task: enough that fetching ahead does not end all the time, few enough that the threads end together.
 constexpr int64_t kTaskColumns = 64;
+constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
 // Bytes of a row that are fetched ahead.
 constexpr int64_t kAheadBytes = 1024;
@@ -65,7 +81,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   plan.serial = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k) < kSerialOperations;
   plan.groups = (p.m + kGroupRows - 1) / kGroupRows;
   const int64_t tasks = pool.threads() * kTasksPerThread;
-  plan.task_columns = std::clamp(round_up(p.n / tasks, kColumns), int64_t{kColumns}, kTaskColumns);
+  plan.task_columns = std::clamp(round_up(p.n / tasks, kLeastTaskColumns), kLeastTaskColumns, kTaskColumns);
   plan.x_bytes = round_up(p.m * p.k * 4, 64);
   plan.scale_bytes = round_up(kBlockColumns * p.k / QuantizedSource::kChunk * 4, 64);
   plan.sum_bytes = round_up(p.m * round_up(plan.task_columns, kLanes) * 4, 64);
@@ -252,30 +268,28 @@ class SmallMultiplication {
     const int64_t stride = round_up(plan_.task_columns, kLanes);
     const int64_t row_bytes = make_.row_bytes();
     const int64_t chunks = product_.k / Reader::kElements;
-    // Groups differ by one row at most, and a product of three rows or more has none of fewer than three with AVX-512.
-    const int64_t step = columns_with<Reader>(product_.m);
     const int64_t group_rows = (product_.m + plan_.groups - 1) / plan_.groups;
     const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
     const bool whole = chunks * x_bytes <= kBlockBytes;
     const int64_t block = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
-    const int64_t distance = whole ? std::min(kAheadBytes, row_bytes) : block * Reader::kBytes;
-    const int64_t next = whole ? step : kBlockColumns;
-    const Ahead ahead = {std::min(distance, row_bytes), row_bytes, next * make_.row_stride() - row_bytes};
+    // What is read next of a row is its next range, and after the last one the row that takes its place.
+    const int64_t distance = std::min(whole ? kAheadBytes : block * Reader::kBytes, row_bytes);
     for (int64_t j = 0; j < columns; j += kBlockColumns) {
       const int64_t count = std::min(kBlockColumns, columns - j);
-      const int64_t padded = round_up(count, step);
       const auto weights = make_.rows(first + j, count, scales);
       Reader readers[kBlockColumns];
-      for (int64_t r = 0; r < padded; ++r) readers[r] = weights.reader(std::min(r, count - 1));
+      for (int64_t r = 0; r < kBlockColumns; ++r) readers[r] = weights.reader(std::min(r, count - 1));
       for (int64_t group = 0; group < plan_.groups; ++group) {
         const int64_t row = first_row(group);
         const int64_t rows = first_row(group + 1) - row;
         const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
+        const int64_t step = columns_with<Reader>(rows);
+        const Ahead ahead = {distance, row_bytes, (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes};
         const X* x = x_ + row * product_.k;
         Vec results[kGroupRows * kBlockColumns];
         start(row, rows, first + j, count, results);
         for (int64_t chunk = 0; chunk < chunks; chunk += block) {
-          for (int64_t r = 0; r < padded; r += step) {
+          for (int64_t r = 0; r < count; r += step) {
             kernel(readers + r, chunk, std::min(block, chunks - chunk), x + chunk * rows * Reader::kElements, ahead,
                    results + r * rows);
           }
@@ -413,6 +427,7 @@ bool serves_small(const Product& product) {
   if (!fits(product) || product.b.contract_rows || product.a.dropout != nullptr || product.branch.dropout != nullptr)
     return false;
   if (product.b.weight == nullptr && product.b.dtype == Q4J_F16) return false;
+  if (product.b.weight != nullptr && product.bf16 && product.m > kMostRowsRounded) return false;
   return product.a.dtype == Q4J_BF16 || !product.bf16;
 }
 

@@ -26,28 +26,18 @@ namespace q4j::cpu {
 /** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
 constexpr int kChunk = 64;
 
-/** The 16 values of a 4-bit format in registers. */
+/** The 16 values of a 4-bit format in registers. No array: GCC 12 copies that through memory. */
 struct Table4Bit {
-#if defined(__AVX512F__)
-  static constexpr int kVectors = 1;
-#else
-  static constexpr int kVectors = 2;
-#endif
-  Vec v[kVectors];
+  Vec low;
+  Vec high;  // the last eight where `low` has eight lanes
 
-  static Table4Bit of(const float* values) {
-    Table4Bit table;
-    for (int i = 0; i < kVectors; ++i) table.v[i] = load(values + i * kLanes);
-    return table;
-  }
+  static Table4Bit of(const float* values) { return {load(values), kLanes == 8 ? load(values + 8) : zero()}; }
 
   template <bool Rounded>
   Table4Bit scaled(float factor) const {
-    Table4Bit table;
-    for (int i = 0; i < kVectors; ++i) {
-      table.v[i] = v[i] * broadcast(factor);
-      if constexpr (Rounded) table.v[i] = rounded_to<bf16>(table.v[i]);
-    }
+    Table4Bit table = {low * broadcast(factor), kLanes == 8 ? high * broadcast(factor) : zero()};
+    if constexpr (Rounded) table.low = rounded_to<bf16>(table.low);
+    if constexpr (Rounded && kLanes == 8) table.high = rounded_to<bf16>(table.high);
     return table;
   }
 };
@@ -129,10 +119,10 @@ struct CodesBf16Reader {
     __m512 low;
     __m512 high;
     if constexpr (HalfBlocks) {
-      low = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i]));
-      high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i + 1]));
+      low = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i]));
+      high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i + 1]));
     } else {
-      low = high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[i]));
+      low = high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[i]));
     }
     return {_mm512_cvtepu8_epi16(codes), to_bf16(low, high)};
   }
@@ -175,8 +165,8 @@ struct CodesBf16PairReader {
   };
 
   Chunk chunk(int64_t i) const {
-    const __m512 low = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i]));
-    const __m512 high = _mm512_mul_ps(values.v[0].v, _mm512_set1_ps(scales[2 * i + 1]));
+    const __m512 low = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i]));
+    const __m512 high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i + 1]));
     return {_mm512_loadu_si512(data + i * kBytes), to_bf16(low, high)};
   }
   const char* bytes() const { return reinterpret_cast<const char*>(data); }
@@ -276,16 +266,19 @@ struct CodesF32Reader {
       if constexpr (HalfBlocks) {
         const __m512i upper = _mm512_mask_set1_epi32(_mm512_setzero_si512(), 0xff00, 16);
         const __m512i both = _mm512_ternarylogic_epi32(index, _mm512_set1_epi32(15), upper, 0xea);  // index & 15 | upper
-        return {_mm512_permutex2var_ps(low.v[0].v, both, high.v[0].v)};
+        return {_mm512_permutex2var_ps(low.low.v, both, high.low.v)};
       }
-      return {_mm512_permutexvar_ps(index, low.v[0].v)};
+      return {_mm512_permutexvar_ps(index, low.low.v)};
 #else
-      const Table4Bit& table = HalfBlocks && i >= 4 ? high : low;
+      Table4Bit table = low;
+      if constexpr (HalfBlocks) {
+        if (i >= 4) table = high;
+      }
       const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i / 4));
       const __m256i index = _mm256_srli_epi32(words, shift);
       // VPERMPS of 256 bits looks at three bits; bit 3, moved to the sign, chooses between the halves of the table.
-      const __m256 lower = _mm256_permutevar8x32_ps(table.v[0].v, index);
-      const __m256 upper = _mm256_permutevar8x32_ps(table.v[1].v, index);
+      const __m256 lower = _mm256_permutevar8x32_ps(table.low.v, index);
+      const __m256 upper = _mm256_permutevar8x32_ps(table.high.v, index);
       return {_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(words, 28 - shift)))};
 #endif
     }
