@@ -427,6 +427,7 @@ bool serves_small(const Product& product) {
   if (!fits(product) || product.b.contract_rows || product.a.dropout != nullptr || product.branch.dropout != nullptr)
     return false;
   if (product.b.weight == nullptr && product.b.dtype == Q4J_F16) return false;
+  if (product.b.weight != nullptr && product.b.weight->format > Q4J_WEIGHT_FP4) return false;
   if (product.b.weight != nullptr && product.bf16 && product.m > kMostRowsRounded) return false;
   return product.a.dtype == Q4J_BF16 || !product.bf16;
 }
