@@ -121,10 +121,12 @@ const q4j_pack* q4j_pack_open(const q4j_host* loader) {
             fill,
             synchronize,
             &v.operators,
-            &v.workspaces};
+            &v.workspaces,
+            nullptr};
 
   if (kind == "old-abi") v.pack.abi_version = Q4J_ABI_VERSION + 98;
   if (kind == "short-table") v.pack.size = 16;
+  if (kind == "older-pack-table") v.pack.size = static_cast<uint32_t>(offsetof(q4j_pack, measure));
   if (kind == "no-memory-functions") v.pack.copy_in = nullptr;
   if (kind == "no-workspace-function") v.workspaces.linear_forward_workspace_size = nullptr;
   if (kind == "other-device") v.pack.device_kind = Q4J_DEVICE_CUDA;
