@@ -86,8 +86,8 @@ typedef enum q4j_limit {
 } q4j_limit;
 
 /**
- * Measures a limit of the machine with all threads of the context: for arithmetic, chains of one instruction whose operands stay
- * in registers; for reading, one pass over `memory`. Best of a few runs, some 20 milliseconds in all for arithmetic.
+ * Measures a limit of the machine with all threads of the context: for arithmetic, chains of one instruction whose operands
+ * stay in registers; for reading, one pass over `memory`. Best of a few runs, some 20 milliseconds in all for arithmetic.
  *
  * limit: a q4j_limit
  * memory, bytes: device memory to read; several times the last-level cache, and written before; NULL and 0 for arithmetic

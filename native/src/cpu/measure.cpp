@@ -24,38 +24,35 @@ using Clock = std::chrono::steady_clock;
 constexpr long kRounds = 1000000;
 constexpr int kRuns = 5;
 
-#define Q4J_CHAIN_4(op, r, x, y, a, b, c, d) \
-  op " %%" r x ", %%" r y ", %%" r #a "\n" op " %%" r x ", %%" r y ", %%" r #b "\n" op " %%" r x ", %%" r y ", %%" r #c "\n" op \
-     " %%" r x ", %%" r y ", %%" r #d "\n"
+#define Q4J_CHAIN_4(op, r, x, y, a, b, c, d)                                                                            \
+  op " %%" r x ", %%" r y ", %%" r #a "\n" op " %%" r x ", %%" r y ", %%" r #b "\n" op " %%" r x ", %%" r y ", %%" r #c \
+     "\n" op " %%" r x ", %%" r y ", %%" r #d "\n"
 
 #if defined(__AVX512F__)
 constexpr double kLanes = 16;
 constexpr double kChains = 24;
-#define Q4J_CHAINS(op)                                                                                           \
-  long rounds = kRounds;                                                                                         \
-  __asm__ volatile("1:\n" Q4J_CHAIN_4(op, "zmm", "31", "30", 0, 1, 2, 3)                                         \
-                       Q4J_CHAIN_4(op, "zmm", "31", "30", 4, 5, 6, 7)                                            \
-                           Q4J_CHAIN_4(op, "zmm", "31", "30", 8, 9, 10, 11)                                      \
-                               Q4J_CHAIN_4(op, "zmm", "31", "30", 12, 13, 14, 15)                                \
-                                   Q4J_CHAIN_4(op, "zmm", "31", "30", 16, 17, 18, 19)                            \
-                                       Q4J_CHAIN_4(op, "zmm", "31", "30", 20, 21, 22, 23) "dec %0\njnz 1b"       \
-                   : "+r"(rounds)                                                                                \
-                   :                                                                                             \
-                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",    \
-                     "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20",   \
-                     "xmm21", "xmm22", "xmm23", "xmm30", "xmm31", "cc")
+#define Q4J_CHAINS(op)                                                                                                     \
+  long rounds = kRounds;                                                                                                   \
+  __asm__ volatile("1:\n" Q4J_CHAIN_4(op, "zmm", "31", "30", 0, 1, 2, 3) Q4J_CHAIN_4(op, "zmm", "31", "30", 4, 5, 6, 7)    \
+                       Q4J_CHAIN_4(op, "zmm", "31", "30", 8, 9, 10, 11) Q4J_CHAIN_4(op, "zmm", "31", "30", 12, 13, 14, 15) \
+                           Q4J_CHAIN_4(op, "zmm", "31", "30", 16, 17, 18, 19)                                              \
+                               Q4J_CHAIN_4(op, "zmm", "31", "30", 20, 21, 22, 23) "dec %0\njnz 1b"                         \
+                   : "+r"(rounds)                                                                                          \
+                   :                                                                                                       \
+                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",     \
+                     "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",    \
+                     "xmm23", "xmm30", "xmm31", "cc")
 #else
 constexpr double kLanes = 8;
 constexpr double kChains = 12;
-#define Q4J_CHAINS(op)                                                                                        \
-  long rounds = kRounds;                                                                                      \
-  __asm__ volatile("1:\n" Q4J_CHAIN_4(op, "ymm", "15", "14", 0, 1, 2, 3)                                      \
-                       Q4J_CHAIN_4(op, "ymm", "15", "14", 4, 5, 6, 7)                                         \
-                           Q4J_CHAIN_4(op, "ymm", "15", "14", 8, 9, 10, 11) "dec %0\njnz 1b"                  \
-                   : "+r"(rounds)                                                                             \
-                   :                                                                                          \
-                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-                     "xmm11", "xmm14", "xmm15", "cc")
+#define Q4J_CHAINS(op)                                                                                                  \
+  long rounds = kRounds;                                                                                                \
+  __asm__ volatile("1:\n" Q4J_CHAIN_4(op, "ymm", "15", "14", 0, 1, 2, 3) Q4J_CHAIN_4(op, "ymm", "15", "14", 4, 5, 6, 7) \
+                       Q4J_CHAIN_4(op, "ymm", "15", "14", 8, 9, 10, 11) "dec %0\njnz 1b"                                \
+                   : "+r"(rounds)                                                                                       \
+                   :                                                                                                    \
+                   : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",  \
+                     "xmm14", "xmm15", "cc")
 #endif
 
 /** One thread's work, and the operations it makes. */
@@ -66,7 +63,7 @@ struct Chain {
 
 void multiply_f32() { Q4J_CHAINS("vfmadd231ps"); }
 
-constexpr Chain kF32 = {multiply_f32, 2 * kLanes * kChains * static_cast<double>(kRounds)};
+constexpr Chain kF32 = {multiply_f32, 2 * kLanes* kChains* static_cast<double>(kRounds)};
 
 #if defined(Q4J_AMX) && !defined(Q4J_AMX_EMULATED)
 
@@ -187,14 +184,21 @@ double measure_read(ThreadPool& pool, const char* memory, int64_t bytes) {
 q4j_status measure(q4j_pack_context* context, int32_t limit, const void* memory, int64_t bytes, double* per_second) {
   ThreadPool& pool = context->pool;
   switch (limit) {
-    case Q4J_LIMIT_READ: *per_second = measure_read(pool, static_cast<const char*>(memory), bytes); return Q4J_OK;
-    case Q4J_LIMIT_F32: *per_second = measure_arithmetic(pool, kF32); return Q4J_OK;
-    case Q4J_LIMIT_BF16: *per_second = measure_arithmetic(pool, kBf16); return Q4J_OK;
+    case Q4J_LIMIT_READ:
+      *per_second = measure_read(pool, static_cast<const char*>(memory), bytes);
+      return Q4J_OK;
+    case Q4J_LIMIT_F32:
+      *per_second = measure_arithmetic(pool, kF32);
+      return Q4J_OK;
+    case Q4J_LIMIT_BF16:
+      *per_second = measure_arithmetic(pool, kBf16);
+      return Q4J_OK;
     case Q4J_LIMIT_INT8:
       Q4J_REQUIRE(has_int8(), Q4J_UNSUPPORTED, "measure: the pack has no instruction that multiplies 8-bit integers here");
       *per_second = measure_arithmetic(pool, kInt8);
       return Q4J_OK;
-    default: Q4J_FAIL(Q4J_UNSUPPORTED, "measure: the pack knows no limit %d", limit);
+    default:
+      Q4J_FAIL(Q4J_UNSUPPORTED, "measure: the pack knows no limit %d", limit);
   }
 }
 

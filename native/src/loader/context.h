@@ -14,7 +14,7 @@ enum Operator {
 #define Q4J_NUMBER(name) k_##name,
   Q4J_FOR_EACH_OPERATOR(Q4J_NUMBER)
 #undef Q4J_NUMBER
-  kOperators
+      kOperators
 };
 
 /** Calls of one operator and the time they took in the pack. */
