@@ -9,12 +9,26 @@ import org.qlora4j.kernels.Limit;
 
 /**
  * The machine's limits as a pack measures them. On a machine with other work they change from
- * minute to minute, so they are measured again beside what they bound ({@link #refresh}).
+ * minute to minute, so a figure is measured again when it is no longer fresh.
  */
 public final class Limits {
+  /** Measuring arithmetic takes milliseconds, so it is done beside every row. */
+  private static final double ARITHMETIC_FRESH_SECONDS = 1;
+
+  /** Reading takes new memory, which the system must first clear. */
+  private static final double READ_FRESH_SECONDS = 30;
+
   private final KernelPack pack;
   private final long readBytes;
-  private final Map<Limit, Double> values = new EnumMap<>(Limit.class);
+  private final Map<Limit, Figure> figures = new EnumMap<>(Limit.class);
+
+  /** A measured figure and when it was measured. */
+  private record Figure(double perSecond, long nanoTime) {
+    boolean isFresh(Limit limit) {
+      double age = (System.nanoTime() - nanoTime) / 1e9;
+      return age < (limit == Limit.READ ? READ_FRESH_SECONDS : ARITHMETIC_FRESH_SECONDS);
+    }
+  }
 
   /**
    * @param readBytes how much memory to read for the bandwidth; see {@link Machine#outOfCacheBytes}
@@ -24,14 +38,14 @@ public final class Limits {
     this.readBytes = readBytes;
   }
 
-  /** The figure per second, measured on first use; NaN where the pack measures none. */
+  /** The figure per second; NaN where the pack measures none. */
   public double perSecond(Limit limit) {
-    return values.computeIfAbsent(limit, this::measure);
-  }
-
-  /** Forgets an earlier measurement. */
-  public void refresh(Limit limit) {
-    values.remove(limit);
+    Figure figure = figures.get(limit);
+    if (figure == null || !figure.isFresh(limit)) {
+      figure = new Figure(measure(limit), System.nanoTime());
+      figures.put(limit, figure);
+    }
+    return figure.perSecond();
   }
 
   private double measure(Limit limit) {

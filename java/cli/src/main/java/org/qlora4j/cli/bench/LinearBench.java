@@ -121,7 +121,6 @@ public final class LinearBench {
               shape.n(),
               shape.k(),
               outOfCache)) {
-        limits.refresh(Limit.READ);
         for (long m : options.rows()) {
           for (boolean forward : new boolean[] {true, false}) {
             progress.update(
@@ -230,8 +229,6 @@ public final class LinearBench {
         calls.add(i -> product(tz, tx, weights.dense(i)));
         names.add("mm");
       }
-      limits.refresh(limit);
-      limits.perSecond(limit);
       PairedTimer.Times times = PairedTimer.measure(calls, options.repetitions(), ROW_SECONDS);
       int best = times.ratios().length == 2 || times.ratios()[1] <= times.ratios()[2] ? 1 : 2;
       double seconds = times.seconds()[0];

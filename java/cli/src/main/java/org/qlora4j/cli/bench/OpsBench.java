@@ -115,7 +115,6 @@ public final class OpsBench {
         sets.add(maker.make(with, size));
       }
       Limit limit = options.compute() == DType.BF16 ? Limit.BF16 : Limit.F32;
-      limits.refresh(first.operations() > 0 ? limit : Limit.READ);
       List<PairedTimer.Call> calls = new ArrayList<>();
       calls.add(i -> sets.get(i % sets.size()).ours().run());
       if (first.rival() != null) {
