@@ -109,7 +109,9 @@ final class InfoCommand implements Callable<Integer> {
       if (model != null) {
         out.println();
       }
-      new MachineReport(out, figures).write(pack, threads);
+      try (ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
+        new MachineReport(out, figures).write(pack, threads, progress);
+      }
     }
     out.flush();
     spec.commandLine().getOut().print(text);

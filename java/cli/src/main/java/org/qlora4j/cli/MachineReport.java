@@ -9,6 +9,7 @@ import java.util.Locale;
 import org.qlora4j.cli.bench.Limits;
 import org.qlora4j.cli.bench.Machine;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.Progress;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DeviceException;
 import org.qlora4j.kernels.KernelPack;
@@ -31,12 +32,12 @@ final class MachineReport {
   /**
    * @param threads as asked for; 0: all
    */
-  void write(PackChoice choice, int threads) {
+  void write(PackChoice choice, int threads, Progress progress) {
     cpu();
     try (KernelPack pack = choice.open(threads)) {
       packs(pack);
       threads(pack, threads);
-      limits(pack);
+      limits(pack, progress);
     }
   }
 
@@ -109,7 +110,7 @@ final class MachineReport {
     Report.put(figures, "quota_cpus", machine.quotaCpus() == 0 ? Double.NaN : machine.quotaCpus());
   }
 
-  private void limits(KernelPack pack) {
+  private void limits(KernelPack pack, Progress progress) {
     long bytes = machine.outOfCacheBytes();
     if (bytes < 1 << 20) {
       throw new InputException(
@@ -118,7 +119,10 @@ final class MachineReport {
               + " are available");
     }
     Limits limits = new Limits(pack, bytes);
+    progress.start("measuring", Limit.values().length);
+    long done = 0;
     for (Limit limit : Limit.values()) {
+      progress.update(done++, limit.name().toLowerCase(Locale.ROOT));
       double perSecond = limits.perSecond(limit);
       boolean read = limit == Limit.READ;
       line(
@@ -134,6 +138,7 @@ final class MachineReport {
           read ? "read_bytes_per_s" : limit.name().toLowerCase(Locale.ROOT) + "_operations_per_s",
           perSecond);
     }
+    progress.finish();
   }
 
   private void line(String name, String value) {
