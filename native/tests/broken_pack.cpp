@@ -149,6 +149,7 @@ const q4j_pack pack = {
     synchronize,
     &operators,
     &workspaces,
+    nullptr,
 };
 
 }  // namespace

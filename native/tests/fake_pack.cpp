@@ -85,6 +85,11 @@ q4j_status fill(q4j_pack_context*, void* memory, int32_t value, int64_t bytes) {
   std::memset(memory, value, static_cast<std::size_t>(bytes));
   return Q4J_OK;
 }
+q4j_status measure(q4j_pack_context*, int32_t limit, const void*, int64_t bytes, double* per_second) {
+  *per_second = limit + 1000.0 * static_cast<double>(bytes);
+  return Q4J_OK;
+}
+
 q4j_status synchronize(q4j_pack_context*) { return Q4J_OK; }
 
 }  // namespace
@@ -121,10 +126,12 @@ const q4j_pack* q4j_pack_open(const q4j_host* loader) {
             fill,
             synchronize,
             &v.operators,
-            &v.workspaces};
+            &v.workspaces,
+            measure};
 
   if (kind == "old-abi") v.pack.abi_version = Q4J_ABI_VERSION + 98;
   if (kind == "short-table") v.pack.size = 16;
+  if (kind == "older-pack-table") v.pack.size = static_cast<uint32_t>(offsetof(q4j_pack, measure));
   if (kind == "no-memory-functions") v.pack.copy_in = nullptr;
   if (kind == "no-workspace-function") v.workspaces.linear_forward_workspace_size = nullptr;
   if (kind == "other-device") v.pack.device_kind = Q4J_DEVICE_CUDA;

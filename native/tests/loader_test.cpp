@@ -118,6 +118,64 @@ void describes_itself() {
   EXPECT(q4j_context_threads(fake) == 3);
 }
 
+void measures_limits() {
+  choose_fake("");
+  const Context fake(fake_path);
+  double per_second = 0;
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_BF16, nullptr, 0, &per_second) == Q4J_OK);
+  EXPECT(per_second == Q4J_LIMIT_BF16);
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_READ, &loader_path, 8, &per_second) == Q4J_OK);
+  EXPECT(per_second == 8000.0);
+  EXPECT(q4j_measure(nullptr, Q4J_LIMIT_F32, nullptr, 0, &per_second) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_F32, nullptr, 0, nullptr) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_READ, nullptr, 0, &per_second) == Q4J_INVALID_ARGUMENT);
+  EXPECT_ERROR_TEXT("reading needs memory");
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_F32, &loader_path, 8, &per_second) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_measure(fake, Q4J_LIMIT_READ, &loader_path, -8, &per_second) == Q4J_INVALID_ARGUMENT);
+  for (const int32_t limit : {-1, 4}) {
+    EXPECT(q4j_measure(fake, limit, nullptr, 0, &per_second) == Q4J_INVALID_ARGUMENT);
+    EXPECT_ERROR_TEXT("q4j_limit");
+  }
+  // A pack that measures nothing, and one that was built before packs could.
+  const Context reference(reference_path);
+  EXPECT(q4j_measure(reference, Q4J_LIMIT_F32, nullptr, 0, &per_second) == Q4J_UNSUPPORTED);
+  EXPECT_ERROR_TEXT("'reference' measures no limits");
+  choose_fake("older-pack-table");
+  const Context older(fake_path);
+  EXPECT(older.status == Q4J_OK);
+  EXPECT(q4j_measure(older, Q4J_LIMIT_F32, nullptr, 0, &per_second) == Q4J_UNSUPPORTED);
+}
+
+void counts_calls(q4j_context* context, const ValidCalls& c) {
+  int32_t operators = 0;
+  int32_t rotary = -1;
+  while (q4j_operator_name(operators) != nullptr) {
+    if (std::strcmp(q4j_operator_name(operators), "rotary") == 0) rotary = operators;
+    ++operators;
+  }
+  EXPECT(std::strcmp(q4j_operator_name(0), "quantize_4bit") == 0);
+  EXPECT(rotary > 0 && q4j_operator_name(-1) == nullptr);
+  int64_t calls = -1, nanoseconds = -1;
+  const auto read = [&] { EXPECT(q4j_profile_read(context, rotary, &calls, &nanoseconds) == Q4J_OK); };
+  EXPECT(q4j_rotary(context, &c.rotary) == Q4J_OK);
+  read();
+  EXPECT(calls == 0 && nanoseconds == 0);
+  EXPECT(q4j_profile(context, 1) == Q4J_OK);
+  for (int i = 0; i < 3; ++i) EXPECT(q4j_rotary(context, &c.rotary) == Q4J_OK);
+  EXPECT(q4j_profile(context, 0) == Q4J_OK);
+  EXPECT(q4j_rotary(context, &c.rotary) == Q4J_OK);
+  read();
+  EXPECT(calls == 3 && nanoseconds > 0);
+  EXPECT(q4j_profile(context, 1) == Q4J_OK);  // from zero
+  EXPECT(q4j_profile(context, 0) == Q4J_OK);
+  read();
+  EXPECT(calls == 0 && nanoseconds == 0);
+  EXPECT(q4j_profile(nullptr, 1) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_profile_read(nullptr, 0, &calls, &nanoseconds) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_profile_read(context, operators, &calls, &nanoseconds) == Q4J_INVALID_ARGUMENT);
+  EXPECT(q4j_profile_read(context, 0, nullptr, &nanoseconds) == Q4J_INVALID_ARGUMENT);
+}
+
 void memory() {
   const Context context(reference_path);
   void* memory = &loader_path;
@@ -651,6 +709,7 @@ int main(int argc, char** argv) {
   fake_path = argv[3];
   refuses_to_open();
   describes_itself();
+  measures_limits();
   memory();
   borrows_operators();
   keeps_error_texts();
@@ -658,6 +717,7 @@ int main(int argc, char** argv) {
   const auto calls = std::make_unique<ValidCalls>();
   const Context reference(reference_path);
   accepts_valid_calls(reference, *calls);
+  counts_calls(reference, *calls);
   packs_without_loss(reference, *calls);
   pages_go_and_come_back(reference, *calls);
   checks_overlap(reference, *calls);

@@ -84,6 +84,7 @@ const q4j_pack pack = {
     synchronize,
     &operators,
     &workspaces,
+    nullptr,
 };
 
 }  // namespace

@@ -125,6 +125,7 @@ constexpr q4j_pack kPack = {
     &synchronize,
     &kOperators,
     &kWorkspaces,
+    nullptr,  // measure: not on a GPU yet
 };
 
 }  // namespace

@@ -121,7 +121,7 @@ constexpr q4j_pack kPack = {
     sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, Q4J_PACK_NAME, Q4J_BUILD_INFO " architectures=host",
     &create,          &destroy,        &threads,       &allocate,     &free_memory,
     &copy_in,         &copy_out,       &fill,          &synchronize,  &kOperators,
-    &kWorkspaces,
+    &kWorkspaces,     nullptr,
 };
 
 }  // namespace

@@ -77,6 +77,38 @@ q4j_status q4j_fill(q4j_context* context, void* device, int32_t value, int64_t b
 /** Waits for all work of the context's stream. */
 q4j_status q4j_synchronize(q4j_context* context);
 
+/** What bounds an operator on a device. */
+typedef enum q4j_limit {
+  Q4J_LIMIT_READ = 0, /* bytes read from memory */
+  Q4J_LIMIT_F32 = 1,  /* operations of the instruction the pack multiplies f32 with; a multiply-add is two */
+  Q4J_LIMIT_BF16 = 2, /* the same for bf16 */
+  Q4J_LIMIT_INT8 = 3  /* the same for signed 8-bit integers summed in 32 bits */
+} q4j_limit;
+
+/**
+ * Measures a limit of the machine with all threads of the context: for arithmetic, chains of one instruction whose operands
+ * stay in registers; for reading, one pass over `memory`. Best of a few runs, some 20 milliseconds in all for arithmetic.
+ *
+ * limit: a q4j_limit
+ * memory, bytes: device memory to read; several times the last-level cache, and written before; NULL and 0 for arithmetic
+ * per_second: bytes or operations
+ *
+ * Errors: Q4J_UNSUPPORTED where the pack measures nothing, or the machine has no instruction of that kind.
+ */
+q4j_status q4j_measure(q4j_context* context, int32_t limit, const void* memory, int64_t bytes, double* per_second);
+
+/**
+ * With on = 1, counts from zero how often each operator is called and how long the pack takes; with 0, stops. The time is the
+ * pack's alone: on a GPU, of putting the work on the stream.
+ */
+q4j_status q4j_profile(q4j_context* context, int32_t on);
+
+/** Name of operator `index`, in the order of the table; NULL behind the last. */
+const char* q4j_operator_name(int32_t index);
+
+/** What q4j_profile counted for operator `index`. */
+q4j_status q4j_profile_read(const q4j_context* context, int32_t index, int64_t* calls, int64_t* nanoseconds);
+
 #ifdef __cplusplus
 }
 #endif

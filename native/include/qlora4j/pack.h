@@ -8,6 +8,7 @@
 #ifndef QLORA4J_PACK_H_
 #define QLORA4J_PACK_H_
 
+#include "qlora4j/context.h"
 #include "qlora4j/operators.h"
 
 #ifdef __cplusplus
@@ -108,6 +109,9 @@ typedef struct q4j_pack {
 
   const q4j_pack_operators* operators;
   const q4j_pack_workspaces* workspaces;
+
+  /* Optional, and absent from the tables of older packs: q4j_measure. */
+  q4j_status (*measure)(q4j_pack_context*, int32_t limit, const void* memory, int64_t bytes, double* per_second);
 } q4j_pack;
 
 #undef Q4J_DECLARE_OPERATOR

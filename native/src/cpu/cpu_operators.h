@@ -23,6 +23,10 @@ Q4J_FOR_EACH_WORKSPACE(Q4J_DECLARE_WORKSPACE)
 #undef Q4J_DECLARE_OPERATOR
 #undef Q4J_DECLARE_WORKSPACE
 
+/** q4j_measure; weak for the same reason. */
+__attribute__((weak)) q4j_status measure(q4j_pack_context* context, int32_t limit, const void* memory, int64_t bytes,
+                                         double* per_second);
+
 }  // namespace q4j::cpu
 
 #endif  // QLORA4J_SRC_CPU_CPU_OPERATORS_H_

@@ -55,6 +55,7 @@ const q4j_pack kPack = {
     &host_synchronize,
     &kOperators,
     &kWorkspaces,
+    &measure,
 };
 
 }  // namespace

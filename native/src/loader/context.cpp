@@ -175,3 +175,45 @@ q4j_status q4j_synchronize(q4j_context* context) {
   q4j::loader::set_last_error(nullptr);
   return finish("synchronize", context->pack, context->pack.table().synchronize(context->pack.context()));
 }
+
+q4j_status q4j_measure(q4j_context* context, int32_t limit, const void* memory, int64_t bytes, double* per_second) {
+  Q4J_RETURN_IF_ERROR(check_memory_call("measure", context, bytes));
+  Q4J_REQUIRE(per_second != nullptr, Q4J_INVALID_ARGUMENT, "measure: there is nowhere to put the result, per_second is NULL");
+  *per_second = 0;
+  Q4J_REQUIRE(limit >= Q4J_LIMIT_READ && limit <= Q4J_LIMIT_INT8, Q4J_INVALID_ARGUMENT,
+              "measure: limit must be a q4j_limit, found %d", limit);
+  Q4J_REQUIRE((limit == Q4J_LIMIT_READ) == (memory != nullptr) && (memory != nullptr) == (bytes > 0), Q4J_INVALID_ARGUMENT,
+              "measure: reading needs memory and nothing else does, found limit %d with %lld bytes at %p", limit,
+              static_cast<long long>(bytes), memory);
+  const auto measure = context->pack.find(&q4j_pack::measure);
+  Q4J_REQUIRE(measure != nullptr, Q4J_UNSUPPORTED, "measure: kernel pack '%s' measures no limits", context->pack.table().name);
+  q4j::loader::set_last_error(nullptr);
+  return finish("measure", context->pack, measure(context->pack.context(), limit, memory, bytes, per_second));
+}
+
+q4j_status q4j_profile(q4j_context* context, int32_t on) {
+  Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "profile: the context is NULL");
+  if (on != 0) context->spent = {};
+  context->profiling = on != 0;
+  return Q4J_OK;
+}
+
+const char* q4j_operator_name(int32_t index) {
+#define Q4J_NAME(name) #name,
+  static constexpr const char* kNames[] = {Q4J_FOR_EACH_OPERATOR(Q4J_NAME)};
+#undef Q4J_NAME
+  return index < 0 || index >= q4j::loader::kOperators ? nullptr : kNames[index];
+}
+
+q4j_status q4j_profile_read(const q4j_context* context, int32_t index, int64_t* calls, int64_t* nanoseconds) {
+  Q4J_REQUIRE(context != nullptr, Q4J_INVALID_ARGUMENT, "profile_read: the context is NULL");
+  Q4J_REQUIRE(calls != nullptr && nanoseconds != nullptr, Q4J_INVALID_ARGUMENT,
+              "profile_read: there is nowhere to put the figures, calls is %p, nanoseconds %p", static_cast<void*>(calls),
+              static_cast<void*>(nanoseconds));
+  Q4J_REQUIRE(index >= 0 && index < q4j::loader::kOperators, Q4J_INVALID_ARGUMENT,
+              "profile_read: index must be in [0, %d), found %d", static_cast<int>(q4j::loader::kOperators), index);
+  const q4j::loader::Spent& spent = context->spent[static_cast<std::size_t>(index)];
+  *calls = spent.calls;
+  *nanoseconds = spent.nanoseconds;
+  return Q4J_OK;
+}

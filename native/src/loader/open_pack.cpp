@@ -59,8 +59,9 @@ q4j_status OpenPack::check_table(const char* path) const {
               "kernel pack '%s' was built for ABI version %d, this loader needs version %d: rebuild the pack or use the "
               "matching qlora4j",
               path, t.abi_version, Q4J_ABI_VERSION);
-  Q4J_REQUIRE(t.size >= sizeof(q4j_pack), Q4J_INVALID_ARGUMENT,
-              "kernel pack '%s': its table has %u bytes, expected at least %zu", path, t.size, sizeof(q4j_pack));
+  constexpr std::size_t least = offsetof(q4j_pack, measure);  // where the optional fields begin
+  Q4J_REQUIRE(t.size >= least, Q4J_INVALID_ARGUMENT, "kernel pack '%s': its table has %u bytes, expected at least %zu", path,
+              t.size, least);
   Q4J_REQUIRE(t.name != nullptr && t.build_info != nullptr, Q4J_INVALID_ARGUMENT,
               "kernel pack '%s': its table names no pack or build", path);
   Q4J_REQUIRE(t.create != nullptr && t.destroy != nullptr && t.threads != nullptr && t.allocate != nullptr &&

@@ -33,6 +33,11 @@ class OpenPack {
   Function find(Function q4j_pack_workspaces::*member) const {
     return read(table_->workspaces, member);
   }
+  /** An optional function of the pack's own table. */
+  template <typename Function>
+  Function find(Function q4j_pack::*member) const {
+    return read(table_, member);
+  }
 
  private:
   template <typename Table, typename Function>

@@ -1,5 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** qlora4j/operators.h: every call is copied, validated and handed to the pack that serves the operator. */
+#include <chrono>
 #include <type_traits>
 
 #include "context.h"
@@ -67,10 +68,35 @@ q4j_status check_provider(const char* operation, const q4j_context* context, con
   return Q4J_OK;
 }
 
+/** Adds the time until its end to what an operator has taken. */
+class Stopwatch {
+ public:
+  Stopwatch(bool on, Spent& spent) : spent_(on ? &spent : nullptr) {
+    if (on) start_ = std::chrono::steady_clock::now();
+  }
+  ~Stopwatch() {
+    if (spent_ == nullptr) return;
+    const auto time = std::chrono::steady_clock::now() - start_;
+    ++spent_->calls;
+    spent_->nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  Spent* spent_;
+  std::chrono::steady_clock::time_point start_;
+};
+
 template <typename Params, typename Function>
-q4j_status call_pack(const char* operation, const OpenPack& pack, Function function, const Params& params) {
+q4j_status call_pack(const char* operation, q4j_context& context, Operator number, const OpenPack& pack, Function function,
+                     const Params& params) {
   set_last_error(nullptr);
-  const q4j_status status = function(pack.context(), &params);
+  q4j_status status;
+  {
+    const Stopwatch stopwatch(context.profiling, context.spent[number]);
+    status = function(pack.context(), &params);
+  }
   if (status == Q4J_OK || last_error()[0] != '\0') return status;
   Q4J_FAIL(status, "%s: pack '%s' failed with status %d and gave no reason", operation, pack.table().name,
            static_cast<int>(status));
@@ -137,7 +163,8 @@ Q4J_FOR_EACH_WORKSPACE(Q4J_CHECK_WORKSPACE)
     q4j::loader::Call<q4j_##name##_params> call;                                                                 \
     Q4J_RETURN_IF_ERROR(q4j::loader::prepare(#name, context, provider, params, q4j::loader::Phase::run, &call)); \
     Q4J_RETURN_IF_ERROR(check_workspace_of(*provider, call.params));                                             \
-    return q4j::loader::call_pack(#name, *provider, provider->find(&q4j_pack_operators::name), call.params);     \
+    return q4j::loader::call_pack(#name, *context, q4j::loader::k_##name, *provider,                             \
+                                  provider->find(&q4j_pack_operators::name), call.params);                       \
   }
 Q4J_FOR_EACH_OPERATOR(Q4J_OPERATOR)
 #undef Q4J_OPERATOR

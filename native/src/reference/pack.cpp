@@ -27,7 +27,7 @@ const q4j_pack pack = {
     sizeof(q4j_pack), Q4J_ABI_VERSION, Q4J_DEVICE_CPU, "reference",           Q4J_BUILD_INFO " architectures=any",
     create,           destroy,         threads,        q4j::host_allocate,    q4j::host_free,
     q4j::host_copy,   q4j::host_copy,  q4j::host_fill, q4j::host_synchronize, &operators,
-    &workspaces,
+    &workspaces,      nullptr,
 };
 
 }  // namespace

@@ -23,25 +23,43 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 
-/** {@code qlora4j info MODEL_DIR}. */
+/** {@code qlora4j info MODEL_DIR} and {@code qlora4j info --machine}. */
 @Command(
     name = "info",
     mixinStandardHelpOptions = true,
     versionProvider = Version.class,
     description = {
       "Shows a model's architecture, its parameters, and the memory each training method needs.",
-      "config.json is enough; weights, where they are there, are checked against it by their headers."
+      "config.json is enough; weights, where they are there, are checked against it by their headers.",
+      "With --machine: the CPU, which kernel packs run on it, and what it reaches at best, measured."
     })
 final class InfoCommand implements Callable<Integer> {
   @Spec private CommandSpec spec;
 
-  @Parameters(index = "0", paramLabel = "MODEL_DIR", description = "Hugging Face model directory.")
-  private Path model;
+  @Parameters(
+      index = "0",
+      arity = "0..1",
+      paramLabel = "MODEL_DIR",
+      description = "Hugging Face model directory.")
+  private @Nullable Path model;
+
+  @Option(names = "--machine", description = "Shows this machine instead of a model, or after one.")
+  private boolean machine;
+
+  @Option(
+      names = "--threads",
+      defaultValue = "0",
+      paramLabel = "N",
+      description = "CPU threads of the measurements; 0 for all (default).")
+  private int threads;
+
+  @Mixin private PackChoice pack = new PackChoice();
 
   @Option(
       names = "--rank",
@@ -71,17 +89,44 @@ final class InfoCommand implements Callable<Integer> {
     if (rank < 1) {
       throw new InputException("--rank: expected at least 1, found " + rank);
     }
-    ModelConfig config = ModelConfig.read(model);
-    WeightNames names = WeightNames.of(config);
-    List<WeightNames.Module> targets = names.targets(targetModules);
+    if (threads < 0) {
+      throw new InputException("--threads: expected 0 or more, found " + threads);
+    }
+    if (model == null && !machine) {
+      throw new InputException(
+          "expected MODEL_DIR or --machine, found neither; see "
+              + spec.qualifiedName()
+              + " --help");
+    }
     // Printed only once everything is known, so that an error stands alone.
     StringWriter text = new StringWriter();
     PrintWriter out = new PrintWriter(text);
     ObjectNode figures = Json.newObject();
+    if (model != null) {
+      model(model, out, figures);
+    }
+    if (machine) {
+      if (model != null) {
+        out.println();
+      }
+      try (ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
+        new MachineReport(out, figures).write(pack, threads, progress);
+      }
+    }
+    out.flush();
+    spec.commandLine().getOut().print(text);
+    Report.json(json, figures);
+    return Main.DONE;
+  }
+
+  private void model(Path directory, PrintWriter out, ObjectNode figures) {
+    ModelConfig config = ModelConfig.read(directory);
+    WeightNames names = WeightNames.of(config);
+    List<WeightNames.Module> targets = names.targets(targetModules);
     architecture(config, names, targets, out, figures);
-    weights(names, out, figures);
-    if (Tokenizer.exists(model)) {
-      tokenizer(out, figures);
+    weights(directory, names, out, figures);
+    if (Tokenizer.exists(directory)) {
+      tokenizer(directory, out, figures);
     } else {
       out.println("tokenizer          none (no tokenizer.json)");
     }
@@ -92,10 +137,6 @@ final class InfoCommand implements Callable<Integer> {
         "qlora (nf4, double quantization)",
         MemoryEstimate.qlora(names, rank, targets, QuantizationConfig.nf4()));
     memory(methods, out, figures);
-    out.flush();
-    spec.commandLine().getOut().print(text);
-    Report.json(json, figures);
-    return Main.DONE;
   }
 
   private void architecture(
@@ -152,7 +193,7 @@ final class InfoCommand implements Callable<Integer> {
     figures.put("adapter_parameters", adapter);
   }
 
-  private void weights(WeightNames names, PrintWriter out, ObjectNode figures) {
+  private static void weights(Path model, WeightNames names, PrintWriter out, ObjectNode figures) {
     if (!ModelCheckpoint.exists(model)) {
       line(out, "weights", "none here; the figures are from config.json");
       figures.putNull("weight_bytes");
@@ -179,7 +220,7 @@ final class InfoCommand implements Callable<Integer> {
     }
   }
 
-  private void tokenizer(PrintWriter out, ObjectNode figures) {
+  private static void tokenizer(Path model, PrintWriter out, ObjectNode figures) {
     try (Tokenizer tokenizer = Tokenizer.load(model)) {
       line(
           out,

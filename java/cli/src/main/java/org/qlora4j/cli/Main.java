@@ -28,7 +28,8 @@ import picocli.CommandLine.ParameterException;
       TrainCommand.class,
       GenerateCommand.class,
       QuantizeCommand.class,
-      InfoCommand.class
+      InfoCommand.class,
+      BenchCommand.class
     },
     footer = {
       "",

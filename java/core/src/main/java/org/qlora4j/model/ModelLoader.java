@@ -2,6 +2,7 @@
 package org.qlora4j.model;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
@@ -114,9 +115,18 @@ public final class ModelLoader {
    * initializer_range, norms one, biases zero, as transformers initialises.
    */
   public static DecoderModel random(KernelPack pack, ModelConfig config, DType compute, long seed) {
+    return random(pack, config, new Options(compute, null, true), seed, Progress.none());
+  }
+
+  /**
+   * A model with random weights of that distribution, held as {@code options} say: what a benchmark
+   * needs of a shape nobody has trained.
+   */
+  public static DecoderModel random(
+      KernelPack pack, ModelConfig config, Options options, long seed, Progress progress) {
     try (WeightReader reader = new WeightReader(pack)) {
-      ModelLoader loader = new ModelLoader(pack, config, new Options(compute, null, true), reader);
-      return loader.build(new RandomWeights(seed, config.initializerRange()), Progress.none());
+      ModelLoader loader = new ModelLoader(pack, config, options, reader);
+      return loader.build(new RandomWeights(loader, seed), progress);
     }
   }
 
@@ -330,21 +340,30 @@ public final class ModelLoader {
 
   /** Random initial weights. */
   private static final class RandomWeights implements Weights {
+    /** Elements drawn at a time, so that a large matrix does not need a large Java heap. */
+    private static final long CHUNK_ELEMENTS = 1 << 20;
+
+    private final ModelLoader loader;
     private final SplittableRandom random;
     private final double deviation;
 
-    RandomWeights(long seed, double deviation) {
+    RandomWeights(ModelLoader loader, long seed) {
+      this.loader = loader;
       this.random = new SplittableRandom(seed);
-      this.deviation = deviation;
+      this.deviation = loader.config.initializerRange();
     }
 
     @Override
     public void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias) {
-      float[] values = new float[Math.toIntExact(weight.elements())];
-      for (int i = 0; i < values.length; i++) {
-        values[i] = module.shape().size() == 1 ? 1f : (float) (random.nextGaussian() * deviation);
+      boolean vector = module.shape().size() == 1;
+      DeviceTensor flat = weight.reshape(weight.elements());
+      for (long first = 0; first < flat.elements(); first += CHUNK_ELEMENTS) {
+        float[] values = new float[(int) Math.min(CHUNK_ELEMENTS, flat.elements() - first)];
+        for (int i = 0; i < values.length; i++) {
+          values[i] = vector ? 1f : (float) (random.nextGaussian() * deviation);
+        }
+        flat.rows(first, values.length).copyFrom(values);
       }
-      weight.copyFrom(values);
       if (bias != null) {
         bias.zero();
       }
@@ -352,12 +371,36 @@ public final class ModelLoader {
 
     @Override
     public Weight linear(Module module) {
-      throw new IllegalStateException("random weights are trained, not frozen: " + module.path());
+      QuantizationConfig quantization = loader.options.quantization();
+      if (quantization == null) {
+        return Weight.dense(dense(module, false));
+      }
+      DType type = loader.options.compute();
+      try (DeviceBuffer memory =
+          DeviceBuffer.allocate(loader.pack, module.rows() * module.cols() * type.bytes())) {
+        DeviceTensor dense = DeviceTensor.of(memory, 0, type, module.rows(), module.cols());
+        fill(module, dense, null);
+        return loader.reader.ready(QuantizedWeight.quantize(loader.pack, dense, quantization));
+      }
     }
 
     @Override
     public DeviceTensor dense(Module module, boolean bias) {
-      throw new IllegalStateException("random weights are trained, not frozen: " + module.path());
+      DType type = loader.options.compute();
+      long[] shape =
+          bias
+              ? new long[] {module.rows()}
+              : module.shape().stream().mapToLong(Long::longValue).toArray();
+      long elements = Arrays.stream(shape).reduce(1, Math::multiplyExact);
+      DeviceBuffer memory =
+          loader.reader.own(DeviceBuffer.allocate(loader.pack, elements * type.bytes()));
+      DeviceTensor tensor = DeviceTensor.of(memory, 0, type, shape);
+      if (bias) {
+        tensor.zero();
+      } else {
+        fill(module, tensor, null);
+      }
+      return tensor;
     }
   }
 }

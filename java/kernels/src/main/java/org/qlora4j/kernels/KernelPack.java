@@ -418,6 +418,38 @@ public final class KernelPack implements AutoCloseable {
     }
   }
 
+  /**
+   * Starts counting, from zero, the calls of every operator and the time the pack takes for them,
+   * or stops it. What a caller's clock shows beyond that sum is Java, JNI and the loader. On a GPU
+   * the time is that of putting the work on the stream.
+   */
+  public void profile(boolean on) {
+    synchronized (lock) {
+      Status.check(qlora4j.q4j_profile(context(), on ? 1 : 0));
+    }
+  }
+
+  /**
+   * What was counted since {@link #profile}: the operators that were called, in the ABI's order.
+   */
+  public List<OperatorTime> operatorTimes() {
+    List<OperatorTime> times = new ArrayList<>();
+    long[] calls = new long[1];
+    long[] nanoseconds = new long[1];
+    synchronized (lock) {
+      for (int i = 0; ; i++) {
+        String operator = text(qlora4j.q4j_operator_name(i));
+        if (operator.isEmpty()) {
+          return times;
+        }
+        Status.check(qlora4j.q4j_profile_read(context(), i, calls, nanoseconds));
+        if (calls[0] > 0) {
+          times.add(new OperatorTime(operator, calls[0], nanoseconds[0]));
+        }
+      }
+    }
+  }
+
   /** Guards the context, the frame, the staging buffer and the workspace. */
   Object lock() {
     return lock;

@@ -33,6 +33,7 @@ public class qlora4j implements InfoMapper {
                 "q4j_status",
                 "q4j_dtype",
                 "q4j_device_kind",
+                "q4j_limit",
                 "q4j_weight_format",
                 "q4j_weight_layout",
                 "q4j_lora_compute",

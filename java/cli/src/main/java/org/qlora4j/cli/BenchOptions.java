@@ -1,0 +1,68 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.cli;
+
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.List;
+import org.bytedeco.pytorch.global.torch;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.AtomicOutput;
+import org.qlora4j.common.InputException;
+import org.qlora4j.kernels.DeviceKind;
+import org.qlora4j.kernels.KernelPack;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+/** The options of every benchmark. */
+final class BenchOptions {
+  @Option(
+      names = "--csv",
+      paramLabel = "FILE",
+      description = "Writes the rows to this file as comma-separated values.")
+  private @Nullable Path csv;
+
+  @Option(
+      names = "--threads",
+      defaultValue = "0",
+      paramLabel = "N",
+      description = "CPU threads, of the pack and of libtorch; 0 for all (default).")
+  private int threads;
+
+  @Mixin private PackChoice pack = new PackChoice();
+
+  /** For picocli. */
+  BenchOptions() {}
+
+  /** Opens the pack and gives libtorch the same number of threads. */
+  KernelPack open() {
+    if (threads < 0) {
+      throw new InputException("--threads: expected 0 or more, found " + threads);
+    }
+    KernelPack opened = pack.open(threads);
+    if (opened.deviceKind() != DeviceKind.CPU) {
+      String name = opened.name();
+      opened.close();
+      throw new InputException(
+          "--pack: expected a pack on the CPU, found "
+              + name
+              + "; tests/gpu/check measures kernels on a GPU");
+    }
+    torch.set_num_threads(opened.threads());
+    return opened;
+  }
+
+  /** Writes `--csv FILE`, whole or not at all; does nothing without one. */
+  void writeCsv(String heading, List<String> lines) {
+    if (csv != null) {
+      String text = heading + "\n" + String.join("", lines.stream().map(l -> l + "\n").toList());
+      AtomicOutput.write(csv, text.getBytes(StandardCharsets.UTF_8));
+    }
+  }
+
+  /** A positive number from an option. */
+  static void requirePositive(String option, long value) {
+    if (value < 1) {
+      throw new InputException(option + ": expected at least 1, found " + value);
+    }
+  }
+}
