@@ -34,7 +34,7 @@ inline Operand lora_operand(const void* data, int64_t rows, int64_t cols, bool e
   return operand;
 }
 
-/** A weight as weight_operand takes it: canonical, or packed as tiles. */
+/** A weight as weight_operand takes it: canonical, or packed as tiles. An error where packed memory is not aligned. */
 q4j_status readable_weight(const q4j_weight& weight, q4j_weight* canonical);
 
 }  // namespace q4j::cuda
