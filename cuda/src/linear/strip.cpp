@@ -2,9 +2,9 @@
 #include "linear/strip.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "error.h"
+#include "linear/branch.h"
 #include "linear/dense_product.h"
 #include "linear/strip_kernels.h"
 #include "pack_weight/packed_layout.h"
@@ -24,23 +24,8 @@ constexpr int64_t kAlignment = 64;
 int64_t align(int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; }
 int64_t pad(int64_t columns) { return ceil_div(columns, 8) * 8; }
 
-bool is_wide(const void* pointer, int64_t ld) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && ld % 8 == 0; }
-
-bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0; }
-
-/** The groups of branch columns, from how the branch computes. */
-BranchParts parts_of(const q4j_lora* lora) {
-  if (!has_branch(lora)) return {0, 0, 0};
-  if (lora->compute == Q4J_LORA_F32) return {3, 0x130, 0x310};
-  int exponent = 0;
-  const bool power_of_two = std::fabs(std::frexp(lora->s, &exponent)) == 0.5f;
-  return power_of_two ? BranchParts{1, 0, 0} : BranchParts{2, 0x30, 0x10};
-}
-
-BranchFactor factor_of(const q4j_lora* lora, const void* values) {
-  if (!has_branch(lora)) return {nullptr, 0.0f, 1, false};
-  return {static_cast<const float*>(values), lora->s, lora->rank, lora->compute == Q4J_LORA_FAST};
-}
+/** The groups of branch columns: a strip holds s times the factor. */
+BranchParts parts_of(const q4j_lora* lora) { return branch_parts(lora, true); }
 
 StripWeight weight_of(const q4j_weight& weight) {
   StripWeight result = {};
@@ -238,7 +223,7 @@ q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_par
 
   StripRows strip = {};
   strip.weight = weight_of(*p.weight);
-  strip.b = factor_of(p.lora, has_branch(p.lora) ? p.lora->b : nullptr);
+  strip.b = branch_factor(p.lora, has_branch(p.lora) ? p.lora->b : nullptr);
   strip.parts = parts;
   strip.bias = p.bias;
   strip.bias_dtype = p.bias_dtype;
@@ -282,7 +267,7 @@ q4j_status strip_backward_input(q4j_pack_context* context, const q4j_linear_back
 
   StripColumns strip = {};
   strip.weight = weight_of(*p.weight);
-  strip.a = factor_of(p.lora, has_branch(p.lora) ? p.lora->a : nullptr);
+  strip.a = branch_factor(p.lora, has_branch(p.lora) ? p.lora->a : nullptr);
   strip.parts = parts;
   strip.height = height;
   const auto fill = [&](int64_t first, int64_t count, void* buffer) {
