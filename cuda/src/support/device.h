@@ -9,8 +9,8 @@
  *    a cooperative launch. The host body reports a thread that leaves or waits elsewhere as an error;
  *  - shared memory comes from block_shared<T>() and dynamic_shared() and is not initialised (the host body fills it with NaN
  *    patterns);
- *  - asynchronous copies are visible to the thread that made them after copy_async_wait, to its block after a barrier behind
- * that;
+ *  - asynchronous copies are visible to the thread that made them after copy_async_wait, to its block after a barrier
+ *    behind that;
  *  - arithmetic whose rounding is part of a format goes through multiply, add, divide: no compiler may contract those to a
  *    fused multiply-add.
  */
@@ -33,8 +33,7 @@
 #endif
 
 #if defined(__CUDACC__)
-/** A kernel: Q4J_KERNEL(threads, blocks) name(...). `threads` per block at most, `blocks` resident per multiprocessor at least.
- */
+/** A kernel: Q4J_KERNEL(threads, blocks) name(...), `threads` per block at most, `blocks` per multiprocessor at least. */
 #define Q4J_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define Q4J_DEVICE __device__ __forceinline__
 /** A constant table that kernels read. */
@@ -256,14 +255,6 @@ class Streamed {
   uint64_t policy_;
 };
 
-/** For results that nobody reads soon. */
-Q4J_DEVICE void store_streamed(Words4* to, const Words4& value) {
-  __stcs(reinterpret_cast<uint4*>(to), make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]));
-}
-Q4J_DEVICE void store_streamed(Words2* to, const Words2& value) {
-  __stcs(reinterpret_cast<uint2*>(to), make_uint2(value.word[0], value.word[1]));
-}
-
 // Loads of memory that this kernel may also write, shared memory above all.
 Q4J_DEVICE Words4 load(const Words4* from) {
   const uint4 loaded = *reinterpret_cast<const uint4*>(from);
@@ -419,11 +410,6 @@ inline void store(T* to, const T& value) {
   *to = value;
 }
 
-template <typename T>
-inline void store_streamed(T* to, const T& value) {
-  store(to, value);
-}
-
 class Streamed {
  public:
   template <typename T>
@@ -444,7 +430,7 @@ inline double load_shared_by_blocks(const double* from) { return *from; }
 
 #endif
 
-/** A value that all lanes of the warp have in common, told to the compiler: it may keep it, and what it decides, once per warp. */
+/** A value that all lanes of the warp have in common, told to the compiler: it may keep what it decides once per warp. */
 template <typename T>
 Q4J_DEVICE T uniform(T value) {
   return shuffle(value, 0);
