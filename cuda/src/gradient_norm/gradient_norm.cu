@@ -11,7 +11,7 @@
  * Rungs
  *   1 one block per tensor, a launch each, that adds to *result; a last launch takes the root.
  *   2 one launch for 1635 tensors. All tiles are dealt to a fixed number of sums in the context's scratch memory; a block
- * computes the sums its number says, one after the other, and the block that finishes last adds them up.
+ *     computes the sums its number says, one after the other, and the block that finishes last adds them up.
  *
  * Reads 4 bytes per element and is bound by that on devices with fast f64. On compute capability 8.6 and 8.9, where a
  * multiprocessor converts 2 elements to f64 and multiplies 2 a clock, f64 bounds it: 1 element a clock. That is 0.6 of what an

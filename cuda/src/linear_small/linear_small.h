@@ -6,8 +6,9 @@
  *
  * Launch contract
  *   C = A B as product.h has it: A is bf16 [m, contraction], any alignment (rows aligned to 16 bytes are fast), m from 1 to 64;
- * B is the weight, Elements::kPackedTiles, in either order; all of Branch and Output. The weight has fewer than 2^31 / 16
- * tiles. The sum of an element is a tree that its shape alone decides (plan_small: slices of the contraction, shares of warps):
+ *   B is the weight, Elements::kPackedTiles, in either order; all of Branch and Output. The weight has fewer than 2^31 / 16
+ *   tiles.
+ * The sum of an element is a tree that its shape alone decides (plan_small: slices of the contraction, shares of warps):
  * the same on every device. How many blocks share the work does not change it.
  *
  * Rungs
