@@ -12,7 +12,7 @@
  * the same on every device. How many blocks share the work does not change it.
  *
  * Rungs
- *   1 linear_small_1.cu: a warp per 16 or 64 outputs, values from a table of 16, one tile after the other.
+ *   1 linear_small_1.cu: a warp per 16 outputs and eight rows, every value looked up and scaled on its own.
  *   2 linear_small_2.h: values from a table of pairs in shared memory, loads far ahead.
  *   3 linear_small_3.cu, forward: rung 2 with a quarter of the codes looked up in registers.
  */
