@@ -100,8 +100,8 @@ Q4J_DEVICE ValuePlanes value_planes(const float (&values)[16], float absmax) {
 }
 
 /**
- * The bf16 pairs of the four bytes of a word of codes: 21 instructions for 8 codes. First and Second merge low and high bytes of
- * four codes into two pairs, in the order in which the codes lie.
+ * The bf16 pairs of the four bytes of a word of codes: 21 instructions for 8 codes. First and Second merge the low and the high
+ * bytes of four codes into two pairs each, in the order in which the codes lie.
  */
 template <uint32_t First, uint32_t Second>
 Q4J_DEVICE Words4 look_up_pairs(const ValuePlanes& planes, uint32_t codes) {
