@@ -1,6 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 #include "linear/wgmma.h"
 
+#include <cstring>
+
 #include "error.h"
 #include "linear/branch.h"
 #include "linear/strip_kernels.h"
@@ -21,8 +23,13 @@ int64_t branch_tiles(const q4j_lora* lora) {
 
 int64_t branch_bytes(int64_t m, const q4j_lora* lora) { return m * branch_tiles(lora) * 64 * 2; }
 
+/** Whether the pack holds the kernel's machine code: in PTX for other architectures the kernel is empty. */
+bool has_kernel() {
+  return std::strstr(Q4J_PACK_ARCHITECTURES, "90a") != nullptr || std::strcmp(Q4J_PACK_ARCHITECTURES, "host") == 0;
+}
+
 bool takes_weight(const q4j_pack_context& context, const q4j_weight& weight) {
-  return context.capability == 90 && is_4bit(weight.format) && weight.layout == Q4J_LAYOUT_PACKED &&
+  return has_kernel() && context.capability == 90 && is_4bit(weight.format) && weight.layout == Q4J_LAYOUT_PACKED &&
          packed_layout(weight).tiles;
 }
 

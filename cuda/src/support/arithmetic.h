@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Arithmetic with one rounding for each operation, so that both bodies, and all packs, give the same bits; functions of the math
- * library; bytes of words.
+ * Arithmetic with one rounding for each operation, so that both bodies, and all packs, give the same bits; functions of the
+ * math library; bytes of words.
  */
 #ifndef QLORA4J_CUDA_SUPPORT_ARITHMETIC_H_
 #define QLORA4J_CUDA_SUPPORT_ARITHMETIC_H_
