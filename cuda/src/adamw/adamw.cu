@@ -173,7 +173,7 @@ q4j_status adamw(q4j_pack_context* context, const q4j_adamw_params* params) {
   AdamW adamw = {};
   adamw.step = step_of(p);
   const auto slot = [&](int32_t t) { return slot_of(p, t); };
-  return for_each_list(p.count, p.lengths, kTile, &adamw, slot, [&](bool, bool) {
+  return for_each_list(p.count, p.lengths, kTile, &adamw, slot, [&](bool) {
     const Grid grid = {blocks_for(adamw.tensors.tiles, 1, resident), kThreads};
     return launch(*context, grid, "adamw_2_tensors", adamw_2_tensors, adamw);
   });

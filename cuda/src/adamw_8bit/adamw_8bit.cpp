@@ -57,8 +57,7 @@ q4j_status adamw_8bit(q4j_pack_context* context, const q4j_adamw_8bit_params* pa
   }
   const int64_t tile = int64_t{arguments.step.share} * (kThreads8 / kWarp);
   const auto slot = [&](int32_t t) { return slot_of(p, t); };
-  return for_each_list(p.count, p.lengths, tile, &arguments, slot,
-                       [&](bool, bool) { return adamw_8bit_2(*context, arguments); });
+  return for_each_list(p.count, p.lengths, tile, &arguments, slot, [&](bool) { return adamw_8bit_2(*context, arguments); });
 }
 
 }  // namespace q4j::cuda

@@ -13,9 +13,9 @@
  *
  * Rungs
  *   1 one thread per block of moments, a launch per tensor, binary searches in global memory.
- *   2 one launch for 480 tensors, one warp per block of moments, 4 elements per lane and step, codes by moment_codes.h. Blocks
- * up to 256 are read once. Larger ones are read twice but for the parameter, because a moment's code needs the largest of its
- * block.
+ *   2 one launch for 480 tensors, one warp per block of moments, 4 elements per lane and step, codes by moment_codes.h.
+ *     Blocks up to 256 are read once. Larger ones are read twice but for the parameter, because a moment's code needs the
+ *     largest of its block.
  *
  * Moves 16 bytes per element and 16 per block: 10 in, 6 out. That is 7/4 of adamw's elements in the same time, each with about
  * twice the instructions, so unlike adamw it is not far from the rate at which a multiprocessor issues them.

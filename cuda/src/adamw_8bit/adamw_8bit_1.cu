@@ -9,7 +9,6 @@ namespace q4j::cuda {
 
 namespace {
 
-Q4J_TABLE Table<float, 256> signed_map = table_of(dynamic_signed_map);
 Q4J_TABLE Table<float, 256> unsigned_map = table_of(dynamic_unsigned_map);
 Q4J_TABLE Table<float, 255> signed_thresholds = table_of(dynamic_signed_thresholds);
 Q4J_TABLE Table<float, 255> unsigned_thresholds = table_of(dynamic_unsigned_thresholds);

@@ -13,8 +13,9 @@
  *
  * Rungs
  *   1 one thread per byte, every table in global memory, the block's absmax worked out again for every byte. Also runs,
- *     whatever was chosen, when the nested block size is not a power of two: a division per absmax would double the others'
- * code. 2 one thread per 32 codes: one 16-byte load, tables in shared memory, absmax once per thread, 16-byte stores that are
+ *     whatever was chosen, when the nested block size is not a power of two (the loader lets none through): a division per
+ *     absmax would double the code of the others.
+ *   2 one thread per 32 codes: one 16-byte load, tables in shared memory, absmax once per thread, 16-byte stores that are
  *     64 bytes (f32: 128) apart between neighbouring threads.
  *   3 one thread per 8 codes, four of them in flight: a warp's loads (4 bytes per thread) and stores (16 bytes per thread;
  *     f32: two) each cover one contiguous piece of memory.

@@ -11,7 +11,6 @@ namespace q4j::cuda {
 
 Q4J_TABLE Table<float, 16> nf4_by_code = table_of(nf4_values);
 Q4J_TABLE Table<float, 16> fp4_by_code = table_of(fp4_values);
-Q4J_TABLE Table<float, 256> signed_map = table_of(dynamic_signed_map);
 
 struct DequantizeTables {
   float value[16]; /* one bank each: a warp's look-ups never collide */

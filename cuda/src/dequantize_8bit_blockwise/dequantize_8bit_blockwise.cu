@@ -24,7 +24,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-Q4J_TABLE Table<float, 256> signed_map = table_of(dynamic_signed_map);
 Q4J_TABLE Table<float, 256> unsigned_map = table_of(dynamic_unsigned_map);
 
 struct Dequantize8Bit {

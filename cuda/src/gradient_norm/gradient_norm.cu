@@ -11,14 +11,17 @@
  * Rungs
  *   1 one block per tensor, a launch each, that adds to *result; a last launch takes the root.
  *   2 one launch for 1635 tensors. All tiles are dealt to a fixed number of sums in the context's scratch memory; a block
- * computes the sums its number says, one after the other, and the block that finishes last adds them up.
+ *     computes the sums its number says, one after the other, and the block that finishes last adds them up.
  *
  * Reads 4 bytes per element and is bound by that on devices with fast f64. On compute capability 8.6 and 8.9, where a
  * multiprocessor converts 2 elements to f64 and multiplies 2 a clock, f64 bounds it: 1 element a clock. That is 0.6 of what an
  * RTX 3090's memory could deliver and 1.3 of an RTX 4090's (derived, not measured).
  */
+#include <algorithm>
+
 #include "pack/operators.h"
 #include "pack/scratch.h"
+#include "support/block_sum.h"
 #include "support/launch.h"
 #include "support/tensor_list.h"
 
@@ -27,7 +30,6 @@ namespace q4j::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 /** Loads of 16 bytes that a thread has under way: 64 bytes times 1536 threads is 96 KB per multiprocessor. */
 constexpr int kAhead = 4;
 constexpr int kStep = kThreads * 4 * kAhead;
@@ -50,24 +52,6 @@ struct GradientNorm {
 };
 static_assert(sizeof(GradientNorm) <= kParameterBytes, "fits the parameters of a kernel");
 static_assert(kTensors == 1635, "tensor_list.h, docs/kernels/gradient-norm.md");
-
-struct WarpSums {
-  double at[kWarps];
-};
-
-/** Sum over the block's threads, the same in every thread: a tree over the lanes, then warp by warp. */
-Q4J_DEVICE double block_sum(double value) {
-  auto& sums = block_shared<WarpSums>();
-  Q4J_UNROLL
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  block_barrier();  // the last sum has been read
-  if (lane_index() == 0) sums.at[warp_index()] = value;
-  block_barrier();
-  double sum = 0.0;
-  Q4J_UNROLL
-  for (int w = 0; w < kWarps; ++w) sum += sums.at[w];
-  return sum;
-}
 
 /** `sum` plus the squares of this thread's elements of a step. */
 template <bool Wide>
@@ -106,7 +90,7 @@ Q4J_KERNEL(kThreads, 1) gradient_norm_1_tensor(const Gradient gradient, double* 
     const auto value = static_cast<double>(gradient.values[i]);
     sum += value * value;
   }
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (thread_index() == 0) *result += sum;
 }
 
@@ -127,7 +111,7 @@ Q4J_KERNEL(kThreads, 6) gradient_norm_2_tensors(Q4J_LARGE_PARAMETER(GradientNorm
       const int64_t first = static_cast<int64_t>(tile - norm.tensors.first_tile[tensor]) * kTile;
       sum = add_tile(norm.tensors.item[tensor], first, sum);
     }
-    sum = block_sum(sum);
+    sum = block_sum<kThreads>(sum);
     if (thread_index() == 0) norm.scratch->sums[s] = s < norm.started ? norm.scratch->sums[s] + sum : sum;
   }
   if (norm.last == 0) return;
@@ -143,7 +127,7 @@ Q4J_KERNEL(kThreads, 6) gradient_norm_2_tensors(Q4J_LARGE_PARAMETER(GradientNorm
   const int sums = norm.started > norm.sums ? norm.started : norm.sums;
   double sum = 0.0;
   for (int s = thread_index(); s < sums; s += kThreads) sum += load_shared_by_blocks(norm.scratch->sums + s);
-  sum = block_sum(sum);
+  sum = block_sum<kThreads>(sum);
   if (thread_index() == 0) {
     *norm.result = square_root(sum);
     norm.scratch->arrived = 0;
@@ -168,7 +152,7 @@ q4j_status gradient_norm_2(q4j_pack_context* context, const q4j_gradient_norm_pa
   norm.result = result;
   bool launched = false;
   const auto gradient = [&](int32_t t) { return Gradient{static_cast<const float*>(p.tensors[t]), p.lengths[t]}; };
-  Q4J_RETURN_IF_ERROR(for_each_list(p.count, p.lengths, kTile, &norm, gradient, [&](bool, bool last) {
+  Q4J_RETURN_IF_ERROR(for_each_list(p.count, p.lengths, kTile, &norm, gradient, [&](bool last) {
     launched = true;
     norm.sums = std::min(norm.tensors.tiles, Scratch::kSums);
     norm.last = last ? 1 : 0;

@@ -39,6 +39,10 @@ class DenseMultiplier {
  public:
   /** Device memory that a product may use as scratch. 32 MiB is what cuBLAS advises for Hopper. */
   static constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
+  /** It begins at a multiple of this. */
+  static constexpr int64_t kWorkspaceAlignment = 256;
+  /** Bytes that the pointers of a product are aligned to. */
+  static constexpr int64_t kAlignment = 16;
 
   /** Opens the library; Q4J_UNSUPPORTED with the reason where it is missing. */
   static q4j_status open(const q4j_pack_context& context, std::unique_ptr<DenseMultiplier>* multiplier);

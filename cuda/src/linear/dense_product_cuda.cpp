@@ -122,6 +122,11 @@ class CublasMultiplier final : public DenseMultiplier {
       status = library_.preference_set_attribute(preference, CublasLt::kReductions, &CublasLt::kReduceInF32,
                                                  sizeof CublasLt::kReduceInF32);
     }
+    // Without being told, the library proposes algorithms for pointers aligned to 256 bytes.
+    const uint32_t alignment = kAlignment;
+    for (int matrix = CublasLt::kLeastAlignmentA; status == 0 && matrix <= CublasLt::kLeastAlignmentD; ++matrix) {
+      status = library_.preference_set_attribute(preference, matrix, &alignment, sizeof alignment);
+    }
     if (status == 0) {
       status = library_.heuristic(handle_, planned->operation, planned->first, planned->second, planned->c, planned->d,
                                   preference, 1, &planned->algorithm, &found);

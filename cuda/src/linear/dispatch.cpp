@@ -6,6 +6,7 @@
 #include "error.h"
 #include "linear/strip.h"
 #include "linear/wgmma.h"
+#include "quant.h"
 
 namespace q4j::cuda {
 
@@ -14,25 +15,23 @@ namespace {
 // Blocks that occupy the devices this was written for: 108 multiprocessors (A100), 132 (H100). Fewer, and k is split.
 constexpr int64_t kEnoughBlocks = 128;
 
-int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /** Parts of at least `least_steps` steps, as many as bring the number of blocks to `enough`. */
 q4j_status cut(const ProductShape& shape, int64_t tile_m, int64_t tile_n, int64_t enough, int64_t least_steps, Plan* plan) {
-  const int64_t rows = quotient_up(shape.m, tile_m);
-  const int64_t columns = quotient_up(shape.n, tile_n);
-  const int64_t steps = quotient_up(shape.k, 32);
+  const int64_t rows = ceil_div(shape.m, tile_m);
+  const int64_t columns = ceil_div(shape.n, tile_n);
+  const int64_t steps = ceil_div(shape.k, 32);
   Q4J_REQUIRE(rows <= 0x1000000 && columns <= 0x1000000 && rows * columns <= 0x1000000 && steps <= 0x7fffffff, Q4J_UNSUPPORTED,
               "a product of %lld x %lld x %lld is too large for one launch", static_cast<long long>(shape.m),
               static_cast<long long>(shape.n), static_cast<long long>(shape.k));
   const int64_t wanted = std::max<int64_t>(1, std::min(enough / (rows * columns), steps / least_steps));
-  const int64_t steps_of_part = quotient_up(steps, wanted);
+  const int64_t steps_of_part = ceil_div(steps, wanted);
   Split& split = plan->split;
   split.tile_rows = static_cast<int>(rows);
   split.tile_columns = static_cast<int>(columns);
   split.tiles = static_cast<int>(rows * columns);
   split.steps = static_cast<int>(steps_of_part);
   split.all_steps = static_cast<int>(steps);
-  split.parts = static_cast<int>(quotient_up(steps, steps_of_part));
+  split.parts = static_cast<int>(ceil_div(steps, steps_of_part));
   plan->workspace_bytes = split.parts > 1 ? split.parts * shape.m * shape.n * 4 : 0;
   return Q4J_OK;
 }
@@ -73,11 +72,11 @@ q4j_status plan_product(const ProductShape& shape, int rung, Plan* plan) {
   // In outer order the scales of 256 rows' blocks do not fit the registers beside the sums (56 bytes spilled on sm_90a).
   const bool rowwise = shape.elements == Elements::kInt8 || shape.elements == Elements::kFp8;
   const bool tall = !converted && !(rowwise && shape.b == Order::kOuter);
-  const int64_t columns = quotient_up(shape.n, 128);
+  const int64_t columns = ceil_div(shape.n, 128);
   // A weight is read, and dequantized, once per row of blocks: the tallest block that leaves enough of them.
   if (shape.m <= 64 && !packed) {  // packed, they have kernels of their own unless the device lacks shared memory for them
     plan->path = Path::kSmall;
-  } else if (tall && quotient_up(shape.m, 256) * columns >= kEnoughBlocks) {
+  } else if (tall && ceil_div(shape.m, 256) * columns >= kEnoughBlocks) {
     plan->path = Path::kLarge;
   } else {
     plan->path = Path::kMedium;

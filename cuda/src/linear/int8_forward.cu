@@ -2,6 +2,7 @@
 /** The operator's part: arguments, which rung runs, and the kernel that quantizes the rows of x. */
 #include "linear/int8_forward.h"
 
+#include "linear/branch.h"
 #include "support/elements.h"
 #include "support/int8.h"
 #include "support/launch.h"
@@ -65,7 +66,7 @@ int64_t int8_forward_workspace(const q4j_linear_forward_params& params) {
 
 q4j_status int8_forward(q4j_pack_context* context, const q4j_linear_forward_params& params, void* workspace) {
   const q4j_weight& weight = *params.weight;
-  const bool branch = params.lora != nullptr && params.lora->rank > 0;
+  const bool branch = has_branch(params.lora);
   Int8Forward f = {};
   f.x = static_cast<const bf16*>(params.x);
   f.w = static_cast<const uint8_t*>(weight.data);

@@ -17,8 +17,7 @@
  * as it is added. A branch that is not rounded below f32 is the sum of six products of bf16 parts, which leaves out 2^-24 of
  * it.
  */
-#include <cmath>
-
+#include "linear/branch.h"
 #include "linear/int8_forward.h"
 #include "linear/product_2.h"
 
@@ -126,11 +125,9 @@ struct BranchProducts {
 };
 
 BranchProducts branch_products(const Int8Forward& f) {
-  int exponent = 0;
   if (f.rank == 0) return {0, 0u, 0u};
   if (!f.rounds) return {6, 0x102100u, 0x120010u};
-  return std::frexp(f.s, &exponent) == 0.5f || std::frexp(f.s, &exponent) == -0.5f ? BranchProducts{1, 0u, 0u}
-                                                                                   : BranchProducts{3, 0u, 0x210u};
+  return is_power_of_two(f.s) ? BranchProducts{1, 0u, 0u} : BranchProducts{3, 0u, 0x210u};
 }
 
 /** Ranks [from, from + 32) of the tile's rows of xa and, below them, of s b: of each the bf16 part that is multiplied. */

@@ -117,6 +117,8 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
   if (p->y == nullptr) return Q4J_OK;
 
   if (multiplies_codes(*p)) return int8_forward(context, *p, p->workspace);
+  q4j_weight weight;
+  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
   switch (choose_path(context, *p)) {
     case CallPath::kStrips:
       return strip_forward(context, *p, p->workspace);
@@ -125,8 +127,6 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
     case CallPath::kProducts:
       break;
   }
-  q4j_weight weight;
-  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
   Product outer = {};
   outer.m = p->m;
   outer.n = n;
@@ -178,6 +178,8 @@ q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_bac
     Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kOuter, plans.inner, p->workspace));
   }
   if (p->dx == nullptr) return Q4J_OK;
+  q4j_weight weight;
+  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
   switch (choose_path(context, *p)) {
     case CallPath::kStrips:
       return strip_backward_input(context, *p, p->workspace);
@@ -186,9 +188,6 @@ q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_bac
     case CallPath::kProducts:
       break;
   }
-
-  q4j_weight weight;
-  Q4J_RETURN_IF_ERROR(readable_weight(*p->weight, &weight));
   Product outer = {};
   outer.m = p->m;
   outer.n = p->k;

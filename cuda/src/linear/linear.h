@@ -18,14 +18,10 @@
 #ifndef QLORA4J_CUDA_LINEAR_LINEAR_H_
 #define QLORA4J_CUDA_LINEAR_LINEAR_H_
 
+#include "linear/branch.h"
 #include "linear/dispatch.h"
 
 namespace q4j::cuda {
-
-inline bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0; }
-
-/** Whether nothing of the branch is rounded below f32. */
-inline bool is_exact(const q4j_lora& lora, int32_t dtype) { return lora.compute == Q4J_LORA_F32 || dtype == Q4J_F32; }
 
 /** a, b, xa or dyb: f32, contiguous. */
 inline Operand lora_operand(const void* data, int64_t rows, int64_t cols, bool exact) {
@@ -34,7 +30,7 @@ inline Operand lora_operand(const void* data, int64_t rows, int64_t cols, bool e
   return operand;
 }
 
-/** A weight as weight_operand takes it: canonical, or packed as tiles. */
+/** A weight as weight_operand takes it: canonical, or packed as tiles. An error where packed memory is not aligned. */
 q4j_status readable_weight(const q4j_weight& weight, q4j_weight* canonical);
 
 }  // namespace q4j::cuda

@@ -64,9 +64,7 @@ Operand weight_operand(const q4j_weight& weight, bool rounds) {
         operand.absmax = tiles.absmax;
         operand.nested_absmax = tiles.nested_absmax;
       }
-      const bool by_shift = weight.nested_block_size == 0 || operand.nested_shift >= 0;
-      operand.wide =
-          by_shift && aligned(weight.data) && weight.cols % 32 == 0 && weight.rows * (weight.cols / 32) <= 0x7fffffff;
+      operand.wide = aligned(weight.data) && weight.cols % 32 == 0 && weight.rows * (weight.cols / 32) <= 0x7fffffff;
       break;
     }
     case Elements::kInt8:

@@ -46,14 +46,12 @@ Elements elements_of(const q4j_weight& weight);
 /** A weight, of a packed one the tiles; `rounds`: for products in bf16. */
 Operand weight_operand(const q4j_weight& weight, bool rounds);
 
-Q4J_TABLE Table<float, 256> operand_signed_map = table_of(dynamic_signed_map);
-
 /** absmax of a 4-bit block. */
 Q4J_DEVICE float block_absmax(const Operand& operand, int64_t block) {
   if (operand.nested_absmax == nullptr) return load_read_only(static_cast<const float*>(operand.absmax) + block);
   const uint8_t code = load_read_only(static_cast<const uint8_t*>(operand.absmax) + block);
   const float nested = load_read_only(operand.nested_absmax + (block >> operand.nested_shift));
-  return add(multiply(operand_signed_map.at[code], nested), operand.nested_offset);
+  return add(multiply(signed_map.at[code], nested), operand.nested_offset);
 }
 
 struct EightValues {
@@ -104,7 +102,7 @@ Q4J_DEVICE EightValues read_packed(const Operand& operand, int64_t row, int64_t 
   } else {
     const uint8_t code = load_read_only(static_cast<const uint8_t*>(operand.absmax) + at);
     const int64_t nested = (row * row_blocks + block) >> operand.nested_shift;
-    absmax = add(multiply(operand_signed_map.at[code], load_read_only(operand.nested_absmax + nested)), operand.nested_offset);
+    absmax = add(multiply(signed_map.at[code], load_read_only(operand.nested_absmax + nested)), operand.nested_offset);
   }
   EightValues result;
   Q4J_UNROLL

@@ -31,7 +31,7 @@ class PackedTile {
 
   Q4J_DEVICE PackedTile(const Operand& operand, int64_t outer, int64_t step) : operand_(operand), map_(shared_map().at) {
     if (operand.nested_absmax != nullptr) {
-      for (int i = thread_index(); i < 256; i += Threads) shared_map().at[i] = packed_nested_map.at[i];
+      for (int i = thread_index(); i < 256; i += Threads) shared_map().at[i] = signed_map.at[i];
       // Read for the first time behind the first barrier.
     }
     outer_ = static_cast<int>(outer);

@@ -4,7 +4,7 @@
  *
  * Launch contract
  *   C[m, n] = sum over k of A[m, k] B[k, n], in f32, and an Output that says what becomes of C. Each factor is a matrix in
- * memory (Operand) whose rows run along k (Order::kContraction) or whose rows are a k each (Order::kOuter):
+ *   memory (Operand) whose rows run along k (Order::kContraction) or whose rows are a k each (Order::kOuter):
  *
  *     operator                    C           A                    B                       orders
  *     linear_forward              y  [m, n]   x  [m, k]            W [n, k]                contraction, contraction
@@ -16,7 +16,8 @@
  *     linear_weight_gradient      dw [n, k]   dy [m, n]            x [m, k]                outer, outer
  *
  *   m, n and k are 1 or more. Outputs do not overlap factors; Output::added may be the output itself.
- *   Every element is one sum in an order that only the shapes decide, so results do not change from run to run, nor from device
+ *
+ * Every element is one sum in an order that only the shapes decide, so results do not change from run to run, nor from device
  * to device as long as the same kernels run. A LoRA branch is summed first, in the same accumulators, multiplied by its scale
  * (and masked, in the backward) there, and joined by the product: nothing is rounded in between.
  */

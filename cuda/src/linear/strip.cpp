@@ -2,9 +2,9 @@
 #include "linear/strip.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "error.h"
+#include "linear/branch.h"
 #include "linear/dense_product.h"
 #include "linear/strip_kernels.h"
 #include "pack_weight/packed_layout.h"
@@ -24,23 +24,8 @@ constexpr int64_t kAlignment = 64;
 int64_t align(int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; }
 int64_t pad(int64_t columns) { return ceil_div(columns, 8) * 8; }
 
-bool is_wide(const void* pointer, int64_t ld) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && ld % 8 == 0; }
-
-bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0; }
-
-/** The groups of branch columns, from how the branch computes. */
-BranchParts parts_of(const q4j_lora* lora) {
-  if (!has_branch(lora)) return {0, 0, 0};
-  if (lora->compute == Q4J_LORA_F32) return {3, 0x130, 0x310};
-  int exponent = 0;
-  const bool power_of_two = std::fabs(std::frexp(lora->s, &exponent)) == 0.5f;
-  return power_of_two ? BranchParts{1, 0, 0} : BranchParts{2, 0x30, 0x10};
-}
-
-BranchFactor factor_of(const q4j_lora* lora, const void* values) {
-  if (!has_branch(lora)) return {nullptr, 0.0f, 1, false};
-  return {static_cast<const float*>(values), lora->s, lora->rank, lora->compute == Q4J_LORA_FAST};
-}
+/** The groups of branch columns: a strip holds s times the factor. */
+BranchParts parts_of(const q4j_lora* lora) { return branch_parts(lora, true); }
 
 StripWeight weight_of(const q4j_weight& weight) {
   StripWeight result = {};
@@ -102,8 +87,20 @@ struct Layout {
   int64_t activations_bytes; /* 0: they are used where they are */
   Cut strips;
 
-  int64_t bytes() const { return activations_bytes + 2 * strips.strip_bytes() + DenseMultiplier::kWorkspaceBytes; }
+  int64_t scratch_at() const { return activations_bytes + 2 * strips.strip_bytes(); }
+  /** The library's scratch may have to begin a little later: the workspace is aligned to 64 bytes only. */
+  int64_t bytes() const {
+    return scratch_at() + DenseMultiplier::kWorkspaceBytes + DenseMultiplier::kWorkspaceAlignment - kAlignment;
+  }
+  void* scratch(void* workspace) const {
+    const auto from = reinterpret_cast<uintptr_t>(workspace) + static_cast<uintptr_t>(scratch_at());
+    constexpr auto alignment = static_cast<uintptr_t>(DenseMultiplier::kWorkspaceAlignment);
+    return reinterpret_cast<void*>((from + alignment - 1) / alignment * alignment);
+  }
 };
+
+/** A NULL is not: the workspace may be asked for before there are pointers, and must then do for any. */
+bool used_in_place(const void* activations, int64_t ld) { return activations != nullptr && is_wide(activations, ld); }
 
 int64_t bias_parts(const q4j_linear_forward_params& p) { return p.bias == nullptr ? 0 : p.bias_dtype == Q4J_F32 ? 3 : 1; }
 
@@ -114,15 +111,18 @@ int64_t layout_width(int64_t columns, const q4j_lora* lora, int64_t ones = 0) {
 
 Layout layout_of(const q4j_pack_context& context, const q4j_linear_forward_params& p) {
   const int64_t width = layout_width(p.weight->cols, p.lora, bias_parts(p));
-  const bool in_place = width == p.weight->cols && is_wide(p.x, p.ldx);
+  const bool in_place = width == p.weight->cols && used_in_place(p.x, p.ldx);
   return {in_place ? 0 : align(p.m * width * 2), cut(context, p.weight->rows, width, p.m)};
 }
 
 Layout layout_of(const q4j_pack_context& context, const q4j_linear_backward_input_params& p) {
   const int64_t height = layout_width(p.n, p.lora);
-  const bool in_place = height == p.n && is_wide(p.dy, p.lddy);
+  const bool in_place = height == p.n && used_in_place(p.dy, p.lddy);
   return {in_place ? 0 : align(p.m * height * 2), cut(context, p.k, height, p.m)};
 }
+
+/** Whether the kernels can count the widened activations, and the shortest strip there is. */
+bool counts_in_32_bits(int64_t m, int64_t width) { return std::max(m, kTileM) * (width / 8) < kMostItems; }
 
 /** Work on the context goes to another stream while this lives. */
 class OnStream {
@@ -178,13 +178,13 @@ bool strip_available(q4j_pack_context* context) {
 bool strip_takes(const q4j_linear_forward_params& p) {
   const bool residual = p.residual == nullptr || is_wide(p.residual, p.ldr);
   return p.dtype == Q4J_BF16 && p.m > 0 && takes_weight(*p.weight) && p.weight->rows % 8 == 0 && is_wide(p.y, p.ldy) &&
-         residual && p.m * layout_width(p.weight->cols, p.lora) / 8 < kMostItems;
+         residual && counts_in_32_bits(p.m, layout_width(p.weight->cols, p.lora, bias_parts(p)));
 }
 
 bool strip_takes(const q4j_linear_backward_input_params& p) {
   const bool masked = has_branch(p.lora) && p.lora->dropout.probability > 0.0f;
   return p.dtype == Q4J_BF16 && p.m > 0 && p.weight != nullptr && takes_weight(*p.weight) && !masked && p.k % 8 == 0 &&
-         is_wide(p.dx, p.lddx) && p.m * layout_width(p.n, p.lora) / 8 < kMostItems;
+         is_wide(p.dx, p.lddx) && counts_in_32_bits(p.m, layout_width(p.n, p.lora));
 }
 
 int64_t strip_workspace(const q4j_pack_context& context, const q4j_linear_forward_params& params) {
@@ -200,7 +200,7 @@ q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_par
   const BranchParts parts = parts_of(p.lora);
   auto* memory = static_cast<unsigned char*>(workspace);
   unsigned char* buffers = memory + layout.activations_bytes;
-  void* scratch = buffers + 2 * layout.strips.strip_bytes();
+  void* scratch = layout.scratch(workspace);
   const int64_t width = layout.strips.width;
 
   const void* activations = p.x;
@@ -223,7 +223,7 @@ q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_par
 
   StripRows strip = {};
   strip.weight = weight_of(*p.weight);
-  strip.b = factor_of(p.lora, has_branch(p.lora) ? p.lora->b : nullptr);
+  strip.b = branch_factor(p.lora, has_branch(p.lora) ? p.lora->b : nullptr);
   strip.parts = parts;
   strip.bias = p.bias;
   strip.bias_dtype = p.bias_dtype;
@@ -251,7 +251,7 @@ q4j_status strip_backward_input(q4j_pack_context* context, const q4j_linear_back
   const BranchParts parts = parts_of(p.lora);
   auto* memory = static_cast<unsigned char*>(workspace);
   unsigned char* buffers = memory + layout.activations_bytes;
-  void* scratch = buffers + 2 * layout.strips.strip_bytes();
+  void* scratch = layout.scratch(workspace);
   const int64_t height = layout.strips.width;
 
   const void* activations = p.dy;
@@ -267,7 +267,7 @@ q4j_status strip_backward_input(q4j_pack_context* context, const q4j_linear_back
 
   StripColumns strip = {};
   strip.weight = weight_of(*p.weight);
-  strip.a = factor_of(p.lora, has_branch(p.lora) ? p.lora->a : nullptr);
+  strip.a = branch_factor(p.lora, has_branch(p.lora) ? p.lora->a : nullptr);
   strip.parts = parts;
   strip.height = height;
   const auto fill = [&](int64_t first, int64_t count, void* buffer) {

@@ -263,10 +263,6 @@ q4j_status start_resident(const q4j_pack_context& context, int64_t items, const 
   return launch(context, grid, name, kernel, arguments);
 }
 
-}  // namespace
-
-namespace {
-
 q4j_status fill_tiles(const q4j_pack_context& context, int32_t format, const StripTiles& arguments) {
   return with_format(format, [&](auto f) {
     const auto kernel = linear_strip_tiles<decltype(f)::value>;

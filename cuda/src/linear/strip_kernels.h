@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dequantize_4bit/dequantize_4bit.h"
+#include "linear/branch.h"
 #include "linear/packed_tiles.h"
 #include "pack/context.h"
 
@@ -13,24 +14,6 @@ namespace q4j::cuda {
 
 /** Eights of elements that a kernel here counts: the next step of its loop must fit 32 bits too. */
 constexpr int64_t kMostItems = int64_t{1} << 30;
-
-/**
- * Which bf16 part (bf16_part.h) of each factor the groups of branch columns hold: nibble g for group g. An array would be
- * indexed at run time, which moves the whole argument struct from constant to local memory.
- */
-struct BranchParts {
-  int32_t groups; /* 0: no branch */
-  uint32_t of_activation;
-  uint32_t of_weight;
-};
-
-/** f32 factor [.., rank] or [rank, ..] of the branch on the weight's side. */
-struct BranchFactor {
-  const float* values;
-  float s;
-  int32_t rank;
-  bool rounds; /* the factor is rounded to bf16 before it is multiplied by s */
-};
 
 /** The weight a strip is cut from. */
 struct StripWeight {
@@ -47,7 +30,7 @@ struct StripWeight {
 
 /**
  * Rows first ... first + count (a packed weight: multiples of 16) of [W | branch | bias | zeros], `width` columns each, a
- * multiple of 8. weight [n, k]; branch b f32 [n, rank]; bias of bias_dtype [n] in `bias_parts` parts
+ * multiple of 8. weight [n, k]; branch b f32 [n, rank]; bias of bias_dtype [n] in `bias_parts` parts.
  */
 struct StripRows {
   StripWeight weight;

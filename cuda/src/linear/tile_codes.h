@@ -1,7 +1,9 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
  * Tiles of a packed weight in the registers of a warp, and their codes as bf16. A value is looked up by a shuffle: one
- * instruction a code and no shared memory, which the kernels that read this need for other things.
+ * instruction a code, and no table in shared memory. Of the two ways in pack_weight/packed_values.h the table of pairs takes
+ * no more instructions but 64 KB, which a block with 128 KiB of stages (wgmma.h) has not, and the planes take 16 values for
+ * every absmax, which pays where one thread decodes many codes of it: here a lane has eight.
  */
 #ifndef QLORA4J_CUDA_LINEAR_TILE_CODES_H_
 #define QLORA4J_CUDA_LINEAR_TILE_CODES_H_

@@ -143,7 +143,7 @@ class FourBitTile {
 
   Q4J_DEVICE FourBitTile(const Operand& operand, int64_t outer, int64_t step) : operand_(operand), map_(shared_map().at) {
     if (operand.nested_absmax != nullptr) {
-      for (int i = thread_index(); i < 256; i += Threads) shared_map().at[i] = operand_signed_map.at[i];
+      for (int i = thread_index(); i < 256; i += Threads) shared_map().at[i] = signed_map.at[i];
       // Read for the first time behind the first barrier.
     }
     const int64_t groups = operand.cols / kStep;
@@ -188,14 +188,13 @@ class FourBitTile {
     const int tile_chunk = kOrder == Order::kContraction ? 0 : item % kGroups * 4;
     if (operand_.wide) {
       const Words4 codes = load(reinterpret_cast<const Words4*>(stage + item * kChunkBytes));
-      Values values;
-      make_values(fetched_absmax(), &values);
+      const ValuePlanes values = value_planes(operand_.values, fetched_absmax());
       converts_.advance(kTurns, operand_);
       fetch_absmax();
       Q4J_UNROLL
       for (int i = 0; i < 4; ++i) {
         store(reinterpret_cast<Words4*>(tile + chunk_offset<kChunks>(tile_row, tile_chunk + i)),
-              look_up(values, codes.word[i]));
+              look_up_canonical(values, codes.word[i]));
       }
     } else {
       Q4J_NO_UNROLL
@@ -236,12 +235,6 @@ class FourBitTile {
     }
   };
 
-  /** The two bytes of the 16 values' bf16, four values per word. */
-  struct Values {
-    uint32_t low[4];
-    uint32_t high[4];
-  };
-
   static Q4J_DEVICE Table<float, 256>& shared_map() { return block_shared<Table<float, 256>>(); }
 
   /** Starts to load the absmax of the group that is converted next: its latency passes while this step is multiplied. */
@@ -261,37 +254,6 @@ class FourBitTile {
     if (!converts_.exists()) return 0.0f;
     if (operand_.nested_absmax == nullptr) return bits_float(absmax_);
     return add(multiply(map_[absmax_], nested_), operand_.nested_offset);
-  }
-
-  Q4J_DEVICE void make_values(float absmax, Values* values) const {
-    Q4J_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t first =
-          narrow_pair<bf16>(multiply(operand_.values[4 * i], absmax), multiply(operand_.values[4 * i + 1], absmax));
-      const uint32_t second =
-          narrow_pair<bf16>(multiply(operand_.values[4 * i + 2], absmax), multiply(operand_.values[4 * i + 3], absmax));
-      values->low[i] = byte_permute(first, second, 0x6420u);
-      values->high[i] = byte_permute(first, second, 0x7531u);
-    }
-  }
-
-  /** The values of eight codes, as they lie in memory: the even element of a byte in its high nibble. */
-  static Q4J_DEVICE Words4 look_up(const Values& values, uint32_t codes) {
-    uint32_t within = codes & 0x77777777u;                     // a place in half of the values
-    uint32_t half = (codes >> 1 & 0x44444444u) | 0x32103210u;  // byte i of the lower half's pick or of the upper half's
-    Words4 words;
-    Q4J_UNROLL
-    for (int i = 0; i < 4; i += 2) {
-      const uint32_t low = byte_permute(byte_permute(values.low[0], values.low[1], within),
-                                        byte_permute(values.low[2], values.low[3], within), half);
-      const uint32_t high = byte_permute(byte_permute(values.high[0], values.high[1], within),
-                                         byte_permute(values.high[2], values.high[3], within), half);
-      words.word[i] = byte_permute(low, high, 0x4051u);  // nibbles 1 and 0
-      words.word[i + 1] = byte_permute(low, high, 0x6273u);
-      within >>= 16;
-      half >>= 16;
-    }
-    return words;
   }
 
   const Operand& operand_;

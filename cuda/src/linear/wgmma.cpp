@@ -1,7 +1,11 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 #include "linear/wgmma.h"
 
+#include <cstring>
+
 #include "error.h"
+#include "linear/branch.h"
+#include "linear/strip_kernels.h"
 #include "linear/wgmma_kernels.h"
 #include "pack_weight/packed_layout.h"
 #include "quant.h"
@@ -10,15 +14,8 @@ namespace q4j::cuda {
 
 namespace {
 
-bool is_wide(const void* pointer, int64_t ld) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0 && ld % 8 == 0; }
-
-bool has_branch(const q4j_lora* lora) { return lora != nullptr && lora->rank > 0; }
-
 /** The parts of a factor without s, by which the sums are multiplied afterwards. */
-BranchParts parts_of(const q4j_lora* lora) {
-  if (!has_branch(lora)) return {0, 0, 0};
-  return lora->compute == Q4J_LORA_F32 ? BranchParts{3, 0x130, 0x310} : BranchParts{1, 0, 0};
-}
+BranchParts parts_of(const q4j_lora* lora) { return branch_parts(lora, false); }
 
 int64_t branch_tiles(const q4j_lora* lora) {
   return has_branch(lora) ? ceil_div(int64_t{parts_of(lora).groups} * lora->rank, 64) : 0;
@@ -26,16 +23,21 @@ int64_t branch_tiles(const q4j_lora* lora) {
 
 int64_t branch_bytes(int64_t m, const q4j_lora* lora) { return m * branch_tiles(lora) * 64 * 2; }
 
+/** Whether the pack holds the kernel's machine code: in PTX for other architectures the kernel is empty. */
+bool has_kernel() {
+  return std::strstr(Q4J_PACK_ARCHITECTURES, "90a") != nullptr || std::strcmp(Q4J_PACK_ARCHITECTURES, "host") == 0;
+}
+
 bool takes_weight(const q4j_pack_context& context, const q4j_weight& weight) {
-  return context.capability == 90 && is_4bit(weight.format) && weight.layout == Q4J_LAYOUT_PACKED &&
+  return has_kernel() && context.capability == 90 && is_4bit(weight.format) && weight.layout == Q4J_LAYOUT_PACKED &&
          packed_layout(weight).tiles;
 }
 
-/** Rows, columns and tiles are counted in 32 bits by the kernel and its maps. */
-bool fits(int64_t m, int64_t columns, int64_t contraction) {
+/** Rows, columns and tiles are counted in 32 bits by the kernel and its maps, and the branch's parts by theirs. */
+bool fits(int64_t m, int64_t columns, int64_t contraction, const q4j_lora* lora) {
   constexpr int64_t most = int64_t{1} << 30;
   return m > 0 && m < most && columns < most && contraction < most &&
-         ceil_div(m, kWgmmaRows) * ceil_div(columns, kWgmmaColumns) < most;
+         ceil_div(m, kWgmmaRows) * ceil_div(columns, kWgmmaColumns) < most && m * branch_tiles(lora) * 8 < kMostItems;
 }
 
 /** What both directions have: the branch's parts in bf16, written to the workspace, and the maps of what is fetched. */
@@ -47,7 +49,7 @@ q4j_status prepare(q4j_pack_context* context, const q4j_lora* lora, const void* 
   if (!has_branch(lora)) return Q4J_OK;
   arguments->branch_tiles = static_cast<int32_t>(branch_tiles(lora));
   arguments->parts = parts_of(lora);
-  arguments->factor = {static_cast<const float*>(factor), lora->s, lora->rank, lora->compute == Q4J_LORA_FAST};
+  arguments->factor = branch_factor(lora, factor);
   const int64_t width = int64_t{arguments->branch_tiles} * 64;
   const WidenedActivations widened = {nullptr,          0, m,     0,        static_cast<const float*>(branch), lora->rank,
                                       arguments->parts, 0, width, workspace};
@@ -58,12 +60,12 @@ q4j_status prepare(q4j_pack_context* context, const q4j_lora* lora, const void* 
 }  // namespace
 
 bool wgmma_takes(const q4j_pack_context& context, const q4j_linear_forward_params& p) {
-  return p.dtype == Q4J_BF16 && takes_weight(context, *p.weight) && fits(p.m, p.weight->rows, p.weight->cols) &&
+  return p.dtype == Q4J_BF16 && takes_weight(context, *p.weight) && fits(p.m, p.weight->rows, p.weight->cols, p.lora) &&
          is_wide(p.x, p.ldx) && is_wide(p.y, p.ldy);
 }
 
 bool wgmma_takes(const q4j_pack_context& context, const q4j_linear_backward_input_params& p) {
-  return p.dtype == Q4J_BF16 && p.weight != nullptr && takes_weight(context, *p.weight) && fits(p.m, p.k, p.n) &&
+  return p.dtype == Q4J_BF16 && p.weight != nullptr && takes_weight(context, *p.weight) && fits(p.m, p.k, p.n, p.lora) &&
          is_wide(p.dy, p.lddy) && is_wide(p.dx, p.lddx);
 }
 

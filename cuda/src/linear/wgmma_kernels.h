@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
+#include "linear/branch.h"
 #include "linear/packed_tiles.h"
-#include "linear/strip_kernels.h"
 #include "pack/context.h"
 #include "support/dropout.h"
 #include "support/tensor_map.h"

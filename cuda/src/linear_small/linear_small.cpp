@@ -6,6 +6,7 @@
 
 #include "error.h"
 #include "linear_small/shape.h"
+#include "quant.h"
 
 namespace q4j::cuda {
 
@@ -16,8 +17,6 @@ constexpr int64_t kMultiprocessors = 132;
 constexpr int64_t kLatency = 1200;      /* clocks from a load to its data, under load: 700 ns */
 constexpr int64_t kStageClocks = 1000;  /* to bring a chunk of A, beside its bytes */
 constexpr int64_t kLaunchClocks = 3000; /* of the kernel that adds partial sums */
-
-int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /**
  * Clocks of a multiprocessor for a tile of the weight, from what binds: shared memory (one access of 128 bytes per clock) or
@@ -39,7 +38,7 @@ SmallPlan cut(int64_t m, int64_t rows, int64_t cols) {
   const int64_t row_tiles = cols / kTileCols;
   const int64_t steps = S::kForward ? row_tiles : strips;
   const int64_t out_tiles = S::kForward ? strips : row_tiles;
-  const int64_t slots = quotient_up(steps, S::kSlotSteps);
+  const int64_t slots = ceil_div(steps, S::kSlotSteps);
   const int64_t slot_rows = NT == 1 ? m : NT * 8;
   const int64_t most_slots = S::kSlots / slot_rows;
 
@@ -47,10 +46,10 @@ SmallPlan cut(int64_t m, int64_t rows, int64_t cols) {
   int64_t best_clocks = 0;
   for (int64_t splits = 1; splits <= std::min<int64_t>(slots, 16); ++splits) {
     SmallPlan plan = {};
-    const int64_t slice = quotient_up(slots, splits);
-    if (quotient_up(slots, slice) != splits) continue;
-    const int64_t chunks = quotient_up(slice, most_slots);
-    const int64_t chunk = quotient_up(slice, chunks);
+    const int64_t slice = ceil_div(slots, splits);
+    if (ceil_div(slots, slice) != splits) continue;
+    const int64_t chunks = ceil_div(slice, most_slots);
+    const int64_t chunk = ceil_div(slice, chunks);
     plan.splits = static_cast<int32_t>(splits);
     plan.slice_slots = static_cast<int32_t>(slice);
     plan.chunk_slots = static_cast<int32_t>(chunk);
@@ -60,14 +59,14 @@ SmallPlan cut(int64_t m, int64_t rows, int64_t cols) {
     for (int32_t shift = 0; 1 << shift <= S::kWarps; ++shift) {
       plan.share_shift = shift;
       const int64_t groups = S::kWarps >> shift;
-      const int64_t units = quotient_up(out_tiles, groups * S::kWide);
+      const int64_t units = ceil_div(out_tiles, groups * S::kWide);
       plan.units = static_cast<int32_t>(units);
-      const int64_t share = quotient_up(std::min(chunk * S::kSlotSteps, steps), int64_t{1} << shift);
+      const int64_t share = ceil_div(std::min(chunk * S::kSlotSteps, steps), int64_t{1} << shift);
       const int64_t step =
           std::max<int64_t>(S::kWarps * S::kWide * tile_clocks<NT, kB>(), kLatency / std::min<int64_t>(share, S::kDepth));
       const int64_t finish = NT / S::kPass * (150 + (int64_t{20} << shift));
       const int64_t unit = chunks * share * step + (chunks > 1 ? chunks * stage : 0) + finish;
-      const int64_t clocks = quotient_up(units, blocks) * unit + stage + sums;
+      const int64_t clocks = ceil_div(units, blocks) * unit + stage + sums;
       if (best.splits == 0 || clocks < best_clocks) {
         best = plan;
         best_clocks = clocks;

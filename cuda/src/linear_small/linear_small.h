@@ -6,12 +6,13 @@
  *
  * Launch contract
  *   C = A B as product.h has it: A is bf16 [m, contraction], any alignment (rows aligned to 16 bytes are fast), m from 1 to 64;
- * B is the weight, Elements::kPackedTiles, in either order; all of Branch and Output. The weight has fewer than 2^31 / 16
- * tiles. The sum of an element is a tree that its shape alone decides (plan_small: slices of the contraction, shares of warps):
+ *   B is the weight, Elements::kPackedTiles, in either order; all of Branch and Output. The weight has fewer than 2^31 / 16
+ *   tiles.
+ * The sum of an element is a tree that its shape alone decides (plan_small: slices of the contraction, shares of warps):
  * the same on every device. How many blocks share the work does not change it.
  *
  * Rungs
- *   1 linear_small_1.cu: a warp per 16 or 64 outputs, values from a table of 16, one tile after the other.
+ *   1 linear_small_1.cu: a warp per 16 outputs and eight rows, every value looked up and scaled on its own.
  *   2 linear_small_2.h: values from a table of pairs in shared memory, loads far ahead.
  *   3 linear_small_3.cu, forward: rung 2 with a quarter of the codes looked up in registers.
  */

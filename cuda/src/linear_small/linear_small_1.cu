@@ -20,7 +20,7 @@ Q4J_DEVICE float weight_value(const SmallProduct& p, int64_t row, int64_t col) {
   if (p.nested_absmax == nullptr) {
     absmax = static_cast<const float*>(p.absmax)[at];
   } else {
-    const float value = packed_nested_map.at[static_cast<const uint8_t*>(p.absmax)[at]];
+    const float value = signed_map.at[static_cast<const uint8_t*>(p.absmax)[at]];
     absmax = add(multiply(value, p.nested_absmax[(row * p.row_blocks + block) >> p.nested_shift]), p.nested_offset);
   }
   return multiply(p.values[p.codes[place.byte] >> place.shift & 15], absmax);

@@ -185,7 +185,7 @@ class SmallBlock {
     if (p_.nested_absmax != nullptr) {
       auto* map = reinterpret_cast<float*>(shared_ + S::kMapAt);
       Q4J_NO_UNROLL
-      for (int i = thread_index(); i < 256; i += S::kThreads) map[i] = packed_nested_map.at[i];
+      for (int i = thread_index(); i < 256; i += S::kThreads) map[i] = signed_map.at[i];
     }
   }
 

@@ -76,7 +76,7 @@ void cut_rows(ColumnSums* sums) {
 
 q4j_status column_sums(const q4j_pack_context& context, const ColumnSums& sums) {
   const int columns = blocks_for(sums.cols, kColumns);
-  return with_dtype(sums.dtype, [&](auto type) {
+  return with_activation_type(sums.dtype, [&](auto type) {
     Q4J_RETURN_IF_ERROR(launch(context, {columns * sums.parts, kThreads}, "linear_column_sums",
                                linear_column_sums<decltype(type)>, sums, columns));
     return sums.parts == 1

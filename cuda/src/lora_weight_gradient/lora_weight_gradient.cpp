@@ -3,15 +3,16 @@
  * lora_weight_gradient: da += s dyb^T dropout(x), db += s dy^T xa. docs/kernels/lora.md has shapes, roundings and ladder.
  *
  * Launch contract
- *   x T[m, k], dy T[m, n], T = f32 or bf16, with row distances; xa, dyb f32[m, rank]; da f32[rank, k], db f32[n, rank], added
- * to With Q4J_LORA_FAST and bf16, xa and dyb hold values rounded to bf16; else every bit of them counts. Both are products with
- * sums over m (linear/product.h): db as it stands, da as the transposed of dropout(x)^T dyb, so that the large factor is A in
- * both and x is masked once per element.
+ *   x, dy     T[m, k], T[m, n], T = f32 or bf16, with row distances
+ *   xa, dyb   f32[m, rank]. With Q4J_LORA_FAST and bf16 they hold values rounded to bf16; else every bit of them counts
+ *   da, db    f32[rank, k], f32[n, rank], added to
+ * Both are products with sums over m (linear/product.h): db as it stands, da as the transposed of dropout(x)^T dyb, so that the
+ * large factor is A in both and x is masked once per element.
  *
  * Rungs
  *   1 linear/product_1.cu: f32 arithmetic on values read one by one. Runs always where activations are f32.
- *   2 linear/product_2_slim.cu: tensor cores, both gradients in one launch; parts of m, where there are several, summed in
- * order.
+ *   2 linear/product_2_slim.cu: tensor cores, both gradients in one launch; parts of m, where there are several, are summed
+ *     in order.
  */
 #include "error.h"
 #include "linear/linear.h"

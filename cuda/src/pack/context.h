@@ -19,7 +19,7 @@ struct q4j_pack_context {
   int32_t block_shared_bytes = 48 * 1024; /* shared memory that a block may ask for */
   bool cooperative = false; /* a grid barrier is possible */
   q4j::cuda::Rungs rungs;
-  /** Opened by open_dense; NULL: not yet, or this machine lacks the library. */
+  /** Opened by strip_available (linear/strip.h); NULL: not yet, or this machine lacks the library. */
   std::unique_ptr<q4j::cuda::DenseMultiplier> dense;
   bool dense_tried = false;
   q4j::cuda::Scratch* scratch = nullptr; /* in device memory */

@@ -25,6 +25,10 @@ q4j_status make_scratch(q4j_pack_context* context) {
 
 void destroy(q4j_pack_context* context) {
   if (context->scratch != nullptr) free_memory(context, context->scratch);
+  if (context->dense != nullptr) {
+    const CurrentDevice current(*context);  // its streams and events are the device's
+    context->dense.reset();
+  }
   delete context;
 }
 
@@ -52,6 +56,14 @@ q4j_status on_device(q4j_pack_context* context, const Parameters* parameters) {
   const CurrentDevice current(*context);
   Q4J_RETURN_IF_ERROR(current.status());
   return Operator(context, parameters);
+}
+
+/** Measures a workspace, with the device current too: a library that is opened for it makes its streams on that device. */
+template <typename Parameters, q4j_status (*Size)(q4j_pack_context*, const Parameters*, int64_t*)>
+q4j_status size_on_device(q4j_pack_context* context, const Parameters* parameters, int64_t* bytes) {
+  const CurrentDevice current(*context);
+  Q4J_RETURN_IF_ERROR(current.status());
+  return Size(context, parameters, bytes);
 }
 
 constexpr q4j_pack_operators make_operators() {
@@ -95,13 +107,17 @@ constexpr q4j_pack_operators make_operators() {
 constexpr q4j_pack_workspaces make_workspaces() {
   q4j_pack_workspaces table = {};
   table.size = sizeof table;
-  table.quantize_4bit_workspace_size = &quantize_4bit_workspace_size;
-  table.linear_forward_workspace_size = &linear_forward_workspace_size;
-  table.linear_backward_input_workspace_size = &linear_backward_input_workspace_size;
-  table.lora_weight_gradient_workspace_size = &lora_weight_gradient_workspace_size;
-  table.linear_weight_gradient_workspace_size = &linear_weight_gradient_workspace_size;
-  table.rms_norm_backward_workspace_size = &rms_norm_backward_workspace_size;
-  table.layer_norm_backward_workspace_size = &layer_norm_backward_workspace_size;
+  table.quantize_4bit_workspace_size = &size_on_device<q4j_quantize_4bit_params, &quantize_4bit_workspace_size>;
+  table.linear_forward_workspace_size = &size_on_device<q4j_linear_forward_params, &linear_forward_workspace_size>;
+  table.linear_backward_input_workspace_size =
+      &size_on_device<q4j_linear_backward_input_params, &linear_backward_input_workspace_size>;
+  table.lora_weight_gradient_workspace_size =
+      &size_on_device<q4j_lora_weight_gradient_params, &lora_weight_gradient_workspace_size>;
+  table.linear_weight_gradient_workspace_size =
+      &size_on_device<q4j_linear_weight_gradient_params, &linear_weight_gradient_workspace_size>;
+  table.rms_norm_backward_workspace_size = &size_on_device<q4j_rms_norm_backward_params, &rms_norm_backward_workspace_size>;
+  table.layer_norm_backward_workspace_size =
+      &size_on_device<q4j_layer_norm_backward_params, &layer_norm_backward_workspace_size>;
   return table;
 }
 

@@ -8,15 +8,17 @@
  * and block size alone decide which of two kinds it is:
  *
  * Tiles: rows % 16 == 0, cols % 64 == 0, block_size >= 64 and cols % block_size == 0.
- *   codes   tiles of 16 rows by 64 columns, 512 bytes each; a strip of 16 rows is row_tiles = cols / 64 of them, one after the
- *           other, and strips follow each other. In a tile, lane l = 4 g + t of a warp owns bytes [16 l, 16 l + 16), four
- * words: word j, bits [4 f, 4 f + 4)            code of row g + 8 (j % 2), column 32 (j / 2) + 8 f + 2 t word j, bits [16 + 4
- * f, 16 + 4 f + 4)  the same row, the column after that with f = 0 ... 3. So a lane owns what it needs as operand A of
- * mma.m16n8k16 in the four k-steps of a tile: words 0 and 1 are the rows g and g + 8 of k-steps 0 and 1, words 2 and 3 of
- * k-steps 2 and 3; nibble 2 (s % 2) + h of a half is column half h of k-step s. One movmatrix of a word transposes its four 8
- * by 8 blocks of codes at once. absmax  element [strip][k-block][p] belongs to row 16 strip + p / 2 + 8 (p % 2): the scales of
- * the rows g and g + 8 are neighbours, those of a tile 16 consecutive elements. nested  as in the canonical weight, indexed by
- * the canonical number of a block: row * row_blocks + k-block.
+ *   codes     Tiles of 16 rows by 64 columns, 512 bytes each; a strip of 16 rows is row_tiles = cols / 64 of them, one after
+ *             the other, and strips follow each other. In a tile, lane l = 4 g + t of a warp owns bytes [16 l, 16 l + 16), four
+ *             words. Bits [4 f, 4 f + 4) of word j, f = 0 ... 3, are the code of row g + 8 (j % 2) and column
+ *             32 (j / 2) + 8 f + 2 t; bits [16 + 4 f, 16 + 4 f + 4) are that of the next column.
+ *   absmax    Element [strip][k-block][p] belongs to row 16 strip + p / 2 + 8 (p % 2): the scales of the rows g and g + 8 are
+ *             neighbours, those of a tile 16 consecutive elements.
+ *   nested    As in the canonical weight, indexed by the canonical number of a block: row * row_blocks + k-block.
+ *
+ * So a lane owns what it needs as operand A of mma.m16n8k16 in the four k-steps of a tile: words 0 and 1 are the rows g and
+ * g + 8 of k-steps 0 and 1, words 2 and 3 of k-steps 2 and 3; nibble 2 (s % 2) + h of a half is column half h of k-step s. One
+ * movmatrix of a word transposes its four 8 by 8 blocks of codes at once.
  *
  * Parts: every other weight. The canonical parts as they are; canonical_parts() gives the weight they make.
  */

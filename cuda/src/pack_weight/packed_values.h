@@ -51,8 +51,6 @@ constexpr int kPairCopies = 16;
 constexpr int kPairBytes = kPairCopies * 8;
 constexpr int kPairTableBytes = kValuePairs * kPairStride;
 
-Q4J_TABLE Table<float, 256> packed_nested_map = table_of(dynamic_signed_map);
-
 /** All threads of the block fill the table, which is aligned to 256 bytes, with pairs of `values`; a barrier must follow. */
 Q4J_DEVICE void fill_value_pairs(unsigned char* table, const float (&values)[16]) {
   constexpr int kPerPair = kPairBytes / static_cast<int>(sizeof(Words4));
@@ -101,8 +99,12 @@ Q4J_DEVICE ValuePlanes value_planes(const float (&values)[16], float absmax) {
   return planes;
 }
 
-/** The bf16 pairs of the four bytes of a word of codes: 21 instructions for 8 codes. */
-Q4J_DEVICE Words4 look_up(const ValuePlanes& planes, uint32_t codes) {
+/**
+ * The bf16 pairs of the four bytes of a word of codes: 21 instructions for 8 codes. First and Second merge the low and the high
+ * bytes of four codes into two pairs each, in the order in which the codes lie.
+ */
+template <uint32_t First, uint32_t Second>
+Q4J_DEVICE Words4 look_up_pairs(const ValuePlanes& planes, uint32_t codes) {
   uint32_t within = codes & 0x77777777u;                     // a place in one half of the values
   uint32_t half = (codes >> 1 & 0x44444444u) | 0x32103210u;  // code i of what the lower half gives or of the upper half's
   Words4 pairs;
@@ -112,12 +114,20 @@ Q4J_DEVICE Words4 look_up(const ValuePlanes& planes, uint32_t codes) {
                                       byte_permute(planes.low[2], planes.low[3], within), half);
     const uint32_t high = byte_permute(byte_permute(planes.high[0], planes.high[1], within),
                                        byte_permute(planes.high[2], planes.high[3], within), half);
-    pairs.word[i] = byte_permute(low, high, 0x5140u);
-    pairs.word[i + 1] = byte_permute(low, high, 0x7362u);
+    pairs.word[i] = byte_permute(low, high, First);
+    pairs.word[i + 1] = byte_permute(low, high, Second);
     within >>= 16;
     half >>= 16;
   }
   return pairs;
+}
+
+/** Of a packed word: the low nibble's value first. */
+Q4J_DEVICE Words4 look_up(const ValuePlanes& planes, uint32_t codes) { return look_up_pairs<0x5140u, 0x7362u>(planes, codes); }
+
+/** Of canonical codes: the even element of a byte is in its high nibble. */
+Q4J_DEVICE Words4 look_up_canonical(const ValuePlanes& planes, uint32_t codes) {
+  return look_up_pairs<0x4051u, 0x6273u>(planes, codes);
 }
 
 }  // namespace q4j::cuda

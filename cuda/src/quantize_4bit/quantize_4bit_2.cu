@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** Rungs 2 and 3: the same three parts as three launches, or as one with grid barriers. */
 #include "quantize_4bit/quantize_4bit.h"
+#include "support/block_sum.h"
 #include "support/codes.h"
 #include "support/dispatch.h"
 #include "support/elements.h"
@@ -116,24 +117,6 @@ Q4J_DEVICE void quantize_tiles(const Quantize4Bit& q) {
   }
 }
 
-struct WarpSums {
-  double at[kWarps];
-};
-
-/** Sum over the block's threads, the same in every thread. Fixed order: a tree over the lanes, then warp by warp. */
-Q4J_DEVICE double block_sum(double value) {
-  auto& sums = block_shared<WarpSums>();
-  Q4J_UNROLL
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  block_barrier();  // the last sum has been read
-  if (lane_index() == 0) sums.at[warp_index()] = value;
-  block_barrier();
-  double sum = 0.0;
-  Q4J_UNROLL
-  for (int w = 0; w < kWarps; ++w) sum += sums.at[w];
-  return sum;
-}
-
 /** The f64 sums of this block's chunks of absmax: every grid_blocks-th. */
 Q4J_DEVICE void sum_absmax(const Quantize4Bit& q) {
   for (int64_t chunk = block_index(); chunk < q.sum_chunks; chunk += grid_blocks()) {
@@ -143,7 +126,7 @@ Q4J_DEVICE void sum_absmax(const Quantize4Bit& q) {
       const int64_t block = chunk * kSumChunk + i * kThreads + thread_index();
       if (block < q.blocks) sum += static_cast<double>(q.absmax[block]);
     }
-    sum = block_sum(sum);
+    sum = block_sum<kThreads>(sum);
     if (thread_index() == 0) q.partial_sums[chunk] = sum;
   }
 }
@@ -155,7 +138,7 @@ Q4J_DEVICE void encode_absmax(const Quantize4Bit& q) {
   if (thread_index() < 255) thresholds.at[thread_index()] = map_thresholds.at[thread_index()];
   double sum = 0.0;
   for (int64_t i = thread_index(); i < q.sum_chunks; i += kThreads) sum += q.partial_sums[i];
-  sum = block_sum(sum);  // its barriers also publish the thresholds
+  sum = block_sum<kThreads>(sum);  // its barriers also publish the thresholds
   const float offset = static_cast<float>(sum / static_cast<double>(q.blocks));
   if (block_index() == 0 && thread_index() == 0) *q.nested_offset = offset;
 

@@ -150,6 +150,9 @@ Q4J_DEVICE uint32_t encode_4bit(const Table<Bucket, kBuckets>& buckets, float sc
 
 // ---------------------------------------------------------------- 8-bit
 
+/** What a code stands for; also of the codes of a doubly quantized absmax. */
+Q4J_TABLE Table<float, 256> signed_map = table_of(dynamic_signed_map);
+
 /** The number of thresholds below x: the code of x in a dynamic map. NaN gives 0. */
 Q4J_DEVICE uint32_t encode_8bit(const float* thresholds, float x) {
   uint32_t code = 0;

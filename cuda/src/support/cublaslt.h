@@ -53,6 +53,8 @@ struct CublasLt {
   static constexpr int kWorkspaceBytes = 1;    // CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES
   static constexpr int kReductions = 3;        // CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK
   static constexpr uint32_t kReduceInF32 = 2;  // CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; no reduction is always allowed
+  static constexpr int kLeastAlignmentA = 5;   // CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, then of B, C
+  static constexpr int kLeastAlignmentD = 8;   // and D; 256 where it is not set
 };
 
 /** The opened library, or why there is none. */

@@ -3,6 +3,11 @@
 #ifndef QLORA4J_CUDA_SUPPORT_ELEMENTS_H_
 #define QLORA4J_CUDA_SUPPORT_ELEMENTS_H_
 
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
 #include "half.h"
 #include "support/device.h"
 

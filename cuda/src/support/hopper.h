@@ -152,20 +152,7 @@ Q4J_DEVICE uint64_t operand_b(const void* tile, int step) {
   "+f"(d.at[i]), "+f"(d.at[i + 1]), "+f"(d.at[i + 2]), "+f"(d.at[i + 3]), "+f"(d.at[i + 4]), "+f"(d.at[i + 5]), \
       "+f"(d.at[i + 6]), "+f"(d.at[i + 7])
 
-/** d += a * b^T for 64 rows of A, a warpgroup's, and the 128 rows of B; asynchronous until wgmma_wait. */
-Q4J_DEVICE void wgmma(WarpgroupTile<128>& d, const OperandA& a, const void* tile, int step) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-      : Q4J_ACC8(0), Q4J_ACC8(8), Q4J_ACC8(16), Q4J_ACC8(24), Q4J_ACC8(32), Q4J_ACC8(40), Q4J_ACC8(48), Q4J_ACC8(56)
-      : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "l"(operand_b(tile, step)));
-}
-
-/** The same for the 256 rows of B. */
+/** d += a * b^T for 64 rows of A, a warpgroup's, and the 256 rows of B; asynchronous until wgmma_wait. */
 Q4J_DEVICE void wgmma(WarpgroupTile<256>& d, const OperandA& a, const void* tile, int step) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "

@@ -62,8 +62,8 @@ Q4J_DEVICE int tensor_of_tile(const List& list, int tile, int from) {
 }
 
 /**
- * Packs tensors into arguments.tensors and calls launch(first, last) for each full list and for the rest; never for no tensors
- * at all. item(t) describes tensor t of `count`; empty ones take no room.
+ * Packs tensors into arguments.tensors and calls launch(last) for each full list and for the rest; never for no tensors at all.
+ * item(t) describes tensor t of `count`; empty ones take no room.
  */
 template <typename Arguments, typename MakeItem, typename Launch>
 q4j_status for_each_list(int32_t count, const int64_t* lengths, int64_t tile, Arguments* arguments, MakeItem item,
@@ -71,7 +71,6 @@ q4j_status for_each_list(int32_t count, const int64_t* lengths, int64_t tile, Ar
   auto& list = arguments->tensors;
   int32_t left = 0;
   for (int32_t t = 0; t < count; ++t) left += lengths[t] > 0 ? 1 : 0;
-  bool first = true;
   list.count = 0;
   int64_t tiles = 0;
   for (int32_t t = 0; t < count; ++t) {
@@ -85,8 +84,7 @@ q4j_status for_each_list(int32_t count, const int64_t* lengths, int64_t tile, Ar
     if (list.count < list.capacity && left > 0) continue;
     list.first_tile[list.count] = static_cast<int32_t>(tiles);
     list.tiles = static_cast<int32_t>(tiles);
-    Q4J_RETURN_IF_ERROR(launch(first, left == 0));
-    first = false;
+    Q4J_RETURN_IF_ERROR(launch(left == 0));
     list.count = 0;
     tiles = 0;
   }
