@@ -4,10 +4,10 @@
  *
  * usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row]
  *
- * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case: best
- * and median time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at the best; its
- * share of what reading memory alone reaches, with the same threads and measured before every row; and the best time with the
- * other pack.
+ * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case: median
+ * and best time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at the median; its
+ * share of what reading memory alone reaches, with the same threads and measured before every row; and the median with the
+ * other pack. All times are elapsed ones, so the machine should be idle. Weights lie in the pack's own memory.
  */
 #include <dlfcn.h>
 #include <immintrin.h>
@@ -26,14 +26,11 @@
 
 namespace {
 
-double seconds(clockid_t clock) {
+double elapsed() {
   timespec t;
-  clock_gettime(clock, &t);
+  clock_gettime(CLOCK_MONOTONIC, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
-
-double elapsed() { return seconds(CLOCK_MONOTONIC); }
-double cpu_time() { return seconds(CLOCK_PROCESS_CPUTIME_ID); }
 
 double quantile(std::vector<double>& values, double part) {
   std::sort(values.begin(), values.end());
@@ -42,15 +39,6 @@ double quantile(std::vector<double>& values, double part) {
 
 // Bytes that all weights of a case have together, and that the bandwidth is measured with.
 constexpr int64_t kTotalBytes = int64_t{384} << 20;
-
-struct Memory {
-  explicit Memory(int64_t bytes)
-      : data(static_cast<char*>(std::aligned_alloc(1 << 21, static_cast<size_t>((bytes >> 21) + 1) << 21))) {}
-  ~Memory() { std::free(data); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  char* data;
-};
 
 __attribute__((target("avx2"))) void read_lines(const char* p, int64_t bytes) {
   __m256i sum = _mm256_setzero_si256();
@@ -63,22 +51,21 @@ __attribute__((target("avx2"))) void read_lines(const char* p, int64_t bytes) {
   __asm__ volatile("" : : "x"(sum));
 }
 
-/** Bytes per second of CPU time that `threads` threads read together, best of some runs. */
-double bandwidth(const Memory& memory, int threads) {
+/** Bytes per second that `threads` threads read together, best of some runs. */
+double bandwidth(const char* memory, int threads) {
   constexpr int64_t kPiece = 1 << 20;
   double best = 0;
   for (int run = 0; run < 5; ++run) {
     std::atomic<int64_t> next{0};
     const auto work = [&] {
-      for (int64_t at = next.fetch_add(kPiece); at < kTotalBytes; at = next.fetch_add(kPiece))
-        read_lines(memory.data + at, kPiece);
+      for (int64_t at = next.fetch_add(kPiece); at < kTotalBytes; at = next.fetch_add(kPiece)) read_lines(memory + at, kPiece);
     };
     std::vector<std::thread> others;
-    const double start = cpu_time();
+    const double start = elapsed();
     for (int i = 1; i < threads; ++i) others.emplace_back(work);
     work();
     for (std::thread& other : others) other.join();
-    best = std::max(best, static_cast<double>(kTotalBytes) * threads / (cpu_time() - start));
+    best = std::max(best, static_cast<double>(kTotalBytes) / (elapsed() - start));
   }
   return best;
 }
@@ -113,7 +100,7 @@ struct Case {
 
 class Bench {
  public:
-  Bench(const Case& c, int64_t m, const Memory& memory) : c_(c), m_(m), memory_(memory) {
+  Bench(const Case& c, int64_t m, char* memory) : c_(c), m_(m) {
     const int64_t data_bytes = c.format == Q4J_WEIGHT_DENSE ? c.n * c.k * 2 : c.n * c.k / 2;
     const int64_t blocks = c.format == Q4J_WEIGHT_DENSE ? 0 : c.n * c.k / 64;
     const int64_t absmax_bytes = c.nested != 0 ? blocks : blocks * 4;
@@ -124,7 +111,7 @@ class Bench {
     y_.resize(static_cast<size_t>(m * c.n * 4));
     xa_.resize(static_cast<size_t>(m * c.rank + 1));
     for (int64_t i = 0; i < weights_; ++i) {
-      char* at = memory.data + i * stride_;
+      char* at = memory + i * stride_;
       q4j_weight weight = {};
       weight.size = sizeof weight;
       weight.format = c.format;
@@ -151,13 +138,12 @@ class Bench {
   double gigabytes() const { return static_cast<double>(bytes_) / 1e9; }
 
   struct Times {
-    double cpu;  // of one thread, median
-    double cpu_best;
-    double best;  // elapsed
+    double median;
+    double best;
   };
 
-  Times time(const Pack& pack, int threads, double limit) {
-    std::vector<double> cpu, wall;
+  Times time(const Pack& pack, double limit) {
+    std::vector<double> times;
     const double start = elapsed();
     do {
       for (const auto& [weight, lora] : list_) {
@@ -177,19 +163,17 @@ class Bench {
         if (static_cast<size_t>(bytes) > workspace_.size()) workspace_.resize(static_cast<size_t>(bytes));
         p.workspace = workspace_.data();
         p.workspace_bytes = bytes;
-        const double wall_start = elapsed(), cpu_start = cpu_time();
+        const double call = elapsed();
         pack.pack->operators->linear_forward(pack.context, &p);
-        cpu.push_back((cpu_time() - cpu_start) / threads);
-        wall.push_back(elapsed() - wall_start);
+        times.push_back(elapsed() - call);
       }
     } while (elapsed() - start < limit);
-    return {quantile(cpu, 0.5), quantile(cpu, 0.0), quantile(wall, 0.0)};
+    return {quantile(times, 0.5), quantile(times, 0.0)};
   }
 
  private:
   Case c_;
   int64_t m_;
-  const Memory& memory_;
   int64_t bytes_ = 0, stride_ = 0, weights_ = 0;
   std::vector<std::pair<q4j_weight, q4j_lora>> list_;
   std::vector<char> x_, y_, workspace_;
@@ -209,9 +193,11 @@ int main(int argc, char** argv) {
   Pack pack, other;
   if (!pack.open(argv[1], threads) || (has_other && !other.open(argv[2], threads))) return 2;
 
-  const Memory memory(kTotalBytes + (int64_t{64} << 20));
+  void* allocated = nullptr;
+  if (pack.pack->allocate(pack.context, kTotalBytes + (int64_t{64} << 20), &allocated) != Q4J_OK) return 2;
+  auto* memory = static_cast<char*>(allocated);
   // Small magnitudes in every type: 0x3c is 0.0102 in bf16, 0.0115 in f32.
-  std::memset(memory.data, 0x3c, static_cast<size_t>(kTotalBytes + (int64_t{64} << 20)));
+  std::memset(memory, 0x3c, static_cast<size_t>(kTotalBytes + (int64_t{64} << 20)));
   const Case cases[] = {
       {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
       {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 16},
@@ -219,22 +205,21 @@ int main(int argc, char** argv) {
       {"nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
       {"bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
   };
-  std::printf(
-      "pack,threads,weight,dtype,m,n,k,rank,cpu_ms,best_cpu_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_cpu_ms\n");
+  std::printf("pack,threads,weight,dtype,m,n,k,rank,median_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_ms\n");
   for (const Case& test : cases) {
     for (const int64_t m : {1, 2, 4, 8, 16, 32, 64}) {
       Bench bench(test, m, memory);
       const double limit = bandwidth(memory, threads) / 1e9;
-      const Bench::Times times = bench.time(pack, threads, seconds_per_row);
-      const double rate = bench.gigabytes() / times.cpu;
-      std::printf("%s,%d,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.3f,%.1f,%.1f,%.2f,%.3f\n", pack.pack->name, threads, test.what,
+      const Bench::Times times = bench.time(pack, seconds_per_row);
+      const double rate = bench.gigabytes() / times.median;
+      std::printf("%s,%d,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.1f,%.1f,%.2f,%.3f\n", pack.pack->name, threads, test.what,
                   q4j::dtype_name(test.dtype), static_cast<long long>(m), static_cast<long long>(test.n),
-                  static_cast<long long>(test.k), static_cast<long long>(test.rank), times.cpu * 1e3, times.cpu_best * 1e3,
-                  times.best * 1e3, rate, limit, rate / limit,
-                  has_other ? bench.time(other, threads, seconds_per_row).cpu * 1e3 : 0.0);
+                  static_cast<long long>(test.k), static_cast<long long>(test.rank), times.median * 1e3, times.best * 1e3, rate,
+                  limit, rate / limit, has_other ? bench.time(other, seconds_per_row).median * 1e3 : 0.0);
       std::fflush(stdout);
     }
   }
+  pack.pack->free_memory(pack.context, allocated);
   pack.pack->destroy(pack.context);
   if (has_other) other.pack->destroy(other.context);
   return 0;
