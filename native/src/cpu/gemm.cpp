@@ -150,6 +150,10 @@ constexpr int64_t kSharedBytes = int64_t{2} << 20;
 // Panels of columns of a task: A is read from the third-level cache once per task. Products that are not wider, such as xa,
 // have each task pack its own rows of A instead, which then never leave the second-level cache.
 constexpr int64_t kTaskPanels = 4;
+// The same where a packed chunk of A is larger than this: it may then lie beyond a share of the third-level cache, and half as
+// many tasks read it half as often. The gradient of an output head has such a chunk, one row of it as long as the vocabulary.
+constexpr int64_t kFarTaskPanels = 8;
+constexpr int64_t kFarBytes = int64_t{4} << 20;
 // Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
 constexpr int64_t kTasksPerThread = 4;
 // Panels of A that one task packs together: 96 columns of a transposed bf16 operand are three cache lines of each row.
@@ -227,7 +231,8 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
     plan.task_panels = plan.column_panels;
     plan.task_rows = std::min(rows, std::clamp(row_panels / tasks, kLeastPackPanels, kPackPanels) * kTileRows);
   } else {
-    plan.task_panels = std::max<int64_t>(1, std::min(kTaskPanels, plan.column_panels / tasks));
+    const int64_t most = plan.chunk_rows * plan.k_padded * bytes > kFarBytes ? kFarTaskPanels : kTaskPanels;
+    plan.task_panels = std::max<int64_t>(1, std::min(most, plan.column_panels / tasks));
     const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
     int64_t row_tasks = 1;
     if (plan.shared_b) {
