@@ -1,0 +1,29 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+/**
+ * What an optimizer's states take and how they moved.
+ *
+ * @param totalBytes of all states
+ * @param paged whether some of them are in pages
+ * @param held what the device holds of them
+ */
+public record OptimizerMemory(long totalBytes, boolean paged, Held held) {
+
+  /**
+   * Memory of the device and the traffic of pages since the optimizer was made.
+   *
+   * @param residentBytes memory of the device
+   * @param bytesIn pages fetched to the device
+   * @param bytesOut pages written back from it
+   */
+  public record Held(long residentBytes, long bytesIn, long bytesOut) {
+    /** Nothing. */
+    static final Held NONE = new Held(0, 0, 0);
+
+    Held plus(Held other) {
+      return new Held(
+          residentBytes + other.residentBytes, bytesIn + other.bytesIn, bytesOut + other.bytesOut);
+    }
+  }
+}
