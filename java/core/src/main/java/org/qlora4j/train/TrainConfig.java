@@ -32,6 +32,7 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param threads CPU threads, 0 for as many as the machine allows
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
  *     again in the backward pass
+ * @param checkpointEvery with it: keep the input of every so many layers
  * @param lossChunk tokens whose logits exist at one time
  */
 public record TrainConfig(
@@ -51,6 +52,7 @@ public record TrainConfig(
     long seed,
     int threads,
     boolean gradientCheckpointing,
+    int checkpointEvery,
     int lossChunk) {
 
   /** Where the base weights come from. */

@@ -176,6 +176,10 @@ public final class TrainConfigKeys {
               "gradient_checkpointing",
               "true",
               "keep only the layers' inputs and compute the rest again in the backward pass"),
+          key(
+              "checkpoint_every",
+              "1",
+              "with gradient_checkpointing: keep the input of every so many layers only"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
           key(
               "device",

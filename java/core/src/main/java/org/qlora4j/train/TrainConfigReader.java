@@ -197,6 +197,11 @@ public final class TrainConfigReader {
     if (init == Init.RANDOM && method != Method.FULL) {
       throw wrong("init", "checkpoint; random weights need method: full");
     }
+    boolean checkpointing = bool("gradient_checkpointing", true);
+    int checkpointEvery = integer("checkpoint_every", 1, 1, 1 << 16);
+    if (checkpointEvery > 1 && !checkpointing) {
+      throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
+    }
     return new TrainConfig(
         path("model"),
         init,
@@ -244,7 +249,8 @@ public final class TrainConfigReader {
             number("sample_repetition_penalty", 1, 0.01, 100)),
         seed,
         integer("threads", 0, 0, 4096),
-        bool("gradient_checkpointing", true),
+        checkpointing,
+        checkpointEvery,
         integer("loss_chunk", 1024, 1, 1 << 24));
   }
 

@@ -155,7 +155,8 @@ public final class TrainingRun {
             optimizer,
             s -> config.optimizer().learningRate() * config.schedule().factor(s, totalSteps),
             pass,
-            new DecoderModel.StepOptions(config.gradientCheckpointing(), config.lossChunk()));
+            new DecoderModel.StepOptions(
+                config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk()));
     this.checkpoints =
         new TrainingCheckpoints(
             config.outputDir(),

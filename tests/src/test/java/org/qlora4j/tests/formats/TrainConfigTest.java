@@ -231,6 +231,8 @@ class TrainConfigTest {
         "init: random|method: full",
         "sequence_length: 1|an integer of 2",
         "seed: 1.5|an integer",
+        "checkpoint_every: 0|checkpoint_every: expected an integer of 1",
+        "gradient_checkpointing: false\\ncheckpoint_every: 2|checkpoint_every: expected 1, or gradient_checkpointing: true",
         "lora_r: 8\\nr: 16|mean the same",
       })
   void wrongValuesSayKeyFoundAndExpected(String line, String part) {
@@ -266,6 +268,7 @@ class TrainConfigTest {
           "save_steps=7",
           "sample_prompts=[x]",
           "gradient_checkpointing=false",
+          "checkpoint_every=3",
           "optim=paged_adamw_32bit",
           "learning_rate=0.0002"
         }) {
