@@ -267,6 +267,7 @@ final class TrainCommand implements Callable<Integer> {
     optimizer.put("resident_bytes", states.held().residentBytes());
     optimizer.put("bytes_in", states.held().bytesIn());
     optimizer.put("bytes_out", states.held().bytesOut());
+    optimizer.put("page_misses", states.held().misses());
     var samples = node.putArray("samples");
     for (TrainingSummary.Sample sample : summary.samples()) {
       ObjectNode one = samples.addObject();

@@ -16,14 +16,18 @@ public record OptimizerMemory(long totalBytes, boolean paged, Held held) {
    * @param residentBytes memory of the device
    * @param bytesIn pages fetched to the device
    * @param bytesOut pages written back from it
+   * @param misses uses of a page whose fetch had not begun before
    */
-  public record Held(long residentBytes, long bytesIn, long bytesOut) {
+  public record Held(long residentBytes, long bytesIn, long bytesOut, long misses) {
     /** Nothing. */
-    static final Held NONE = new Held(0, 0, 0);
+    static final Held NONE = new Held(0, 0, 0, 0);
 
     Held plus(Held other) {
       return new Held(
-          residentBytes + other.residentBytes, bytesIn + other.bytesIn, bytesOut + other.bytesOut);
+          residentBytes + other.residentBytes,
+          bytesIn + other.bytesIn,
+          bytesOut + other.bytesOut,
+          misses + other.misses);
     }
   }
 }

@@ -97,7 +97,8 @@ final class PagedStates implements StateMemory {
     return new OptimizerMemory.Held(
         statistics.deviceBytes(),
         statistics.fetched() * pageBytes,
-        statistics.writtenBack() * pageBytes);
+        statistics.writtenBack() * pageBytes,
+        statistics.misses());
   }
 
   @Override

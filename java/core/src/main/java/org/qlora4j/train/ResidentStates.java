@@ -31,7 +31,7 @@ final class ResidentStates implements StateMemory {
 
   @Override
   public OptimizerMemory.Held held() {
-    return new OptimizerMemory.Held(memory.bytes(), 0, 0);
+    return new OptimizerMemory.Held(memory.bytes(), 0, 0, 0);
   }
 
   @Override

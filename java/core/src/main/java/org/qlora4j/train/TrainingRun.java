@@ -281,6 +281,7 @@ public final class TrainingRun {
       // Since the run began or was resumed.
       line.put("optimizer_bytes_in", states.held().bytesIn());
       line.put("optimizer_bytes_out", states.held().bytesOut());
+      line.put("optimizer_page_misses", states.held().misses());
     }
     return line;
   }
