@@ -129,7 +129,7 @@ public final class Main implements Runnable {
       err.println(
           "qlora4j: out of memory: "
               + Text.oneLine(String.valueOf(e.getMessage()))
-              + "; use method: qlora, gradient_checkpointing: true, a smaller per_device_train_batch_size or sequence_length");
+              + "; use method: qlora, gradient_checkpointing: true, optim: paged_adamw_8bit, a smaller per_device_train_batch_size or sequence_length");
       return FIXABLE;
     }
     if (e instanceof UncheckedIOException || e instanceof IOException) {

@@ -13,6 +13,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.tensor.ComputeDevice;
+import org.qlora4j.train.OptimizerMemory;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigKeys;
 import org.qlora4j.train.TrainConfigReader;
@@ -170,6 +171,19 @@ final class TrainCommand implements Callable<Integer> {
                 Text.bytes(memory.gradients()),
                 Text.bytes(memory.optimizerStates()),
                 Text.bytes(memory.activations()))));
+    OptimizerMemory states = summary.optimizer();
+    if (states.paged()) {
+      rows.add(
+          List.of(
+              "optimizer",
+              String.format(
+                  Locale.ROOT,
+                  "%s of states, %s of them resident; pages fetched %s, written back %s",
+                  Text.bytes(states.totalBytes()),
+                  Text.bytes(states.held().residentBytes()),
+                  Text.bytes(states.held().bytesIn()),
+                  Text.bytes(states.held().bytesOut()))));
+    }
     rows.add(List.of("peak memory", Text.bytes(summary.peakBytes())));
     rows.add(List.of("result", summary.output().toString()));
     for (List<String> row : rows) {
@@ -247,6 +261,13 @@ final class TrainCommand implements Callable<Integer> {
     memory.put("gradients", summary.memory().gradients());
     memory.put("optimizer_states", summary.memory().optimizerStates());
     memory.put("activations", summary.memory().activations());
+    OptimizerMemory states = summary.optimizer();
+    ObjectNode optimizer = node.putObject("optimizer");
+    optimizer.put("state_bytes", states.totalBytes());
+    optimizer.put("resident_bytes", states.held().residentBytes());
+    optimizer.put("bytes_in", states.held().bytesIn());
+    optimizer.put("bytes_out", states.held().bytesOut());
+    optimizer.put("page_misses", states.held().misses());
     var samples = node.putArray("samples");
     for (TrainingSummary.Sample sample : summary.samples()) {
       ObjectNode one = samples.addObject();

@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
-import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
@@ -29,8 +29,28 @@ public final class DecoderModel implements AutoCloseable {
   private final @Nullable Parameter embeddingParameter;
   private final List<AutoCloseable> memory;
 
-  /** Options of a training step. */
-  public record StepOptions(boolean activationCheckpointing, int lossChunkRows) {}
+  /**
+   * Options of a training step.
+   *
+   * @param activationCheckpointing drop what blocks save and compute it again
+   * @param checkpointEvery with it: keep the input of every so many blocks
+   * @param lossChunkRows tokens whose logits exist at one time
+   */
+  public record StepOptions(
+      boolean activationCheckpointing, int checkpointEvery, int lossChunkRows) {
+    /** Checks the numbers. */
+    public StepOptions {
+      if (checkpointEvery < 1 || lossChunkRows < 1) {
+        throw new IllegalArgumentException(
+            "expected counts of at least 1, found " + checkpointEvery + " and " + lossChunkRows);
+      }
+    }
+
+    /** With checkpointing, the input of every block is kept. */
+    public StepOptions(boolean activationCheckpointing, int lossChunkRows) {
+      this(activationCheckpointing, 1, lossChunkRows);
+    }
+  }
 
   DecoderModel(
       ModelConfig config,
@@ -120,8 +140,11 @@ public final class DecoderModel implements AutoCloseable {
    * Forward and backward of one micro-batch: adds gradients of {@code scale} times the summed loss
    * to every trained tensor.
    *
-   * <p>With activation checkpointing only the input of each block is kept, and the block runs again
-   * before its backward; without it, what every block saves is kept.
+   * <p>Without activation checkpointing what every block saves is kept. With it, blocks are taken
+   * in groups of {@code checkpointEvery}, of which only the first block's input is kept; before the
+   * backward of a group its other inputs are computed again, and each block runs again before its
+   * own. So at one time there are the inputs of all groups, those inside of one group, and what one
+   * block saves; the price is a second forward, and for all but the last block of a group a third.
    *
    * @return the sum of the cross entropy of all labelled tokens, unscaled
    */
@@ -130,41 +153,59 @@ public final class DecoderModel implements AutoCloseable {
     TensorArena arena = pass.arena();
     var start = arena.mark();
     long tokens = batch.tokens();
+    int count = blocks.size();
     // The two gradients of hidden states that the backward swaps lie below everything a block
     // saves, so that a block's saved
     // tensors can be freed as soon as its backward is done.
     DeviceTensor dout = pass.activation(tokens, config.hiddenSize());
     DeviceTensor dnext = pass.activation(tokens, config.hiddenSize());
 
-    List<DeviceTensor> inputs = new ArrayList<>();
-    List<TensorArena.Mark> marks = new ArrayList<>();
-    List<DecoderBlock.@Nullable Saved> saved = new ArrayList<>();
+    boolean checkpointing = options.activationCheckpointing();
+    int every = options.checkpointEvery();
+    // The backward of the last group comes next, so its inputs are not worth computing twice.
+    int lastGroup = checkpointing ? (count - 1) / every * every : 0;
+    @Nullable DeviceTensor[] inputs = new @Nullable DeviceTensor[count];
+    TensorArena.Mark[] marks = new TensorArena.Mark[count];
+    DecoderBlock.@Nullable Saved[] saved = new DecoderBlock.@Nullable Saved[count];
     DeviceTensor x = embed(pass, batch);
-    for (int i = 0; i < blocks.size(); i++) {
-      inputs.add(x);
+    for (int first = 0; first < lastGroup; first += every) {
+      inputs[first] = x;
       DeviceTensor out = pass.activation(tokens, config.hiddenSize());
-      var mark = arena.mark();
+      marks[first] = arena.mark();
+      forwardGroup(pass, batch, first, first + every, x, out);
+      arena.release(marks[first]);
+      x = out;
+    }
+    for (int i = lastGroup; i < count; i++) {
+      inputs[i] = x;
+      DeviceTensor out = pass.activation(tokens, config.hiddenSize());
+      marks[i] = arena.mark();
       DecoderBlock.Saved kept = blocks.get(i).forward(pass, batch, x, out, null);
-      // The last block's backward comes next, so its saved tensors are not worth computing twice.
-      boolean drop = options.activationCheckpointing() && i < blocks.size() - 1;
-      if (drop) {
-        arena.release(mark);
+      if (checkpointing && i < count - 1) {
+        arena.release(marks[i]);
+      } else {
+        saved[i] = kept;
       }
-      marks.add(mark);
-      saved.add(drop ? null : kept);
       x = out;
     }
 
     double sum = lossHead.loss(pass, x, labels, scale, options.lossChunkRows(), dout);
 
-    for (int i = blocks.size() - 1; i >= 0; i--) {
-      DecoderBlock.Saved kept = saved.get(i);
+    for (int i = count - 1; i >= 0; i--) {
+      DeviceTensor input = inputs[i];
+      if (input == null) {
+        // The last block of a group that was dropped: whatever lay above the group is done.
+        int first = i / every * every;
+        arena.release(marks[first]);
+        input = restoreInputs(pass, batch, first, i, inputs, marks);
+      }
+      DecoderBlock.Saved kept = saved[i];
       if (kept == null) {
-        kept = blocks.get(i).forward(pass, batch, inputs.get(i), null, null);
+        kept = blocks.get(i).forward(pass, batch, input, null, null);
       }
       boolean inputTrained = i > 0 || embeddingParameter != null;
       blocks.get(i).backward(pass, batch, kept, dout, inputTrained ? dnext : null);
-      arena.release(marks.get(i));
+      arena.release(marks[i]);
       DeviceTensor done = dout;
       dout = dnext;
       dnext = done;
@@ -174,6 +215,47 @@ public final class DecoderModel implements AutoCloseable {
     }
     arena.release(start);
     return sum;
+  }
+
+  /** Blocks from {@code first} to before {@code end}; nothing of them but {@code out} is kept. */
+  private void forwardGroup(
+      Pass pass, SequenceBatch batch, int first, int end, DeviceTensor x, DeviceTensor out) {
+    TensorArena arena = pass.arena();
+    DeviceTensor from = x;
+    DeviceTensor[] between = new DeviceTensor[Math.min(2, end - first - 1)];
+    for (int i = 0; i < between.length; i++) {
+      between[i] = pass.activation(batch.tokens(), config.hiddenSize());
+    }
+    for (int i = first; i < end; i++) {
+      DeviceTensor to = i == end - 1 ? out : between[(i - first) % 2];
+      var mark = arena.mark();
+      blocks.get(i).forward(pass, batch, from, to, null);
+      arena.release(mark);
+      from = to;
+    }
+  }
+
+  /**
+   * Computes the inputs of the blocks after {@code first} to {@code last} again, with the marks to
+   * which the arena goes back once a block's backward is done; gives the last.
+   */
+  private DeviceTensor restoreInputs(
+      Pass pass,
+      SequenceBatch batch,
+      int first,
+      int last,
+      @Nullable DeviceTensor[] inputs,
+      TensorArena.Mark[] marks) {
+    DeviceTensor x = Objects.requireNonNull(inputs[first]);
+    for (int i = first; i < last; i++) {
+      DeviceTensor out = pass.activation(batch.tokens(), config.hiddenSize());
+      marks[i + 1] = pass.arena().mark();
+      blocks.get(i).forward(pass, batch, x, out, null);
+      pass.arena().release(marks[i + 1]);
+      inputs[i + 1] = out;
+      x = out;
+    }
+    return x;
   }
 
   private DeviceTensor embed(Pass pass, SequenceBatch batch) {

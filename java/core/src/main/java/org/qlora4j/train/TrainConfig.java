@@ -32,6 +32,7 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param threads CPU threads, 0 for as many as the machine allows
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
  *     again in the backward pass
+ * @param checkpointEvery with it: keep the input of every so many layers
  * @param lossChunk tokens whose logits exist at one time
  */
 public record TrainConfig(
@@ -51,6 +52,7 @@ public record TrainConfig(
     long seed,
     int threads,
     boolean gradientCheckpointing,
+    int checkpointEvery,
     int lossChunk) {
 
   /** Where the base weights come from. */
@@ -87,6 +89,37 @@ public record TrainConfig(
   public enum QuantType {
     NF4,
     FP4
+  }
+
+  /** AdamW with states in 32 or 8 bits, resident or paged. */
+  public enum Optim {
+    ADAMW(false, false),
+    ADAMW_8BIT(true, false),
+    PAGED_ADAMW_32BIT(false, true),
+    PAGED_ADAMW_8BIT(true, true);
+
+    private final boolean eightBit;
+    private final boolean paged;
+
+    Optim(boolean eightBit, boolean paged) {
+      this.eightBit = eightBit;
+      this.paged = paged;
+    }
+
+    /** Whether states are in 8 bits. */
+    public boolean eightBit() {
+      return eightBit;
+    }
+
+    /** Whether states are paged. */
+    public boolean paged() {
+      return paged;
+    }
+
+    /** What of it decides the trained weights. */
+    String states() {
+      return eightBit ? "8-bit states" : "32-bit states";
+    }
   }
 
   /** How the learning rate changes; `cosine` and `linear` fall to zero. */
@@ -163,14 +196,20 @@ public record TrainConfig(
    * AdamW.
    *
    * @param maxGradNorm bound on the L2 norm of all gradients together; 0 for none
+   * @param memoryBudget what of paged states is in memory
+   * @param pagingDirectory where the file of paged states lies on a CPU; null for the output
+   *     directory
    */
   public record Optimizer(
+      Optim optim,
       double learningRate,
       double weightDecay,
       double beta1,
       double beta2,
       double epsilon,
-      double maxGradNorm) {}
+      double maxGradNorm,
+      MemoryBudget memoryBudget,
+      @Nullable Path pagingDirectory) {}
 
   /**
    * Steps and the learning rate over them.
@@ -289,6 +328,7 @@ public record TrainConfig(
       s.put("use_rslora", Boolean.toString(lora.rslora()));
       s.put("lora_compute", lora.precision().name());
     }
+    s.put("optim", optimizer.optim().states());
     s.put("learning_rate", Double.toString(optimizer.learningRate()));
     s.put("weight_decay", Double.toString(optimizer.weightDecay()));
     s.put("adam_beta1", Double.toString(optimizer.beta1()));

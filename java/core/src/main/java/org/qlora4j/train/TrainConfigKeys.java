@@ -157,13 +157,29 @@ public final class TrainConfigKeys {
               "1.0",
               "bound on the norm of all gradients together; 0 for none",
               "gradient_clipping"),
-          key("optim", "adamw_torch", "adamw_torch (or adamw)", "optimizer"),
+          key(
+              "optim",
+              "adamw",
+              "adamw, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit: precision and place of the optimizer's states",
+              "optimizer"),
+          key(
+              "optimizer_memory_budget",
+              "",
+              "what of paged states stays in memory: a share such as 25%, or bytes such as 512MiB (default: 25%)"),
+          key(
+              "optimizer_paging_dir",
+              "",
+              "where the file of paged states lies on a CPU (default: output_dir)"),
           key("seed", "42", "of initial adapter weights and dropout"),
           key("data_seed", "", "of the split and the order of examples (default: seed)"),
           key(
               "gradient_checkpointing",
               "true",
               "keep only the layers' inputs and compute the rest again in the backward pass"),
+          key(
+              "checkpoint_every",
+              "1",
+              "with gradient_checkpointing: keep the input of every so many layers only"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
           key(
               "device",

@@ -24,6 +24,7 @@ import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.Init;
 import org.qlora4j.train.TrainConfig.LoraPrecision;
 import org.qlora4j.train.TrainConfig.Method;
+import org.qlora4j.train.TrainConfig.Optim;
 import org.qlora4j.train.TrainConfig.QuantType;
 import org.qlora4j.train.TrainConfig.Scheduler;
 
@@ -50,6 +51,19 @@ public final class TrainConfigReader {
           "group_by_length", "there is no padding, so it would save nothing",
           "special_tokens", "tokens come from the model's tokenizer files",
           "resume_from_checkpoint", "use the option --resume");
+
+  /** The names of Hugging Face's trainer. */
+  private static final Map<String, Optim> OPTIMIZERS =
+      Map.ofEntries(
+          Map.entry("adamw", Optim.ADAMW),
+          Map.entry("adamw_torch", Optim.ADAMW),
+          Map.entry("adamw_torch_fused", Optim.ADAMW),
+          Map.entry("adamw_hf", Optim.ADAMW),
+          Map.entry("adamw_8bit", Optim.ADAMW_8BIT),
+          Map.entry("adamw_bnb_8bit", Optim.ADAMW_8BIT),
+          Map.entry("paged_adamw", Optim.PAGED_ADAMW_32BIT),
+          Map.entry("paged_adamw_32bit", Optim.PAGED_ADAMW_32BIT),
+          Map.entry("paged_adamw_8bit", Optim.PAGED_ADAMW_8BIT));
 
   private final String source;
   private final Map<String, JsonNode> values = new HashMap<>();
@@ -175,10 +189,6 @@ public final class TrainConfigReader {
     if (bool("packing", false)) {
       throw wrong("packing", "false; batches hold whole sequences side by side without padding");
     }
-    String optim = text("optim", "adamw_torch");
-    if (!List.of("adamw_torch", "adamw", "adamw_torch_fused", "adamw_hf").contains(optim)) {
-      throw wrong("optim", "adamw_torch");
-    }
     int rank = integer("lora_r", 16, 1, 4096);
     long seed = longInteger("seed", 42);
     Init init =
@@ -186,6 +196,11 @@ public final class TrainConfigReader {
             "init", Init.CHECKPOINT, Map.of("checkpoint", Init.CHECKPOINT, "random", Init.RANDOM));
     if (init == Init.RANDOM && method != Method.FULL) {
       throw wrong("init", "checkpoint; random weights need method: full");
+    }
+    boolean checkpointing = bool("gradient_checkpointing", true);
+    int checkpointEvery = integer("checkpoint_every", 1, 1, 1 << 16);
+    if (checkpointEvery > 1 && !checkpointing) {
+      throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
     return new TrainConfig(
         path("model"),
@@ -218,13 +233,7 @@ public final class TrainConfigReader {
                 "lora_compute",
                 LoraPrecision.FAST,
                 Map.of("fast", LoraPrecision.FAST, "float32", LoraPrecision.FLOAT32))),
-        new TrainConfig.Optimizer(
-            number("learning_rate", 2e-4, 0, 1e3),
-            number("weight_decay", 0, 0, 1e3),
-            probability("adam_beta1", 0.9),
-            probability("adam_beta2", 0.999),
-            number("adam_epsilon", 1e-8, 0, 1),
-            number("max_grad_norm", 1, 0, 1e9)),
+        optimizer(),
         schedule(),
         new TrainConfig.Output(
             integer("logging_steps", 10, 0, Integer.MAX_VALUE),
@@ -240,7 +249,8 @@ public final class TrainConfigReader {
             number("sample_repetition_penalty", 1, 0.01, 100)),
         seed,
         integer("threads", 0, 0, 4096),
-        bool("gradient_checkpointing", true),
+        checkpointing,
+        checkpointEvery,
         integer("loss_chunk", 1024, 1, 1 << 24));
   }
 
@@ -277,6 +287,45 @@ public final class TrainConfigReader {
         text("chat_template", "tokenizer"),
         longInteger("data_seed", seed),
         bool("shuffle", true));
+  }
+
+  private TrainConfig.Optimizer optimizer() {
+    Optim optim =
+        choice(
+            "optim",
+            Optim.ADAMW,
+            OPTIMIZERS,
+            "adamw, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit");
+    String directory = optionalText("optimizer_paging_dir");
+    if (!optim.paged()) {
+      for (String key : List.of("optimizer_memory_budget", "optimizer_paging_dir")) {
+        if (value(key) != null) {
+          throw wrong(key, "no value without optim: paged_adamw_32bit or paged_adamw_8bit");
+        }
+      }
+    }
+    return new TrainConfig.Optimizer(
+        optim,
+        number("learning_rate", 2e-4, 0, 1e3),
+        number("weight_decay", 0, 0, 1e3),
+        probability("adam_beta1", 0.9),
+        probability("adam_beta2", 0.999),
+        number("adam_epsilon", 1e-8, 0, 1),
+        number("max_grad_norm", 1, 0, 1e9),
+        memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
+        directory == null ? null : toPath("optimizer_paging_dir", directory));
+  }
+
+  private MemoryBudget memoryBudget(String key, MemoryBudget otherwise) {
+    String text = optionalText(key);
+    if (text == null) {
+      return otherwise;
+    }
+    MemoryBudget budget = MemoryBudget.parse(text);
+    if (budget == null) {
+      throw wrong(key, "a share such as 25%, or bytes such as 512MiB");
+    }
+    return budget;
   }
 
   private TrainConfig.Schedule schedule() {

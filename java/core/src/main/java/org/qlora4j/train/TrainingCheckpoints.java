@@ -28,8 +28,6 @@ final class TrainingCheckpoints {
 
   private static final String DIRECTORY = "checkpoints";
   private static final String OPTIMIZER = "optimizer.safetensors";
-  private static final String FIRST_MOMENT = "exp_avg.";
-  private static final String SECOND_MOMENT = "exp_avg_sq.";
   private static final Pattern NAME = Pattern.compile("checkpoint-(\\d{1,9})");
 
   private final Path outputDir;
@@ -123,11 +121,7 @@ final class TrainingCheckpoints {
     List<String> names = trained.parameters().stream().map(Parameter::name).toList();
     List<DeviceTensor> values = trained.parameters().stream().map(Parameter::value).toList();
     WeightFiles.read(newest.resolve(weightsFile), names, values);
-    WeightFiles.read(
-        newest.resolve(OPTIMIZER), prefixed(FIRST_MOMENT, names), optimizer.firstMoments());
-    WeightFiles.read(
-        newest.resolve(OPTIMIZER), prefixed(SECOND_MOMENT, names), optimizer.secondMoments());
-    optimizer.setSteps(state.step());
+    optimizer.read(newest.resolve(OPTIMIZER), state.step());
     return state;
   }
 
@@ -136,12 +130,7 @@ final class TrainingCheckpoints {
     Path target = directory().resolve("checkpoint-" + state.step());
     try (AtomicOutput out = AtomicOutput.directory(target)) {
       weightsWriter.write(out.path());
-      List<String> names = trained.parameters().stream().map(Parameter::name).toList();
-      List<String> momentNames = new ArrayList<>(prefixed(FIRST_MOMENT, names));
-      momentNames.addAll(prefixed(SECOND_MOMENT, names));
-      List<DeviceTensor> moments = new ArrayList<>(optimizer.firstMoments());
-      moments.addAll(optimizer.secondMoments());
-      WeightFiles.write(out.path().resolve(OPTIMIZER), momentNames, moments);
+      optimizer.write(out.path().resolve(OPTIMIZER));
       state.write(out.path());
       out.commit();
     } catch (IOException e) {
@@ -222,9 +211,5 @@ final class TrainingCheckpoints {
     Path name = checkpoint.getFileName();
     Matcher matcher = NAME.matcher(name == null ? "" : name.toString());
     return matcher.matches() ? Integer.parseInt(matcher.group(1)) : -1;
-  }
-
-  private static List<String> prefixed(String prefix, List<String> names) {
-    return names.stream().map(n -> prefix + n).toList();
   }
 }

@@ -92,6 +92,9 @@ public final class TrainingRun {
               + ": the result would replace the model it is made from; choose another");
     }
     checkWritable(config.outputDir());
+    if (config.optimizer().optim().paged()) {
+      checkPaging(pagingDirectory());
+    }
     this.pack =
         resources.own(config.device().open(PackOptions.defaults().withThreads(config.threads())));
     progress.message(pack.description());
@@ -133,7 +136,12 @@ public final class TrainingRun {
     }
     trained.allocateGradients();
     this.optimizer =
-        resources.own(new AdamWOptimizer(pack, trained, optimizerSettings(config.optimizer())));
+        resources.own(
+            new AdamWOptimizer(
+                pack,
+                trained,
+                optimizerSettings(config.optimizer()),
+                optimizerStates(config.optimizer(), pagingDirectory())));
     TensorArena arena = resources.own(new TensorArena(pack));
     LoraCompute loraCompute =
         config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32
@@ -147,7 +155,8 @@ public final class TrainingRun {
             optimizer,
             s -> config.optimizer().learningRate() * config.schedule().factor(s, totalSteps),
             pass,
-            new DecoderModel.StepOptions(config.gradientCheckpointing(), config.lossChunk()));
+            new DecoderModel.StepOptions(
+                config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk()));
     this.checkpoints =
         new TrainingCheckpoints(
             config.outputDir(),
@@ -265,6 +274,15 @@ public final class TrainingRun {
     line.put("seconds", seconds);
     line.put("tokens_per_s", result.tokens() / seconds);
     line.put("resident_bytes", MemoryUse.now().residentBytes());
+    OptimizerMemory states = optimizer.memory();
+    line.put("optimizer_state_bytes", states.totalBytes());
+    line.put("optimizer_resident_bytes", states.held().residentBytes());
+    if (states.paged()) {
+      // Since the run began or was resumed.
+      line.put("optimizer_bytes_in", states.held().bytesIn());
+      line.put("optimizer_bytes_out", states.held().bytesOut());
+      line.put("optimizer_page_misses", states.held().misses());
+    }
     return line;
   }
 
@@ -322,6 +340,19 @@ public final class TrainingRun {
     }
     if (!Files.isWritable(directory)) {
       throw new InputException("output_dir " + directory + " cannot be written; choose another");
+    }
+  }
+
+  /** The output directory is on a disk, where java.io.tmpdir is memory on many machines. */
+  private Path pagingDirectory() {
+    Path chosen = config.optimizer().pagingDirectory();
+    return chosen == null ? config.outputDir() : chosen;
+  }
+
+  private static void checkPaging(Path directory) {
+    if (!Files.isDirectory(directory) || !Files.isWritable(directory)) {
+      throw new InputException(
+          "optimizer_paging_dir: expected a directory that can be written, found " + directory);
     }
   }
 
@@ -419,6 +450,7 @@ public final class TrainingRun {
             trainedBytes,
             optimizer.stateBytes(),
             pass.arena().peakBytes()),
+        optimizer.memory(),
         data.chat(),
         samples);
   }
@@ -438,6 +470,13 @@ public final class TrainingRun {
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {
     return new AdamWOptimizer.Settings(
         o.beta1(), o.beta2(), o.epsilon(), o.weightDecay(), o.maxGradNorm());
+  }
+
+  private static AdamWOptimizer.States optimizerStates(
+      TrainConfig.Optimizer o, Path pagingDirectory) {
+    return new AdamWOptimizer.States(
+        o.optim().eightBit(),
+        o.optim().paged() ? new AdamWOptimizer.Paging(o.memoryBudget(), pagingDirectory) : null);
   }
 
   /** What a run opened, closed in the opposite order, also when opening failed half-way. */

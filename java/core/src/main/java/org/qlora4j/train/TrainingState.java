@@ -102,6 +102,8 @@ record TrainingState(
     field(json, file, "settings")
         .properties()
         .forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
+    // Checkpoints of earlier versions do not name the only kind of states there was.
+    settings.putIfAbsent("optim", TrainConfig.Optim.ADAMW.states());
     Map<String, String> samplesBefore = new HashMap<>();
     field(json, file, "samples_before")
         .properties()

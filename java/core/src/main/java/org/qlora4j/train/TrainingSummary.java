@@ -19,6 +19,7 @@ import java.util.List;
  * @param tokensPerSecond tokens through the model per second of optimizer steps
  * @param peakBytes most resident memory of the process (VmHWM)
  * @param memory what the memory of the kernels' device holds
+ * @param optimizer what the optimizer's states take in all, and how their pages moved
  * @param chat whether the examples are conversations, and sample prompts users' messages
  * @param samples texts before and after
  */
@@ -34,6 +35,7 @@ public record TrainingSummary(
     double tokensPerSecond,
     long peakBytes,
     Memory memory,
+    OptimizerMemory optimizer,
     boolean chat,
     List<Sample> samples) {
 
@@ -47,7 +49,7 @@ public record TrainingSummary(
    * @param weights the base, quantized or not
    * @param adapters trained low-rank tensors; 0 for method full, whose weights are trained
    * @param gradients of everything trained
-   * @param optimizerStates first and second moments
+   * @param optimizerStates first and second moments; of paged ones what is resident
    * @param activations most that a step held at once: saved tensors, activations, their gradients,
    *     logits of a chunk
    */

@@ -5,12 +5,13 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Where the two moments of many parameters lie in the pages of a {@link PagedStore}, such that one
- * {@link AdamW#step} per page updates everything that has its moments there.
+ * Where the two moments of many parameters lie in pages of equal size, such that one {@link #step}
+ * per page updates everything that has its moments there. The pages are those of a {@link
+ * PagedStore}, or a single one in memory that stays.
  *
  * <p>The parameters, one after the other, are cut into pages of {@link #elementsPerPage} elements;
- * one that does not end with its page goes on in the next. A page holds the first moments of its
- * elements in its front half and the second moments in its rear half:
+ * one that does not end with its page goes on in the next. A page holds the parts of its {@link
+ * Format} one behind the other:
  *
  * <pre>
  *   page 0   m: [ parameter 0 | parameter 1, start ]   v: [ parameter 0 | parameter 1, start ]
@@ -30,16 +31,86 @@ import java.util.List;
  *   <li>AdamW is element by element: where a parameter is cut changes no bit of the result.
  *   <li>Slices start at multiples of {@value #ALIGNMENT} elements, in the page and in the
  *       parameter. Accesses stay as wide as they are without pages; and it is the block of 8-bit
- *       moments, so pages of the form [codes of m | codes of v | absmax of m | absmax of v] can
- *       have the same slices.
+ *       moments, so no block is cut.
  * </ul>
  */
 public final class MomentPages {
   /** Elements to a multiple of which parameters start in their page and are cut. */
   public static final int ALIGNMENT = 256;
 
+  /** {@link PagedStore.Options#pageBytes} must be a multiple of this. */
+  private static final int PAGE_BYTES_ALIGNMENT = 256;
+
+  private final Format format;
   private final long elementsPerPage;
   private final List<List<Slice>> pages = new ArrayList<>();
+
+  /** How the moments are stored. */
+  public enum Format {
+    /** 8 bytes an element. */
+    F32,
+    /** Codes with an absmax for every {@link AdamW8Bit#BLOCK_SIZE} elements: 2.03 bytes each. */
+    BLOCKWISE_8BIT;
+
+    /** What a page holds, in this order. */
+    public List<Part> parts() {
+      return switch (this) {
+        case F32 -> List.of(Part.FIRST, Part.SECOND);
+        case BLOCKWISE_8BIT ->
+            List.of(Part.FIRST_CODES, Part.SECOND_CODES, Part.FIRST_ABSMAX, Part.SECOND_ABSMAX);
+      };
+    }
+
+    /** Size of a page that holds the moments of so many elements. */
+    public long pageBytes(long elements) {
+      long bytes = parts().stream().mapToLong(part -> part.bytes(elements)).sum();
+      return (bytes + PAGE_BYTES_ALIGNMENT - 1) / PAGE_BYTES_ALIGNMENT * PAGE_BYTES_ALIGNMENT;
+    }
+  }
+
+  /** One of the arrays of a page. */
+  public enum Part {
+    /** First moments. */
+    FIRST(DType.F32, 1),
+    /** Second moments. */
+    SECOND(DType.F32, 1),
+    /** First moments, codes of the signed map. */
+    FIRST_CODES(DType.U8, 1),
+    /** Second moments, codes of the unsigned map. */
+    SECOND_CODES(DType.U8, 1),
+    /** The largest first moment of each block. */
+    FIRST_ABSMAX(DType.F32, AdamW8Bit.BLOCK_SIZE),
+    /** The largest second moment of each block. */
+    SECOND_ABSMAX(DType.F32, AdamW8Bit.BLOCK_SIZE);
+
+    private final DType dtype;
+    private final int elementsPerValue;
+
+    Part(DType dtype, int elementsPerValue) {
+      this.dtype = dtype;
+      this.elementsPerValue = elementsPerValue;
+    }
+
+    /** Type of the values. */
+    public DType dtype() {
+      return dtype;
+    }
+
+    /** Elements of a parameter for which there is one value. */
+    public int elementsPerValue() {
+      return elementsPerValue;
+    }
+
+    /** Number of values for so many elements. */
+    public long values(long elements) {
+      return (elements + elementsPerValue - 1) / elementsPerValue;
+    }
+
+    /** Bytes for so many elements. */
+    public long bytes(long elements) {
+      return values(elements) * dtype.bytes();
+    }
+  }
 
   /**
    * A part of a parameter whose moments are in one page.
@@ -47,7 +118,7 @@ public final class MomentPages {
    * @param parameter index in the list of parameters
    * @param first first element of the parameter
    * @param count number of elements
-   * @param start element of the page's halves where it begins
+   * @param start element of the page's parts where it begins
    */
   public record Slice(int parameter, long first, long count, long start) {}
 
@@ -55,10 +126,10 @@ public final class MomentPages {
    * Lays parameters out.
    *
    * @param elementsPerPage elements whose two moments a page holds, a multiple of {@value
-   *     #ALIGNMENT}; a page has 8 bytes for each
+   *     #ALIGNMENT}
    * @param lengths elements of every parameter
    */
-  public MomentPages(long elementsPerPage, long... lengths) {
+  public MomentPages(Format format, long elementsPerPage, long... lengths) {
     if (elementsPerPage < ALIGNMENT || elementsPerPage % ALIGNMENT != 0) {
       throw new IllegalArgumentException(
           "a page must hold the moments of a multiple of "
@@ -66,6 +137,7 @@ public final class MomentPages {
               + " elements, found "
               + elementsPerPage);
     }
+    this.format = format;
     this.elementsPerPage = elementsPerPage;
     List<Slice> page = new ArrayList<>();
     long start = 0;
@@ -91,6 +163,20 @@ public final class MomentPages {
     }
   }
 
+  /** Elements that the parameters take with each at a multiple of {@value #ALIGNMENT}. */
+  public static long alignedElements(long... lengths) {
+    long elements = 0;
+    for (long length : lengths) {
+      elements += (length + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    }
+    return elements;
+  }
+
+  /** How the moments are stored. */
+  public Format format() {
+    return format;
+  }
+
   /** Number of pages; 0 when no parameter has an element. */
   public int count() {
     return pages.size();
@@ -101,9 +187,9 @@ public final class MomentPages {
     return elementsPerPage;
   }
 
-  /** Size of a page with moments in F32. */
+  /** Size of a page. */
   public long pageBytes() {
-    return 2 * elementsPerPage * DType.F32.bytes();
+    return format.pageBytes(elementsPerPage);
   }
 
   /** What a page holds, in the order in which it lies there. */
@@ -120,44 +206,84 @@ public final class MomentPages {
     return order;
   }
 
-  /** The first moments of a slice, F32. */
-  public DeviceTensor firstMoment(PagedStore.Page page, Slice slice) {
-    return page.tensor(slice.start() * DType.F32.bytes(), DType.F32, slice.count());
+  /**
+   * Byte of a page where a slice's values of a part begin; they are {@link Part#bytes} of the
+   * slice's count.
+   */
+  public long offset(Part part, Slice slice) {
+    long offset = 0;
+    for (Part before : format.parts()) {
+      if (before == part) {
+        return offset + part.bytes(slice.start());
+      }
+      offset += before.bytes(elementsPerPage);
+    }
+    throw new IllegalArgumentException("pages of " + format + " have no " + part);
   }
 
-  /** The second moments of a slice, F32. */
-  public DeviceTensor secondMoment(PagedStore.Page page, Slice slice) {
-    long offset = (elementsPerPage + slice.start()) * DType.F32.bytes();
-    return page.tensor(offset, DType.F32, slice.count());
+  /** A slice's values of a part, in the memory of its page. */
+  public DeviceTensor tensor(DeviceBuffer page, Part part, Slice slice) {
+    return DeviceTensor.of(page, offset(part, slice), part.dtype(), part.values(slice.count()));
   }
 
   /**
-   * What {@link AdamW#step} has to be given for a page.
+   * One step for every element with moments in a page: {@link AdamW#step} or {@link
+   * AdamW8Bit#step}. It writes to the page.
    *
-   * @param page acquired, to be released as dirty
+   * @param number of the page
+   * @param page its memory
    * @param parameters all parameters, F32 and contiguous, with the lengths this was made with
    * @param gradients theirs
    * @param weightDecays theirs
+   * @param t number of this step, 1 for the first
+   * @param gradientScale factor on every gradient, for example of clipping
    */
-  public List<AdamW.Slot> slots(
-      PagedStore.Page page,
+  public void step(
+      KernelPack pack,
+      int number,
+      DeviceBuffer page,
       List<DeviceTensor> parameters,
       List<DeviceTensor> gradients,
-      float[] weightDecays) {
-    List<AdamW.Slot> slots = new ArrayList<>();
-    for (Slice slice : slices(Math.toIntExact(page.number()))) {
-      slots.add(
-          new AdamW.Slot(
-              part(parameters.get(slice.parameter()), slice),
-              part(gradients.get(slice.parameter()), slice),
-              firstMoment(page, slice),
-              secondMoment(page, slice),
-              weightDecays[slice.parameter()]));
+      float[] weightDecays,
+      AdamW.Options options,
+      long t,
+      float gradientScale) {
+    List<Slice> slices = slices(number);
+    switch (format) {
+      case F32 -> {
+        List<AdamW.Slot> slots = new ArrayList<>(slices.size());
+        for (Slice slice : slices) {
+          slots.add(
+              new AdamW.Slot(
+                  cut(parameters.get(slice.parameter()), slice),
+                  cut(gradients.get(slice.parameter()), slice),
+                  tensor(page, Part.FIRST, slice),
+                  tensor(page, Part.SECOND, slice),
+                  weightDecays[slice.parameter()]));
+        }
+        AdamW.step(pack, options, t, gradientScale, slots);
+      }
+      case BLOCKWISE_8BIT -> {
+        List<AdamW8Bit.Slot> slots = new ArrayList<>(slices.size());
+        for (Slice slice : slices) {
+          slots.add(
+              new AdamW8Bit.Slot(
+                  cut(parameters.get(slice.parameter()), slice),
+                  cut(gradients.get(slice.parameter()), slice),
+                  moment(page, Part.FIRST_CODES, Part.FIRST_ABSMAX, slice),
+                  moment(page, Part.SECOND_CODES, Part.SECOND_ABSMAX, slice),
+                  weightDecays[slice.parameter()]));
+        }
+        AdamW8Bit.step(pack, options, AdamW8Bit.BLOCK_SIZE, t, gradientScale, slots);
+      }
     }
-    return slots;
   }
 
-  private static DeviceTensor part(DeviceTensor tensor, Slice slice) {
+  private AdamW8Bit.Moment moment(DeviceBuffer page, Part codes, Part absmax, Slice slice) {
+    return new AdamW8Bit.Moment(tensor(page, codes, slice), tensor(page, absmax, slice));
+  }
+
+  private static DeviceTensor cut(DeviceTensor tensor, Slice slice) {
     return tensor.reshape(tensor.elements()).rows(slice.first(), slice.count());
   }
 }

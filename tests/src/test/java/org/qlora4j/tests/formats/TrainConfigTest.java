@@ -17,10 +17,12 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.train.MemoryBudget;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.LoraPrecision;
 import org.qlora4j.train.TrainConfig.Method;
+import org.qlora4j.train.TrainConfig.Optim;
 import org.qlora4j.train.TrainConfig.QuantType;
 import org.qlora4j.train.TrainConfig.Scheduler;
 import org.qlora4j.train.TrainConfigKeys;
@@ -209,7 +211,13 @@ class TrainConfigTest {
         "bnb_4bit_quant_type: int4|fp4, nf4",
         "blocksize: 48|power of two",
         "bnb_4bit_use_double_quant: 2|true or false",
-        "optim: paged_adamw_8bit|optim: expected adamw_torch, found 'paged_adamw_8bit'",
+        "optim: lion|optim: expected adamw, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit, found 'lion'",
+        "optim: paged_adamw_8bit\\noptimizer_memory_budget: 0%|optimizer_memory_budget: expected a share such as 25%",
+        "optim: paged_adamw_8bit\\noptimizer_memory_budget: 101%|found '101%'",
+        "optim: paged_adamw_8bit\\noptimizer_memory_budget: much|found 'much'",
+        "optim: paged_adamw_8bit\\noptimizer_memory_budget: 0.25|found '0.25'",
+        "optimizer_memory_budget: 25%|optimizer_memory_budget: expected no value without optim: paged_adamw_32bit",
+        "optim: adamw_8bit\\noptimizer_paging_dir: /tmp|optimizer_paging_dir: expected no value without optim",
         "lr_scheduler_type: polynomial|constant, constant_with_warmup, cosine, linear",
         "fp16: true|bf16",
         "packing: true|packing",
@@ -223,6 +231,8 @@ class TrainConfigTest {
         "init: random|method: full",
         "sequence_length: 1|an integer of 2",
         "seed: 1.5|an integer",
+        "checkpoint_every: 0|checkpoint_every: expected an integer of 1",
+        "gradient_checkpointing: false\\ncheckpoint_every: 2|checkpoint_every: expected 1, or gradient_checkpointing: true",
         "lora_r: 8\\nr: 16|mean the same",
       })
   void wrongValuesSayKeyFoundAndExpected(String line, String part) {
@@ -258,6 +268,8 @@ class TrainConfigTest {
           "save_steps=7",
           "sample_prompts=[x]",
           "gradient_checkpointing=false",
+          "checkpoint_every=3",
+          "optim=paged_adamw_32bit",
           "learning_rate=0.0002"
         }) {
       assertEquals(c.settingsHash(), parse(SMALLEST, same).settingsHash(), same);
@@ -273,7 +285,8 @@ class TrainConfigTest {
           "compute=float32",
           "bnb_4bit_quant_type=fp4",
           "lora_dropout=0.1",
-          "val_set_size=2"
+          "val_set_size=2",
+          "optim=adamw_8bit"
         }) {
       TrainConfig changed = parse(SMALLEST, other);
       assertNotEquals(c.settingsHash(), changed.settingsHash(), other);
@@ -282,6 +295,35 @@ class TrainConfigTest {
     assertEquals(
         List.of("lora_alpha: saved 32.0, now 64.0", "lora_r: saved 16, now 32"),
         parse(SMALLEST, "lora_r=32").differencesFrom(c.trainingSettings()));
+  }
+
+  @Test
+  void optimizersAndTheirBudgets() {
+    assertEquals(Optim.ADAMW, parse(SMALLEST).optimizer().optim());
+    assertEquals(Optim.ADAMW, parse(SMALLEST, "optim=adamw_torch").optimizer().optim());
+    assertEquals(Optim.ADAMW_8BIT, parse(SMALLEST, "optim=adamw_bnb_8bit").optimizer().optim());
+    TrainConfig.Optimizer paged = parse(SMALLEST, "optim=paged_adamw_32bit").optimizer();
+    assertEquals(MemoryBudget.ofShare(0.25), paged.memoryBudget());
+    assertNull(paged.pagingDirectory());
+    assertEquals(
+        MemoryBudget.ofBytes(512 << 20),
+        parse(SMALLEST, "optim=paged_adamw_8bit", "optimizer_memory_budget=512MiB")
+            .optimizer()
+            .memoryBudget());
+    assertEquals(
+        Path.of("pages"),
+        parse(SMALLEST, "optim=paged_adamw_8bit", "optimizer_paging_dir=pages")
+            .optimizer()
+            .pagingDirectory());
+    assertEquals(MemoryBudget.ofBytes(3L << 29), MemoryBudget.parse("1.5 GB"));
+    assertEquals(MemoryBudget.ofBytes(4096), MemoryBudget.parse("4k"));
+    assertEquals(MemoryBudget.ofBytes(1_000_000), MemoryBudget.parse("1000000"));
+    assertEquals(MemoryBudget.ofShare(0.125), MemoryBudget.parse("12.5%"));
+    assertEquals(25, MemoryBudget.ofShare(0.25).of(100));
+    assertEquals(100, MemoryBudget.ofBytes(4096).of(100));
+    for (String text : new String[] {"", "%", "-1", "1e9", "10 apples", "0", "200%", "1 ib k"}) {
+      assertNull(MemoryBudget.parse(text), text);
+    }
   }
 
   /** The values of transformers' get_scheduler with 4 warm-up steps of 20. */

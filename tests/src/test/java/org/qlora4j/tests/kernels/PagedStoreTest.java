@@ -30,6 +30,8 @@ import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.MomentPages;
+import org.qlora4j.kernels.MomentPages.Format;
+import org.qlora4j.kernels.MomentPages.Part;
 import org.qlora4j.kernels.OutOfDeviceMemoryException;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.kernels.PagedStore;
@@ -390,7 +392,8 @@ class PagedStoreTest {
     Assumptions.assumeTrue(pack.supports("adamw"), () -> pack.name() + " leaves adamw out");
     int[] lengths = {1000, 1, 0, 511, 4000, 256, 257, 3000, 2048, 77};
     MomentPages layout =
-        new MomentPages(1024, Arrays.stream(lengths).mapToLong(length -> length).toArray());
+        new MomentPages(
+            Format.F32, 1024, Arrays.stream(lengths).mapToLong(length -> length).toArray());
     assertEquals(12, layout.count());
     AdamW.Options options = new AdamW.Options(2e-3, 0.9, 0.999, 1e-8);
     Randoms random = new Randoms(SEED);
@@ -425,7 +428,7 @@ class PagedStoreTest {
         AdamW.step(pack, options, t, 0.5f, resident);
         for (int number = 0; number < layout.count(); number++) {
           try (Page page = store.acquire(number)) {
-            AdamW.step(pack, options, t, 0.5f, layout.slots(page, paged, gradients, decays));
+            layout.step(pack, number, page.buffer(), paged, gradients, decays, options, t, 0.5f);
             page.release(true);
           }
         }
@@ -434,8 +437,10 @@ class PagedStoreTest {
         try (Page page = store.acquire(number)) {
           for (MomentPages.Slice slice : layout.slices(number)) {
             AdamW.Slot slot = resident.get(slice.parameter());
-            assertBits(part(slot.firstMoment(), slice), layout.firstMoment(page, slice));
-            assertBits(part(slot.secondMoment(), slice), layout.secondMoment(page, slice));
+            assertBits(
+                part(slot.firstMoment(), slice), layout.tensor(page.buffer(), Part.FIRST, slice));
+            assertBits(
+                part(slot.secondMoment(), slice), layout.tensor(page.buffer(), Part.SECOND, slice));
           }
           page.release(false);
         }
@@ -485,7 +490,7 @@ class PagedStoreTest {
   @Test
   void momentsLieApart() {
     long[] lengths = {1000, 1, 0, 511, 4000, 256, 257, 3000, 2048, 77};
-    MomentPages layout = new MomentPages(1024, lengths);
+    MomentPages layout = new MomentPages(Format.F32, 1024, lengths);
     assertEquals(8192, layout.pageBytes());
     long[] seen = new long[lengths.length];
     for (int number = 0; number < layout.count(); number++) {
@@ -502,9 +507,9 @@ class PagedStoreTest {
       assertTrue(end > 1024 - MomentPages.ALIGNMENT || number == layout.count() - 1);
     }
     assertArrayEquals(lengths, seen);
-    assertArrayEquals(new long[] {0, 1}, new MomentPages(256, 257).order());
-    assertEquals(0, new MomentPages(256, 0, 0).count());
-    assertThrows(IllegalArgumentException.class, () -> new MomentPages(300, 1));
-    assertThrows(IllegalArgumentException.class, () -> new MomentPages(256, -1));
+    assertArrayEquals(new long[] {0, 1}, new MomentPages(Format.F32, 256, 257).order());
+    assertEquals(0, new MomentPages(Format.F32, 256, 0, 0).count());
+    assertThrows(IllegalArgumentException.class, () -> new MomentPages(Format.F32, 300, 1));
+    assertThrows(IllegalArgumentException.class, () -> new MomentPages(Format.F32, 256, -1));
   }
 }

@@ -1,0 +1,108 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
+import org.qlora4j.common.InputException;
+import org.qlora4j.kernels.DeviceException;
+import org.qlora4j.kernels.DeviceKind;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.MomentPages;
+import org.qlora4j.kernels.OutOfDeviceMemoryException;
+import org.qlora4j.kernels.PagedStore;
+
+/**
+ * Pages of which a budget is in the memory of the device. The store knows the order of a step and
+ * fetches pages ahead.
+ */
+final class PagedStates implements StateMemory {
+  private final PagedStore store;
+  private final long pageBytes;
+  private final int count;
+
+  /**
+   * @param residentBytes memory for pages; at least two are held, or one where there is one
+   * @param directory where a CPU pack makes its file
+   * @throws InputException when there is no room for the pages
+   */
+  PagedStates(KernelPack pack, MomentPages layout, long residentBytes, Path directory) {
+    this.pageBytes = layout.pageBytes();
+    this.count = layout.count();
+    long held = Math.max(residentBytes, Math.min(2, count) * pageBytes);
+    try {
+      this.store =
+          PagedStore.create(
+              pack, PagedStore.Options.of(count, pageBytes, held).withDirectory(directory));
+    } catch (IllegalArgumentException e) {
+      throw new InputException("optimizer_paging_dir: " + e.getMessage(), e);
+    } catch (OutOfDeviceMemoryException e) {
+      throw new InputException(
+          "no room for the pages of the optimizer's states: "
+              + e.getMessage()
+              + "; name a directory with more room in optimizer_paging_dir, lower"
+              + " optimizer_memory_budget, or use optim: paged_adamw_8bit",
+          e);
+    }
+    store.plan(layout.order());
+  }
+
+  @Override
+  public void update(Work work) {
+    try {
+      for (int number = 0; number < count; number++) {
+        try (PagedStore.Page page = store.acquire(number)) {
+          work.on(number, page.buffer());
+          page.release(true);
+        }
+      }
+    } catch (DeviceException e) {
+      throw failed(e);
+    }
+  }
+
+  @Override
+  public void read(int page, long offset, ByteBuffer target) {
+    try {
+      store.readPage(page, offset, target);
+    } catch (DeviceException e) {
+      throw failed(e);
+    }
+  }
+
+  @Override
+  public void write(int page, long offset, ByteBuffer source) {
+    try {
+      store.writePage(page, offset, source);
+    } catch (DeviceException e) {
+      throw failed(e);
+    }
+  }
+
+  /** On a CPU the device that fails is the disk, which is the user's to mend. */
+  private RuntimeException failed(DeviceException e) {
+    if (store.pack().deviceKind() != DeviceKind.CPU) {
+      return e;
+    }
+    return new InputException(
+        "the pages of the optimizer's states cannot be read or written: "
+            + e.getMessage()
+            + "; the checkpoints are whole: mend the disk or change optimizer_paging_dir, then go on"
+            + " with --resume",
+        e);
+  }
+
+  @Override
+  public OptimizerMemory.Held held() {
+    PagedStore.Statistics statistics = store.statistics();
+    return new OptimizerMemory.Held(
+        statistics.deviceBytes(),
+        statistics.fetched() * pageBytes,
+        statistics.writtenBack() * pageBytes,
+        statistics.misses());
+  }
+
+  @Override
+  public void close() {
+    store.close();
+  }
+}

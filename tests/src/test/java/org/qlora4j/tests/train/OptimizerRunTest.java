@@ -1,0 +1,263 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.train;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Assumptions;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.cli.Main;
+import org.qlora4j.common.Json;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.PackOptions;
+import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.train.TrainingRun;
+
+/** Whole runs of the example with every kind of optimizer: results, resuming, disks that fail. */
+class OptimizerRunTest {
+  private static final int STEPS = 6;
+  private static final int SAVED = 4;
+
+  private final Path directory;
+  private final Path config;
+
+  /** What a command printed. */
+  private record Ran(int code, String err) {}
+
+  OptimizerRunTest(@TempDir Path directory) throws IOException {
+    this.directory = directory;
+    this.config =
+        Files.writeString(
+            directory.resolve("run.yaml"),
+            """
+            model: %s
+            train_file: %s
+            val_set_size: 8
+            sequence_length: 64
+            lora_r: 16
+            lora_dropout: 0.1
+            learning_rate: 2e-3
+            lr_scheduler_type: constant
+            per_device_train_batch_size: 4
+            max_steps: %d
+            save_steps: %d
+            logging_steps: 1
+            """
+                .formatted(
+                    FixtureFiles.project("examples/model"),
+                    FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                    STEPS,
+                    SAVED));
+  }
+
+  private Ran train(Path output, String... more) {
+    List<String> arguments = new ArrayList<>(List.of("train", config.toString()));
+    arguments.addAll(List.of("--set", "output_dir=" + output));
+    arguments.addAll(List.of(more));
+    StringWriter err = new StringWriter();
+    int code =
+        Main.run(
+            new PrintWriter(new StringWriter()),
+            new PrintWriter(err, true),
+            arguments.toArray(new String[0]));
+    return new Ran(code, err.toString());
+  }
+
+  private Path done(String name, String... more) {
+    Path output = directory.resolve(name);
+    Ran ran = train(output, more);
+    assertEquals(0, ran.code(), ran.err());
+    return output;
+  }
+
+  private static String[] optim(String kind) {
+    return new String[] {"--set", "optim=" + kind};
+  }
+
+  private static String[] and(String[] some, String... more) {
+    return Stream.concat(Arrays.stream(some), Arrays.stream(more)).toArray(String[]::new);
+  }
+
+  private static byte[] adapter(Path output) throws IOException {
+    return Files.readAllBytes(
+        output.resolve(TrainingRun.ADAPTER).resolve(PeftAdapterFile.WEIGHTS_FILE));
+  }
+
+  private static Path checkpoint(Path output) {
+    return output.resolve("checkpoints").resolve("checkpoint-" + SAVED);
+  }
+
+  private static List<ObjectNode> steps(Path output) throws IOException {
+    return Files.readAllLines(output.resolve("metrics.jsonl")).stream()
+        .map(line -> Json.object(line, "metrics.jsonl"))
+        .filter(line -> line.has("loss"))
+        .toList();
+  }
+
+  private static List<Double> losses(Path output) throws IOException {
+    return steps(output).stream().map(line -> line.get("loss").doubleValue()).toList();
+  }
+
+  /** One line that holds every part, and exit code 2. */
+  private static void assertFixable(Ran ran, String... parts) {
+    assertEquals(2, ran.code(), ran.err());
+    List<String> lines = ran.err().lines().filter(line -> line.startsWith("qlora4j: ")).toList();
+    assertEquals(1, lines.size(), ran.err());
+    assertFalse(ran.err().contains("\tat "), ran.err());
+    for (String part : parts) {
+      assertTrue(lines.get(0).contains(part), () -> part + " in " + lines.get(0));
+    }
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"32bit", "8bit"})
+  void pagedRunsAreThoseThatAreNot(String bits) throws IOException {
+    boolean eightBit = bits.equals("8bit");
+    Path resident = done("resident", optim(eightBit ? "adamw_8bit" : "adamw"));
+    Path paged = done("paged", optim("paged_adamw_" + bits));
+    assertEquals(losses(resident), losses(paged));
+    assertArrayEquals(adapter(resident), adapter(paged));
+    ObjectNode a = steps(resident).get(STEPS - 1);
+    ObjectNode b = steps(paged).get(STEPS - 1);
+    long total = a.get("optimizer_state_bytes").longValue();
+    assertEquals(total, b.get("optimizer_state_bytes").longValue());
+    assertTrue(a.get("optimizer_resident_bytes").longValue() >= total, a.toString());
+    // A third of the example's states are of tensors too small for 8 bits, and stay resident.
+    double share = eightBit ? 0.5 : 0.26;
+    assertTrue(b.get("optimizer_resident_bytes").longValue() <= share * total, b.toString());
+    assertTrue(b.get("optimizer_bytes_in").longValue() > 0, b.toString());
+    assertFalse(a.has("optimizer_bytes_in"), a.toString());
+    try (Stream<Path> left = Files.list(paged)) {
+      assertFalse(left.anyMatch(f -> f.getFileName().toString().contains("pages")), "a page file");
+    }
+  }
+
+  @Test
+  void eightBitRunsLearnAlmostTheSame() throws IOException {
+    Path exact = done("exact");
+    Path eightBit = done("eightBit", optim("adamw_8bit"));
+    List<Double> expected = losses(exact);
+    List<Double> actual = losses(eightBit);
+    // The first update uses moments that were not coded yet.
+    assertEquals(expected.subList(0, 2), actual.subList(0, 2));
+    assertFalse(expected.equals(actual), "no 8-bit moments were used");
+    assertTrue(actual.get(STEPS - 1) < actual.get(0), actual.toString());
+    // Six updates of about 2e-3 with moments that are off by up to a 142nd of their block's
+    // largest.
+    assertEquals(expected.get(STEPS - 1), actual.get(STEPS - 1), 0.02 * expected.get(0));
+    long bytes = steps(eightBit).get(0).get("optimizer_state_bytes").longValue();
+    long plain = steps(exact).get(0).get("optimizer_state_bytes").longValue();
+    assertTrue(bytes < 0.6 * plain, bytes + " of " + plain);
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"})
+  void resumedRunsEndWithTheSameBits(String kind) throws IOException {
+    Path output = done("out", optim(kind));
+    byte[] expected = adapter(output);
+    boolean eightBit = kind.endsWith("8bit");
+    // From checkpoint-4 to the end, with the states in every place.
+    for (String other :
+        eightBit
+            ? List.of("adamw_8bit", "paged_adamw_8bit")
+            : List.of("adamw", "paged_adamw_32bit")) {
+      Files.delete(output.resolve(TrainingRun.ADAPTER).resolve(PeftAdapterFile.WEIGHTS_FILE));
+      Ran ran = train(output, and(optim(other), "--resume"));
+      assertEquals(0, ran.code(), ran.err());
+      assertTrue(ran.err().contains("resumed after step " + SAVED), ran.err());
+      assertArrayEquals(expected, adapter(output), kind + " resumed with " + other);
+    }
+    assertFixable(
+        train(output, and(optim(eightBit ? "adamw" : "paged_adamw_8bit"), "--resume")),
+        "cannot resume from",
+        eightBit
+            ? "optim: saved 8-bit states, now 32-bit states"
+            : "optim: saved 32-bit states, now 8-bit states");
+    if (kind.equals("adamw")) {
+      Path state = checkpoint(output).resolve("trainer_state.json");
+      String text = Files.readString(state);
+      String earlier = text.replaceAll("(?m)^.*\"optim\" : .*\n", "");
+      assertFalse(text.equals(earlier), text);
+      Files.writeString(state, earlier);
+      assertEquals(0, train(output, "--resume").code(), "a checkpoint of an earlier version");
+      assertArrayEquals(expected, adapter(output));
+    }
+  }
+
+  @Test
+  void directoriesThatCannotHoldPages() throws IOException {
+    Path output = directory.resolve("out");
+    for (String nowhere : List.of(directory.resolve("absent").toString(), "/sys")) {
+      assertFixable(
+          train(
+              output, and(optim("paged_adamw_32bit"), "--set", "optimizer_paging_dir=" + nowhere)),
+          "optimizer_paging_dir",
+          nowhere);
+    }
+  }
+
+  /** A limit on the size of files stands for a disk that is full. */
+  @Test
+  void aDiskWithoutRoomForThePages() throws IOException, InterruptedException {
+    try (KernelPack pack = KernelPack.open(PackOptions.defaults())) {
+      Assumptions.assumeTrue(
+          pack.name().startsWith("cpu-"), () -> pack.name() + " does not page to a file");
+    }
+    Path output = done("out");
+    byte[] expected = adapter(output);
+    byte[] states = Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors"));
+    assertTrue(states.length > 1 << 20, "the limit would not be reached: " + states.length);
+
+    Path log = directory.resolve("limited.log");
+    Process process =
+        new ProcessBuilder(
+                "bash",
+                "-c",
+                "ulimit -f 1024; exec \"$@\"",
+                "bash",
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Xmx512m",
+                "-XX:-UsePerfData",
+                "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
+                "-cp",
+                System.getProperty("java.class.path"),
+                "org.qlora4j.cli.Main",
+                "train",
+                config.toString(),
+                "--set",
+                "output_dir=" + output,
+                "--set",
+                "optim=paged_adamw_32bit",
+                "--resume")
+            .redirectErrorStream(true)
+            .redirectOutput(log.toFile())
+            .start();
+    assertTrue(process.waitFor(3, TimeUnit.MINUTES), "the process did not end");
+    String text = Files.readString(log, StandardCharsets.UTF_8);
+    assertFixable(new Ran(process.exitValue(), text), "no room", "optimizer_paging_dir");
+    assertArrayEquals(
+        states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
+
+    Ran resumed = train(output, and(optim("paged_adamw_32bit"), "--resume"));
+    assertEquals(0, resumed.code(), resumed.err());
+    assertArrayEquals(expected, adapter(output), "after the disk had room again");
+  }
+}
