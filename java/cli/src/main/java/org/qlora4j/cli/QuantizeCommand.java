@@ -3,7 +3,6 @@ package org.qlora4j.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintWriter;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashSet;
 import java.util.Locale;
@@ -151,12 +150,6 @@ final class QuantizeCommand implements Callable<Integer> {
       throw new InputException(
           "OUTPUT_DIR: expected another directory than MODEL_DIR or one above it, found " + output);
     }
-    String[] entries = output.toFile().list();
-    if (entries != null && entries.length > 0 && !Files.exists(output.resolve("config.json"))) {
-      throw new InputException(
-          "OUTPUT_DIR: expected nothing there, or a model to replace, found "
-              + output
-              + " with other files");
-    }
+    Report.checkReplaceable(output);
   }
 }

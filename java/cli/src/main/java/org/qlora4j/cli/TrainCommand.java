@@ -13,6 +13,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.tensor.ComputeDevice;
+import org.qlora4j.train.MemoryPlan;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigKeys;
 import org.qlora4j.train.TrainConfigReader;
@@ -158,26 +159,40 @@ final class TrainCommand implements Callable<Integer> {
                   Text.duration(summary.trainedSeconds()),
                   summary.tokensPerSecond())));
     }
-    TrainingSummary.Memory memory = summary.memory();
-    rows.add(
-        List.of(
-            "memory",
-            String.format(
-                Locale.ROOT,
-                "weights %s, adapters %s, gradients %s, optimizer %s, activations %s",
-                Text.bytes(memory.weights()),
-                Text.bytes(memory.adapters()),
-                Text.bytes(memory.gradients()),
-                Text.bytes(memory.optimizerStates()),
-                Text.bytes(memory.activations()))));
-    rows.add(List.of("peak memory", Text.bytes(summary.peakBytes())));
     rows.add(List.of("result", summary.output().toString()));
     for (List<String> row : rows) {
       out.printf(Locale.ROOT, "%-14s %s%n", row.get(0), row.get(1));
     }
     out.println();
+    memory(summary).forEach(out::println);
+    out.println();
     out.println("generate with it:");
     out.println("  " + generateCommand(config, summary));
+  }
+
+  /** Each part as it was planned and as it was. */
+  private static List<String> memory(TrainingSummary summary) {
+    MemoryPlan plan = summary.plan();
+    TrainingSummary.Memory used = summary.memory();
+    List<List<String>> rows = new ArrayList<>();
+    rows.add(List.of("memory", "planned", "used"));
+    rows.add(row("weights", plan.weights(), used.weights()));
+    rows.add(row("adapters", plan.adapters(), used.adapters()));
+    rows.add(row("gradients", plan.gradients(), used.gradients()));
+    rows.add(row("optimizer states", plan.optimizerStates(), used.optimizerStates()));
+    rows.add(row("activations", plan.activations(), used.activations()));
+    rows.add(row("kernels' workspace", plan.workspace(), used.workspace()));
+    rows.add(
+        row(
+            "all else",
+            plan.process() + plan.extra(),
+            Math.max(0, summary.peakBytes() - used.total())));
+    rows.add(row("peak memory", plan.total(), summary.peakBytes()));
+    return Report.table(rows);
+  }
+
+  private static List<String> row(String name, long planned, long used) {
+    return List.of(name, Text.bytes(planned), Text.bytes(used));
   }
 
   private static String generateCommand(TrainConfig config, TrainingSummary summary) {
@@ -247,6 +262,10 @@ final class TrainCommand implements Callable<Integer> {
     memory.put("gradients", summary.memory().gradients());
     memory.put("optimizer_states", summary.memory().optimizerStates());
     memory.put("activations", summary.memory().activations());
+    memory.put("workspace", summary.memory().workspace());
+    ObjectNode planned = node.putObject("planned_bytes");
+    summary.plan().parts().forEach(part -> planned.put(part.key(), part.bytes()));
+    node.put("planned_peak_bytes", summary.plan().total());
     var samples = node.putArray("samples");
     for (TrainingSummary.Sample sample : summary.samples()) {
       ObjectNode one = samples.addObject();

@@ -33,6 +33,7 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
  *     again in the backward pass
  * @param lossChunk tokens whose logits exist at one time
+ * @param memory what a run does with its memory plan
  */
 public record TrainConfig(
     Path model,
@@ -51,7 +52,8 @@ public record TrainConfig(
     long seed,
     int threads,
     boolean gradientCheckpointing,
-    int lossChunk) {
+    int lossChunk,
+    Memory memory) {
 
   /** Where the base weights come from. */
   public enum Init {
@@ -190,6 +192,12 @@ public record TrainConfig(
       int warmupSteps,
       double warmupRatio) {
 
+    /** The same with micro-batches of another size; the product of the two must stay. */
+    public Schedule withMicroBatch(int size, int accumulation) {
+      return new Schedule(
+          size, accumulation, epochs, maxSteps, scheduler, warmupSteps, warmupRatio);
+    }
+
     /** Number of optimizer steps when an epoch has `stepsPerEpoch` of them; at least 1. */
     public int totalSteps(int stepsPerEpoch) {
       return maxSteps > 0 ? maxSteps : (int) Math.max(1, Math.ceil(epochs * stepsPerEpoch));
@@ -221,6 +229,47 @@ public record TrainConfig(
         default -> 1;
       };
     }
+  }
+
+  /**
+   * What a run does with its memory plan.
+   *
+   * @param limit most memory it may use, in bytes; 0 for what the machine or the control group has
+   * @param ignorePlan start although the plan does not fit
+   * @param autoMicroBatch take a smaller micro-batch until it does
+   */
+  public record Memory(long limit, boolean ignorePlan, boolean autoMicroBatch) {}
+
+  /** The same with another method. */
+  public TrainConfig withMethod(Method other) {
+    return with(other, schedule);
+  }
+
+  /** The same with other micro-batches. */
+  public TrainConfig withSchedule(Schedule other) {
+    return with(method, other);
+  }
+
+  private TrainConfig with(Method newMethod, Schedule newSchedule) {
+    return new TrainConfig(
+        model,
+        init,
+        newMethod,
+        outputDir,
+        compute,
+        device,
+        data,
+        quantization,
+        lora,
+        optimizer,
+        newSchedule,
+        output,
+        samples,
+        seed,
+        threads,
+        gradientCheckpointing,
+        lossChunk,
+        memory);
   }
 
   /**

@@ -1,0 +1,28 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import java.util.List;
+import org.junit.jupiter.api.Test;
+
+/** Bytes of optimizer states by how they are held. */
+class OptimizerMemoryTest {
+
+  @Test
+  void statesByKind() {
+    OptimizerMemory f32 = new OptimizerMemory(false, 0);
+    assertEquals(8 * 5000, f32.stateBytes(5000));
+    OptimizerMemory eightBit = new OptimizerMemory(true, 0);
+    assertEquals(8 * 4095, eightBit.stateBytes(4095), "small tensors stay f32");
+    assertEquals(2 * (4096 + 16 * 4), eightBit.stateBytes(4096));
+    assertEquals(2 * (4097 + 17 * 4), eightBit.stateBytes(4097));
+    assertEquals(8 * 100 + 2 * (8192 + 32 * 4), eightBit.bytes(List.of(100L, 8192L)));
+  }
+
+  @Test
+  void pagedStatesAreBounded() {
+    assertEquals(1000, new OptimizerMemory(false, 1000).bytes(List.of(1000L)));
+    assertEquals(80, new OptimizerMemory(false, 1000).bytes(List.of(10L)));
+  }
+}
