@@ -29,6 +29,8 @@ import picocli.CommandLine.ParameterException;
       GenerateCommand.class,
       QuantizeCommand.class,
       InfoCommand.class,
+      MakeModelCommand.class,
+      PlanCommand.class,
       BenchCommand.class
     },
     footer = {

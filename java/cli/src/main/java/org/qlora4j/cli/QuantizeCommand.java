@@ -3,7 +3,6 @@ package org.qlora4j.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintWriter;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashSet;
 import java.util.Locale;
@@ -11,6 +10,7 @@ import java.util.Set;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -35,7 +35,8 @@ import picocli.CommandLine.Spec;
     versionProvider = Version.class,
     description = {
       "Writes a model with its linear weights in 4 bits, in bitsandbytes' format.",
-      "transformers loads the result, and so does train with method: qlora."
+      "transformers loads the result, and so does train with method: qlora.",
+      "A run that was interrupted goes on when it is started again with the same arguments."
     })
 final class QuantizeCommand implements Callable<Integer> {
 
@@ -77,6 +78,14 @@ final class QuantizeCommand implements Callable<Integer> {
   private boolean noDoubleQuant;
 
   @Option(
+      names = "--shard-size",
+      defaultValue = "5GB",
+      paramLabel = "SIZE",
+      description =
+          "Most bytes of a file (default: ${DEFAULT-VALUE}); finished files survive an interruption.")
+  private String shardSize;
+
+  @Option(
       names = "--threads",
       defaultValue = "0",
       description = "CPU threads; 0 for all (default).")
@@ -104,6 +113,7 @@ final class QuantizeCommand implements Callable<Integer> {
     if (threads < 0) {
       throw new InputException("--threads: expected 0 or more, found " + threads);
     }
+    long shardBytes = ByteSize.parse("--shard-size", shardSize);
     checkOutput();
     WeightNames names = WeightNames.of(ModelConfig.read(model));
     CheckpointQuantizer.Result result;
@@ -115,7 +125,7 @@ final class QuantizeCommand implements Callable<Integer> {
       names.linears().forEach(module -> linears.add(module.weight()));
       result =
           new CheckpointQuantizer(kernels, quantization)
-              .quantize(checkpoint, linears, model, output, progress);
+              .quantize(checkpoint, linears, model, output, shardBytes, progress);
     }
     PrintWriter out = spec.commandLine().getOut();
     out.printf(
@@ -139,6 +149,8 @@ final class QuantizeCommand implements Callable<Integer> {
     figures.put("quantized_weights", result.quantizedWeights());
     figures.put("bytes_before", result.bytesBefore());
     figures.put("bytes_after", result.bytesAfter());
+    figures.put("files", result.files());
+    figures.put("resumed_files", result.resumedFiles());
     figures.put("peak_bytes", MemoryUse.now().peakBytes());
     figures.put("output", output.toString());
     Report.json(json, figures);
@@ -151,12 +163,6 @@ final class QuantizeCommand implements Callable<Integer> {
       throw new InputException(
           "OUTPUT_DIR: expected another directory than MODEL_DIR or one above it, found " + output);
     }
-    String[] entries = output.toFile().list();
-    if (entries != null && entries.length > 0 && !Files.exists(output.resolve("config.json"))) {
-      throw new InputException(
-          "OUTPUT_DIR: expected nothing there, or a model to replace, found "
-              + output
-              + " with other files");
-    }
+    Report.checkReplaceable(output);
   }
 }

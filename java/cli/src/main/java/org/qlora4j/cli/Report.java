@@ -4,6 +4,7 @@ package org.qlora4j.cli;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -54,6 +55,17 @@ final class Report {
       case HANGUL, HAN, HIRAGANA, KATAKANA -> true;
       default -> false;
     };
+  }
+
+  /** What is in an output directory will be deleted, so it must be an earlier result or nothing. */
+  static void checkReplaceable(Path output) {
+    String[] entries = output.toFile().list();
+    if (entries != null && entries.length > 0 && !Files.exists(output.resolve("config.json"))) {
+      throw new InputException(
+          "OUTPUT_DIR: expected nothing there, or a model to replace, found "
+              + output
+              + " with other files");
+    }
   }
 
   /** Writes `--json FILE`, whole or not at all; does nothing without one. */

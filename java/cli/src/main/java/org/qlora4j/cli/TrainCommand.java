@@ -13,6 +13,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.tensor.ComputeDevice;
+import org.qlora4j.train.MemoryPlan;
 import org.qlora4j.train.OptimizerMemory;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigKeys;
@@ -159,18 +160,6 @@ final class TrainCommand implements Callable<Integer> {
                   Text.duration(summary.trainedSeconds()),
                   summary.tokensPerSecond())));
     }
-    TrainingSummary.Memory memory = summary.memory();
-    rows.add(
-        List.of(
-            "memory",
-            String.format(
-                Locale.ROOT,
-                "weights %s, adapters %s, gradients %s, optimizer %s, activations %s",
-                Text.bytes(memory.weights()),
-                Text.bytes(memory.adapters()),
-                Text.bytes(memory.gradients()),
-                Text.bytes(memory.optimizerStates()),
-                Text.bytes(memory.activations()))));
     OptimizerMemory states = summary.optimizer();
     if (states.paged()) {
       rows.add(
@@ -184,14 +173,40 @@ final class TrainCommand implements Callable<Integer> {
                   Text.bytes(states.held().bytesIn()),
                   Text.bytes(states.held().bytesOut()))));
     }
-    rows.add(List.of("peak memory", Text.bytes(summary.peakBytes())));
     rows.add(List.of("result", summary.output().toString()));
     for (List<String> row : rows) {
       out.printf(Locale.ROOT, "%-14s %s%n", row.get(0), row.get(1));
     }
     out.println();
+    memory(summary).forEach(out::println);
+    out.println();
     out.println("generate with it:");
     out.println("  " + generateCommand(config, summary));
+  }
+
+  /** Each part as it was planned and as it was. */
+  private static List<String> memory(TrainingSummary summary) {
+    MemoryPlan plan = summary.plan();
+    TrainingSummary.Memory used = summary.memory();
+    List<List<String>> rows = new ArrayList<>();
+    rows.add(List.of("memory", "planned", "used"));
+    rows.add(row("weights", plan.weights(), used.weights()));
+    rows.add(row("adapters", plan.adapters(), used.adapters()));
+    rows.add(row("gradients", plan.gradients(), used.gradients()));
+    rows.add(row("optimizer states", plan.optimizerStates(), used.optimizerStates()));
+    rows.add(row("activations", plan.activations(), used.activations()));
+    rows.add(row("kernels' workspace", plan.workspace(), used.workspace()));
+    rows.add(
+        row(
+            "all else",
+            plan.process() + plan.extra(),
+            Math.max(0, summary.peakBytes() - used.total())));
+    rows.add(row("peak memory", plan.total(), summary.peakBytes()));
+    return Report.table(rows);
+  }
+
+  private static List<String> row(String name, long planned, long used) {
+    return List.of(name, Text.bytes(planned), Text.bytes(used));
   }
 
   private static String generateCommand(TrainConfig config, TrainingSummary summary) {
@@ -268,6 +283,10 @@ final class TrainCommand implements Callable<Integer> {
     optimizer.put("bytes_in", states.held().bytesIn());
     optimizer.put("bytes_out", states.held().bytesOut());
     optimizer.put("page_misses", states.held().misses());
+    memory.put("workspace", summary.memory().workspace());
+    ObjectNode planned = node.putObject("planned_bytes");
+    summary.plan().parts().forEach(part -> planned.put(part.key(), part.bytes()));
+    node.put("planned_peak_bytes", summary.plan().total());
     var samples = node.putArray("samples");
     for (TrainingSummary.Sample sample : summary.samples()) {
       ObjectNode one = samples.addObject();

@@ -235,6 +235,14 @@ public final class ModelCheckpoint implements AutoCloseable {
    * "bfloat16").
    */
   public static void copyCompanions(Path source, Path target, String dtype) throws IOException {
+    copyTokenizer(source, target);
+    ObjectNode config = Json.readObject(source.resolve("config.json"), MAX_INDEX_BYTES);
+    config.put(config.has("dtype") ? "dtype" : "torch_dtype", dtype);
+    Files.writeString(target.resolve("config.json"), Json.pretty(config));
+  }
+
+  /** Copies tokenizer files, generation config and chat template, those that are there. */
+  public static void copyTokenizer(Path source, Path target) throws IOException {
     for (String name :
         new String[] {
           "tokenizer.json",
@@ -249,8 +257,5 @@ public final class ModelCheckpoint implements AutoCloseable {
         Files.copy(file, target.resolve(name));
       }
     }
-    ObjectNode config = Json.readObject(source.resolve("config.json"), MAX_INDEX_BYTES);
-    config.put(config.has("dtype") ? "dtype" : "torch_dtype", dtype);
-    Files.writeString(target.resolve("config.json"), Json.pretty(config));
   }
 }

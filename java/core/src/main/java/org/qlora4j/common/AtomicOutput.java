@@ -4,6 +4,7 @@ package org.qlora4j.common;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.channels.FileChannel;
+import java.nio.channels.OverlappingFileLockException;
 import java.nio.file.DirectoryStream;
 import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
@@ -46,12 +47,21 @@ public final class AtomicOutput implements AutoCloseable {
    */
   private static final String RUN = UUID.randomUUID().toString().substring(0, 8);
 
+  /** Hidden name of a resumable output: ".{target}.q4j-part". */
+  private static final String PART = ".q4j-part";
+
+  private static final String LOCK_FILE = ".q4j-lock";
+
   private final Path target;
   private final Path path;
   private final boolean directory;
+  private final boolean resumable;
+  private @Nullable FileChannel lock;
+  private boolean keep;
   private boolean committed;
 
-  private AtomicOutput(Path target, boolean directory) {
+  private AtomicOutput(Path target, boolean directory, boolean resumable) {
+    this.resumable = resumable;
     this.target = target.toAbsolutePath().normalize();
     this.directory = directory;
     Path name = this.target.getFileName();
@@ -72,7 +82,13 @@ public final class AtomicOutput implements AutoCloseable {
                 + (directory ? "file" : "directory"));
       }
       recover(this.target);
-      this.path = hidden(this.target, "new");
+      this.path =
+          resumable ? this.target.resolveSibling("." + name + PART) : hidden(this.target, "new");
+      if (resumable) {
+        Files.createDirectories(this.path);
+        this.lock = lock(target, this.path.resolve(LOCK_FILE));
+        return;
+      }
       deleteTree(this.path);
       if (directory) {
         Files.createDirectory(this.path);
@@ -84,7 +100,7 @@ public final class AtomicOutput implements AutoCloseable {
 
   /** Output of one file. `path()` does not exist yet. Parent directories are made. */
   public static AtomicOutput file(Path target) {
-    return new AtomicOutput(target, false);
+    return new AtomicOutput(target, false, false);
   }
 
   /**
@@ -92,7 +108,52 @@ public final class AtomicOutput implements AutoCloseable {
    * made.
    */
   public static AtomicOutput directory(Path target) {
-    return new AtomicOutput(target, true);
+    return new AtomicOutput(target, true, false);
+  }
+
+  /**
+   * Output of a directory that a later run may go on with: `path()` has the same name in every run,
+   * holds what an earlier one left, and stays where {@link #keep} was called and no commit came.
+   * One process at a time has it.
+   *
+   * @throws InputException when another process does
+   */
+  public static AtomicOutput resumable(Path target) {
+    return new AtomicOutput(target, true, true);
+  }
+
+  /** From now on, what was written is worth going on with. */
+  public void keep() {
+    if (!resumable) {
+      throw new IllegalStateException("output of " + target + " cannot be gone on with");
+    }
+    keep = true;
+  }
+
+  private static FileChannel lock(Path target, Path file) throws IOException {
+    FileChannel channel =
+        FileChannel.open(file, StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+    try {
+      if (channel.tryLock() != null) {
+        return channel;
+      }
+    } catch (OverlappingFileLockException e) {
+      // Held by another thread of this process.
+    }
+    channel.close();
+    throw new InputException(
+        "cannot write " + target + ": another run is writing it; wait for it or end it");
+  }
+
+  /** Deletes everything in a directory but the lock of a resumable output. */
+  public static void clear(Path directory) throws IOException {
+    try (DirectoryStream<Path> entries = Files.newDirectoryStream(directory)) {
+      for (Path entry : entries) {
+        if (!entry.endsWith(LOCK_FILE)) {
+          deleteTree(entry);
+        }
+      }
+    }
   }
 
   /** Writes a small text or byte file in one call. */
@@ -116,6 +177,9 @@ public final class AtomicOutput implements AutoCloseable {
   public void commit() throws IOException {
     if (committed) {
       throw new IllegalStateException(target + " is already committed");
+    }
+    if (resumable) {
+      Files.deleteIfExists(path.resolve(LOCK_FILE));
     }
     syncTree(path);
     Path parent = parentOf(target);
@@ -142,12 +206,19 @@ public final class AtomicOutput implements AutoCloseable {
   /** Without a commit, deletes what was written. */
   @Override
   public void close() {
-    if (!committed) {
+    if (!committed && !keep) {
       try {
         deleteTree(path);
       } catch (IOException e) {
         // The next run on this target cleans it up; the failure that brought us here is what the
         // user must see.
+      }
+    }
+    if (lock != null) {
+      try {
+        lock.close();
+      } catch (IOException e) {
+        throw new UncheckedIOException("cannot release " + path, e);
       }
     }
   }

@@ -56,6 +56,18 @@ public final class Dataset {
   }
 
   /**
+   * Tokens of the {@code count} longest examples together: the most that a micro-batch can have.
+   */
+  public long longest(int count) {
+    int[] lengths = examples.stream().mapToInt(e -> e.ids().length).sorted().toArray();
+    long sum = 0;
+    for (int i = Math.max(0, lengths.length - count); i < lengths.length; i++) {
+      sum += lengths[i];
+    }
+    return sum;
+  }
+
+  /**
    * SHA-256 (hexadecimal) of all ids and labels: two datasets are the same to training iff it is
    * equal.
    */

@@ -130,6 +130,22 @@ public final class ModelLoader {
     }
   }
 
+  /**
+   * A model of the config's shape whose weights hold nothing, on a pack that only counts ({@link
+   * KernelPack#isDryRun}): what {@link #load} would allocate for a checkpoint stored as {@code
+   * stored}.
+   */
+  public static DecoderModel dryRun(
+      KernelPack pack, ModelConfig config, Options options, DType stored) {
+    if (!pack.isDryRun()) {
+      throw new IllegalArgumentException("a dry run needs a pack that only counts");
+    }
+    try (WeightReader reader = new WeightReader(pack)) {
+      ModelLoader loader = new ModelLoader(pack, config, options, reader);
+      return loader.build(new NoWeights(loader, stored), Progress.none());
+    }
+  }
+
   /** Fills a trained parameter, or makes a frozen weight. */
   private interface Weights {
     void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias);
@@ -278,6 +294,19 @@ public final class ModelLoader {
     return made;
   }
 
+  /**
+   * A frozen tensor is held as it is stored when the operators take that type and it is no larger
+   * than the compute type. Norms and biases are small and only come in f32 or bf16, so f16 ones are
+   * widened without loss.
+   */
+  private DType heldType(Module module, DType stored) {
+    boolean matrix = module.shape().size() == 2;
+    if (!matrix) {
+      return stored == DType.F16 ? DType.F32 : stored;
+    }
+    return options.compute() == DType.BF16 ? DType.BF16 : stored;
+  }
+
   /** Weights from files. */
   private static final class CheckpointWeights implements Weights {
     private final ModelLoader loader;
@@ -318,23 +347,49 @@ public final class ModelLoader {
     public DeviceTensor dense(Module module, boolean bias) {
       TensorSource source =
           bias ? checkpoint.tensor(module.bias()) : loader.names.weight(checkpoint, module);
-      return loader.reader.read(source, heldType(module, source.dtype()));
+      return loader.reader.read(source, loader.heldType(module, source.dtype()));
+    }
+  }
+
+  /** No weights: their memory alone, for a dry run. */
+  private static final class NoWeights implements Weights {
+    private final ModelLoader loader;
+    private final DType stored;
+
+    NoWeights(ModelLoader loader, DType stored) {
+      this.loader = loader;
+      this.stored = stored;
     }
 
-    /**
-     * A frozen tensor is held as it is stored when the operators take that type and it is no larger
-     * than the compute type. Norms and biases are small and only come in f32 or bf16, so f16 ones
-     * are widened without loss.
-     */
-    private DType heldType(Module module, DType stored) {
-      boolean matrix = module.shape().size() == 2;
-      if (!matrix) {
-        return stored == DType.F16 ? DType.F32 : stored;
+    @Override
+    public void fill(Module module, DeviceTensor weight, @Nullable DeviceTensor bias) {}
+
+    @Override
+    public Weight linear(Module module) {
+      QuantizationConfig quantization = loader.options.quantization();
+      if (quantization == null) {
+        return Weight.dense(dense(module, false));
       }
-      if (loader.options.compute() == DType.BF16) {
-        return DType.BF16;
+      try (DeviceBuffer memory =
+          DeviceBuffer.allocate(loader.pack, module.rows() * module.cols() * stored.bytes())) {
+        DeviceTensor dense = DeviceTensor.of(memory, 0, stored, module.rows(), module.cols());
+        return loader.reader.ready(QuantizedWeight.quantize(loader.pack, dense, quantization));
       }
-      return stored;
+    }
+
+    @Override
+    public DeviceTensor dense(Module module, boolean bias) {
+      DType type = loader.heldType(module, stored);
+      long[] shape =
+          bias
+              ? new long[] {module.rows()}
+              : module.shape().stream().mapToLong(Long::longValue).toArray();
+      long elements = Arrays.stream(shape).reduce(1, Math::multiplyExact);
+      return DeviceTensor.of(
+          loader.reader.own(DeviceBuffer.allocate(loader.pack, elements * type.bytes())),
+          0,
+          type,
+          shape);
     }
   }
 

@@ -134,6 +134,9 @@ final class WeightReader implements AutoCloseable {
 
   /** Copies the file's bytes from {@code sourceOffset} on as they are. */
   private void upload(TensorSource source, long sourceOffset, DeviceTensor target) {
+    if (pack.isDryRun()) {
+      return;
+    }
     long bytes = target.bytes();
     for (long done = 0; done < bytes; done += CHUNK_BYTES) {
       host.clear().limit((int) Math.min(CHUNK_BYTES, bytes - done));

@@ -9,14 +9,18 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.HashSet;
+import java.util.List;
 import java.util.Set;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.SafetensorsWriter;
+import org.qlora4j.checkpoint.ShardPlan;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.checkpoint.UnfinishedShards;
 import org.qlora4j.common.AtomicOutput;
+import org.qlora4j.common.DiskSpace;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
@@ -60,83 +64,159 @@ public final class CheckpointQuantizer {
    * @param quantizedWeights number of weights now in 4 bits
    * @param bytesBefore bytes of all tensors before
    * @param bytesAfter bytes of all tensors after
+   * @param files number of files with weights
+   * @param resumedFiles how many of them an interrupted run had finished
    */
-  public record Result(int quantizedWeights, long bytesBefore, long bytesAfter) {}
+  public record Result(
+      int quantizedWeights, long bytesBefore, long bytesAfter, int files, int resumedFiles) {}
 
   /**
-   * Quantizes a checkpoint into a new model directory, which appears whole or not at all.
+   * Quantizes a checkpoint into a new model directory, which appears whole or not at all. Finished
+   * files of an interrupted run for the same work are kept, beside the target under a hidden name,
+   * and used by the next one after their checksums were compared.
    *
    * @param linearWeights names of the weights to quantize
    * @param modelDirectory where config.json and the tokenizer come from
+   * @param shardBytes most bytes of weights in a file
    */
   public Result quantize(
       ModelCheckpoint checkpoint,
       Set<String> linearWeights,
       Path modelDirectory,
       Path target,
+      long shardBytes,
       Progress progress) {
-    Set<String> toQuantize = new HashSet<>(linearWeights);
     for (String name : linearWeights) {
       if (QuantizedTensors.isQuantized(checkpoint, name)) {
         throw new InputException(
             checkpoint.directory() + ": the weights are in 4 bits already; nothing was written");
       }
     }
-    try (AtomicOutput out = AtomicOutput.directory(target)) {
-      try (SafetensorsWriter writer =
-          SafetensorsWriter.create(out.path().resolve(ModelCheckpoint.SINGLE_FILE))) {
-        long after = 0;
-        for (TensorSource tensor : checkpoint.tensors()) {
-          after +=
-              toQuantize.contains(tensor.name())
-                  ? declare(writer, tensor)
-                  : declareCopy(writer, tensor);
-        }
-        progress.start("quantizing", checkpoint.bytes() >> 20);
-        long done = 0;
-        for (TensorSource tensor : checkpoint.tensors()) {
-          progress.update(done >> 20, tensor.name());
-          if (toQuantize.contains(tensor.name())) {
-            write(writer, tensor);
-          } else {
-            copy(writer, tensor);
-          }
-          done += tensor.bytes();
-        }
-        progress.finish();
-        writer.commit();
-        writeConfig(modelDirectory, out.path());
-        out.commit();
-        return new Result(toQuantize.size(), checkpoint.bytes(), after);
+    List<List<ShardPlan.Entry>> groups = new ArrayList<>();
+    long after = 0;
+    for (TensorSource tensor : checkpoint.tensors()) {
+      boolean linear = linearWeights.contains(tensor.name());
+      groups.add(linear ? entries(tensor) : List.of(copied(tensor)));
+      after += linear ? config.bytes(tensor.elements()) : tensor.bytes();
+    }
+    ShardPlan plan = ShardPlan.of(groups, shardBytes);
+    try (AtomicOutput out = AtomicOutput.resumable(target)) {
+      UnfinishedShards shards = UnfinishedShards.open(out.path(), work(checkpoint, plan));
+      if (shards.count() > 0) {
+        out.keep();
+        progress.message(
+            "going on with an interrupted run: " + shards.count() + " files are finished");
       }
+      progress.start("quantizing", Math.max(1, checkpoint.bytes() >> 20));
+      Work work = new Work(checkpoint, linearWeights, progress);
+      int resumed = 0;
+      for (ShardPlan.Shard shard : plan.shards()) {
+        if (shards.isFinished(shard.file())) {
+          resumed++;
+          work.skip(shard);
+          continue;
+        }
+        DiskSpace.require(target, shard.bytes());
+        work.write(shard, out.path());
+        if (plan.shards().size() > 1) {
+          shards.finished(shard.file());
+          out.keep();
+        }
+      }
+      progress.finish();
+      plan.writeIndex(out.path());
+      writeConfig(modelDirectory, out.path());
+      shards.complete();
+      out.commit();
+      return new Result(
+          linearWeights.size(), checkpoint.bytes(), after, plan.shards().size(), resumed);
     } catch (IOException e) {
       throw new UncheckedIOException("cannot write " + target, e);
     }
   }
 
-  private long declareCopy(SafetensorsWriter writer, TensorSource tensor) {
-    writer.declare(tensor.name(), tensor.storedType(), tensor.shape());
-    return tensor.bytes();
+  /** All that decides the bytes of the shards. */
+  private String work(ModelCheckpoint checkpoint, ShardPlan plan) {
+    List<String> files = new ArrayList<>();
+    plan.shards().forEach(shard -> files.add(shard.file() + ":" + shard.bytes()));
+    return "1 " + config + " " + checkpoint.fingerprint() + " " + files;
   }
 
-  private long declare(SafetensorsWriter writer, TensorSource tensor) {
+  /** Writes shards and tells how far it is. */
+  private final class Work {
+    private final ModelCheckpoint checkpoint;
+    private final Set<String> linearWeights;
+    private final Progress progress;
+    private long done = 0;
+
+    Work(ModelCheckpoint checkpoint, Set<String> linearWeights, Progress progress) {
+      this.checkpoint = checkpoint;
+      this.linearWeights = linearWeights;
+      this.progress = progress;
+    }
+
+    /** The checkpoint's tensors of a shard; a 4-bit weight's side tensors are not among them. */
+    private List<TensorSource> tensors(ShardPlan.Shard shard) {
+      List<TensorSource> tensors = new ArrayList<>();
+      for (ShardPlan.Entry entry : shard.entries()) {
+        TensorSource tensor = checkpoint.find(entry.name());
+        if (tensor != null) {
+          tensors.add(tensor);
+        }
+      }
+      return tensors;
+    }
+
+    void skip(ShardPlan.Shard shard) {
+      for (TensorSource tensor : tensors(shard)) {
+        done += tensor.bytes();
+      }
+      progress.update(done >> 20, shard.file());
+    }
+
+    void write(ShardPlan.Shard shard, Path directory) {
+      try (SafetensorsWriter writer = shard.open(directory)) {
+        for (TensorSource tensor : tensors(shard)) {
+          progress.update(done >> 20, tensor.name());
+          if (linearWeights.contains(tensor.name())) {
+            quantize(writer, tensor);
+          } else {
+            copy(writer, tensor);
+          }
+          done += tensor.bytes();
+        }
+        writer.commit();
+      }
+    }
+  }
+
+  private static ShardPlan.Entry copied(TensorSource tensor) {
+    return ShardPlan.Entry.of(tensor.name(), tensor.storedType(), tensor.shape());
+  }
+
+  /** The tensors of a weight in 4 bits. */
+  private List<ShardPlan.Entry> entries(TensorSource tensor) {
     String name = tensor.name();
     long elements = tensor.elements();
-    writer.declare(name, StoredType.U8, (elements + 1) / 2, 1);
-    writer.declare(
-        name + ".absmax",
-        config.doubleQuantization() ? StoredType.U8 : StoredType.F32,
-        config.blocks(elements));
-    writer.declare(name + ".quant_map", StoredType.F32, 16);
+    List<ShardPlan.Entry> entries = new ArrayList<>();
+    entries.add(ShardPlan.Entry.of(name, StoredType.U8, (elements + 1) / 2, 1));
+    entries.add(
+        ShardPlan.Entry.of(
+            name + ".absmax",
+            config.doubleQuantization() ? StoredType.U8 : StoredType.F32,
+            config.blocks(elements)));
+    entries.add(ShardPlan.Entry.of(name + ".quant_map", StoredType.F32, 16));
     if (config.doubleQuantization()) {
-      writer.declare(name + ".nested_absmax", StoredType.F32, config.nestedBlocks(elements));
-      writer.declare(name + ".nested_quant_map", StoredType.F32, 256);
+      entries.add(
+          ShardPlan.Entry.of(
+              name + ".nested_absmax", StoredType.F32, config.nestedBlocks(elements)));
+      entries.add(ShardPlan.Entry.of(name + ".nested_quant_map", StoredType.F32, 256));
     }
-    writer.declare(name + stateSuffix(), StoredType.U8, STATE_BYTES);
-    return config.bytes(elements);
+    entries.add(ShardPlan.Entry.of(name + stateSuffix(), StoredType.U8, STATE_BYTES));
+    return entries;
   }
 
-  private void write(SafetensorsWriter writer, TensorSource tensor) {
+  private void quantize(SafetensorsWriter writer, TensorSource tensor) {
     String name = tensor.name();
     try (DeviceBuffer memory = DeviceBuffer.allocate(pack, tensor.bytes())) {
       DeviceTensor dense = DeviceTensor.of(memory, 0, tensor.dtype(), tensor.shape());
@@ -170,8 +250,12 @@ public final class CheckpointQuantizer {
     copy.flip();
   }
 
-  private static void write(SafetensorsWriter writer, String name, DeviceTensor tensor) {
-    writer.write(name, ByteBuffer.wrap(tensor.toBytes()).order(ByteOrder.LITTLE_ENDIAN));
+  private void write(SafetensorsWriter writer, String name, DeviceTensor tensor) {
+    for (long at = 0; at < tensor.bytes(); at += COPY_BYTES) {
+      copy.clear().limit((int) Math.min(COPY_BYTES, tensor.bytes() - at));
+      tensor.buffer().copyOut(tensor.byteOffset() + at, copy);
+      writer.write(name, copy);
+    }
   }
 
   private String stateSuffix() {

@@ -6,6 +6,7 @@ import java.util.List;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.global.torch;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
@@ -95,6 +96,11 @@ public final class TensorArena implements AutoCloseable {
     return tensor;
   }
 
+  /** Bytes of all slabs. */
+  public long slabBytes() {
+    return slabs.stream().mapToLong(s -> s.buffer.bytes()).sum();
+  }
+
   /** Most bytes that were in use at once. */
   public long peakBytes() {
     return peak;
@@ -115,12 +121,18 @@ public final class TensorArena implements AutoCloseable {
 
   /** One slab: a libtorch byte tensor and the pack's view of it. */
   private static final class Slab implements AutoCloseable {
-    private final Tensor tensor;
+    private final @Nullable Tensor tensor;
     private final DeviceBuffer buffer;
 
     Slab(KernelPack pack, long bytes) {
+      if (pack.isDryRun()) {
+        tensor = null;
+        buffer = DeviceBuffer.allocate(pack, bytes);
+        return;
+      }
+      Tensor memory;
       try (PointerScope scope = new PointerScope()) {
-        tensor =
+        memory =
             torch
                 .empty(new long[] {bytes}, TorchBridge.options(pack, DType.U8), null)
                 .retainReference();
@@ -134,13 +146,16 @@ public final class TensorArena implements AutoCloseable {
                 + " per_device_train_batch_size or sequence_length, or a shorter prompt",
             e);
       }
-      buffer = DeviceBuffer.wrap(pack, tensor.data_ptr(), bytes);
+      tensor = memory;
+      buffer = DeviceBuffer.wrap(pack, memory.data_ptr(), bytes);
     }
 
     @Override
     public void close() {
       buffer.close();
-      tensor.close();
+      if (tensor != null) {
+        tensor.close();
+      }
     }
   }
 }

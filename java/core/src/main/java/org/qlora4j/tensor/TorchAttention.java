@@ -85,6 +85,9 @@ public final class TorchAttention {
       HeadView v,
       HeadView out) {
     check(shape, cuQ, cuK, q, k, v, out);
+    if (out.base().pack().isDryRun()) {
+      return;
+    }
     int dim = shape.headDim();
     for (int s = 0; s + 1 < cuQ.length; s++) {
       Part part = Part.of(cuQ, cuK, s, shape.window());
@@ -123,6 +126,9 @@ public final class TorchAttention {
       HeadView dv) {
     check(shape, cuQ, cuK, q, k, v, dout);
     check(shape, cuQ, cuK, dq, dk, dv, dout);
+    if (dq.base().pack().isDryRun()) {
+      return;
+    }
     int dim = shape.headDim();
     for (int s = 0; s + 1 < cuQ.length; s++) {
       Part part = Part.of(cuQ, cuK, s, shape.window());

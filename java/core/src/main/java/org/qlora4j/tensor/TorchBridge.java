@@ -38,7 +38,7 @@ public final class TorchBridge {
               + " elements, target "
               + target.elements());
     }
-    if (source.elements() == 0) {
+    if (source.elements() == 0 || target.pack().isDryRun()) {
       return;
     }
     try (PointerScope scope = new PointerScope()) {
@@ -54,7 +54,7 @@ public final class TorchBridge {
       HeadView source, HeadView target, long tokens, long heads, long headDim) {
     source.check("source", source.base().dtype(), tokens, heads, headDim);
     target.check("target", target.base().dtype(), tokens, heads, headDim);
-    if (tokens == 0) {
+    if (tokens == 0 || target.base().pack().isDryRun()) {
       return;
     }
     try (PointerScope scope = new PointerScope()) {
@@ -67,7 +67,7 @@ public final class TorchBridge {
    * out [n, cols].
    */
   public static void gatherRows(DeviceTensor table, DeviceTensor ids, DeviceTensor out) {
-    if (ids.elements() == 0) {
+    if (ids.elements() == 0 || table.pack().isDryRun()) {
       return;
     }
     try (PointerScope scope = new PointerScope()) {
@@ -80,7 +80,7 @@ public final class TorchBridge {
    * rows [n, cols].
    */
   public static void addRows(DeviceTensor table, DeviceTensor ids, DeviceTensor rows) {
-    if (ids.elements() == 0) {
+    if (ids.elements() == 0 || table.pack().isDryRun()) {
       return;
     }
     try (PointerScope scope = new PointerScope()) {
@@ -90,6 +90,9 @@ public final class TorchBridge {
 
   /** target[ids[i]] = rows[i]; rows that no id names become zero. ids: i32 [n], distinct. */
   public static void scatterRows(DeviceTensor rows, DeviceTensor ids, DeviceTensor target) {
+    if (target.pack().isDryRun()) {
+      return;
+    }
     try (PointerScope scope = new PointerScope()) {
       Tensor to = view(target);
       to.zero_();

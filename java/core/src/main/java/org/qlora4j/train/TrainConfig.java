@@ -34,6 +34,7 @@ import org.qlora4j.tensor.ComputeDevice;
  *     again in the backward pass
  * @param checkpointEvery with it: keep the input of every so many layers
  * @param lossChunk tokens whose logits exist at one time
+ * @param memory what a run does with its memory plan
  */
 public record TrainConfig(
     Path model,
@@ -53,7 +54,8 @@ public record TrainConfig(
     int threads,
     boolean gradientCheckpointing,
     int checkpointEvery,
-    int lossChunk) {
+    int lossChunk,
+    Memory memory) {
 
   /** Where the base weights come from. */
   public enum Init {
@@ -229,6 +231,12 @@ public record TrainConfig(
       int warmupSteps,
       double warmupRatio) {
 
+    /** The same with micro-batches of another size; the product of the two must stay. */
+    public Schedule withMicroBatch(int size, int accumulation) {
+      return new Schedule(
+          size, accumulation, epochs, maxSteps, scheduler, warmupSteps, warmupRatio);
+    }
+
     /** Number of optimizer steps when an epoch has `stepsPerEpoch` of them; at least 1. */
     public int totalSteps(int stepsPerEpoch) {
       return maxSteps > 0 ? maxSteps : (int) Math.max(1, Math.ceil(epochs * stepsPerEpoch));
@@ -260,6 +268,48 @@ public record TrainConfig(
         default -> 1;
       };
     }
+  }
+
+  /**
+   * What a run does with its memory plan.
+   *
+   * @param limit most memory it may use, in bytes; 0 for what the machine or the control group has
+   * @param ignorePlan start although the plan does not fit
+   * @param autoMicroBatch take a smaller micro-batch until it does
+   */
+  public record Memory(long limit, boolean ignorePlan, boolean autoMicroBatch) {}
+
+  /** The same with another method. */
+  public TrainConfig withMethod(Method other) {
+    return with(other, schedule);
+  }
+
+  /** The same with other micro-batches. */
+  public TrainConfig withSchedule(Schedule other) {
+    return with(method, other);
+  }
+
+  private TrainConfig with(Method newMethod, Schedule newSchedule) {
+    return new TrainConfig(
+        model,
+        init,
+        newMethod,
+        outputDir,
+        compute,
+        device,
+        data,
+        quantization,
+        lora,
+        optimizer,
+        newSchedule,
+        output,
+        samples,
+        seed,
+        threads,
+        gradientCheckpointing,
+        checkpointEvery,
+        lossChunk,
+        memory);
   }
 
   /**

@@ -182,6 +182,15 @@ public final class TrainConfigKeys {
               "with gradient_checkpointing: keep the input of every so many layers only"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
           key(
+              "memory_limit",
+              "",
+              "most memory the run may use, such as 24GB (default: what the machine or the control group has)"),
+          key(
+              "auto_micro_batch",
+              "false",
+              "where the memory plan does not fit, take smaller micro-batches and more of them until it does"),
+          key("ignore_memory_plan", "false", "start although the memory plan does not fit"),
+          key(
               "device",
               "auto",
               "cuda for an NVIDIA GPU, cpu, or auto: the GPU where it can be used, else the CPU"),

@@ -16,6 +16,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
@@ -251,7 +252,8 @@ public final class TrainConfigReader {
         integer("threads", 0, 0, 4096),
         checkpointing,
         checkpointEvery,
-        integer("loss_chunk", 1024, 1, 1 << 24));
+        integer("loss_chunk", 1024, 1, 1 << 24),
+        memory());
   }
 
   private TrainConfig.Data data(long seed) {
@@ -344,6 +346,14 @@ public final class TrainConfigReader {
                 "cosine", Scheduler.COSINE)),
         integer("warmup_steps", 0, 0, Integer.MAX_VALUE),
         number("warmup_ratio", 0, 0, 1));
+  }
+
+  private TrainConfig.Memory memory() {
+    String limit = optionalText("memory_limit");
+    return new TrainConfig.Memory(
+        limit == null ? 0 : ByteSize.parse(source + ": memory_limit", limit),
+        bool("ignore_memory_plan", false),
+        bool("auto_micro_batch", false));
   }
 
   private Compute compute() {

@@ -69,6 +69,8 @@ public final class TrainingRun {
   private final Pass pass;
   private final Trainer trainer;
   private final Dataset.Plan plan;
+  private final MemoryPlan memoryPlan;
+  private final long weightBytes;
   private final int totalSteps;
   private final TrainingCheckpoints checkpoints;
 
@@ -78,28 +80,31 @@ public final class TrainingRun {
   private double trainedSeconds = 0;
   private long trainedTokens = 0;
 
-  private TrainingRun(TrainConfig config, Progress progress, Resources resources) {
-    this.config = config;
+  private TrainingRun(TrainConfig asked, Progress progress, Resources resources) {
     this.progress = progress;
-    ModelConfig modelConfig = ModelConfig.read(config.model());
-    if (config.method().adapter()) {
+    ModelConfig modelConfig = ModelConfig.read(asked.model());
+    if (asked.method().adapter()) {
       // A wrong name must not show only after a large model was read.
-      WeightNames.of(modelConfig).targets(config.lora().targetModules());
-    } else if (absolute(config.model()).equals(absolute(config.outputDir().resolve(MODEL)))) {
+      WeightNames.of(modelConfig).targets(asked.lora().targetModules());
+    } else if (absolute(asked.model()).equals(absolute(asked.outputDir().resolve(MODEL)))) {
       throw new InputException(
           "output_dir "
-              + config.outputDir()
+              + asked.outputDir()
               + ": the result would replace the model it is made from; choose another");
     }
-    checkWritable(config.outputDir());
-    if (config.optimizer().optim().paged()) {
-      checkPaging(pagingDirectory());
+    checkWritable(asked.outputDir());
+    if (asked.optimizer().optim().paged()) {
+      checkPaging(pagingDirectory(asked));
     }
     this.pack =
-        resources.own(config.device().open(PackOptions.defaults().withThreads(config.threads())));
+        resources.own(asked.device().open(PackOptions.defaults().withThreads(asked.threads())));
     progress.message(pack.description());
-    this.tokenizer = resources.own(Tokenizer.load(config.model()));
-    this.data = TrainingData.load(config.data(), tokenizer, modelConfig, progress);
+    this.tokenizer = resources.own(Tokenizer.load(asked.model()));
+    this.data = TrainingData.load(asked.data(), tokenizer, modelConfig, progress);
+    MemoryCheck memory = MemoryCheck.of(asked, modelConfig, data, progress);
+    this.memoryPlan = memory.plan();
+    this.config = memory.config();
+    TrainConfig config = this.config;
     this.plan =
         data.train()
             .plan(
@@ -109,7 +114,7 @@ public final class TrainingRun {
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
-    DType compute = config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
+    DType compute = computeType(config);
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";
       this.model = resources.own(ModelLoader.random(pack, modelConfig, compute, config.seed()));
@@ -122,6 +127,7 @@ public final class TrainingRun {
             resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
       }
     }
+    this.weightBytes = pack.allocatedBytes() - pack.workspaceBytes();
     ParameterSet weights = model.weights();
     if (weights != null) {
       this.adapter = null;
@@ -141,13 +147,9 @@ public final class TrainingRun {
                 pack,
                 trained,
                 optimizerSettings(config.optimizer()),
-                optimizerStates(config.optimizer(), pagingDirectory())));
+                optimizerStates(config.optimizer(), pagingDirectory(config))));
     TensorArena arena = resources.own(new TensorArena(pack));
-    LoraCompute loraCompute =
-        config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32
-            ? LoraCompute.F32
-            : LoraCompute.FAST;
-    this.pass = new Pass(pack, arena, compute, loraCompute, config.seed(), 0, 0, true);
+    this.pass = new Pass(pack, arena, compute, loraCompute(config), config.seed(), 0, 0, true);
     this.trainer =
         new Trainer(
             model,
@@ -155,8 +157,7 @@ public final class TrainingRun {
             optimizer,
             s -> config.optimizer().learningRate() * config.schedule().factor(s, totalSteps),
             pass,
-            new DecoderModel.StepOptions(
-                config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk()));
+            stepOptions(config));
     this.checkpoints =
         new TrainingCheckpoints(
             config.outputDir(),
@@ -198,6 +199,7 @@ public final class TrainingRun {
       double finalEvalLoss = evaluate(metrics);
       List<String> after = samples("after training");
       Path output = writeResult();
+      metrics.add(memoryLine());
       return summary(output, last, finalEvalLoss, after);
     }
   }
@@ -286,6 +288,36 @@ public final class TrainingRun {
     return line;
   }
 
+  /** What was planned and what was used, in bytes. */
+  private ObjectNode memoryLine() {
+    ObjectNode line = Json.newObject();
+    line.put("step", step);
+    TrainingSummary.Memory used = memory();
+    ObjectNode measured = line.putObject("memory_bytes");
+    measured.put("weights", used.weights());
+    measured.put("adapters", used.adapters());
+    measured.put("gradients", used.gradients());
+    measured.put("optimizer_states", used.optimizerStates());
+    measured.put("activations", used.activations());
+    measured.put("workspace", used.workspace());
+    line.put("peak_bytes", MemoryUse.now().peakBytes());
+    ObjectNode planned = line.putObject("planned_bytes");
+    memoryPlan.parts().forEach(part -> planned.put(part.key(), part.bytes()));
+    line.put("planned_peak_bytes", memoryPlan.total());
+    return line;
+  }
+
+  private TrainingSummary.Memory memory() {
+    long trainedBytes = trained.elements() * Float.BYTES;
+    return new TrainingSummary.Memory(
+        weightBytes,
+        adapter == null ? 0 : trainedBytes,
+        trainedBytes,
+        optimizer.stateBytes(),
+        pass.arena().peakBytes(),
+        pack.workspaceBytes());
+  }
+
   // ---------------------------------------------------------------- start, checkpoints, result
 
   /**
@@ -344,7 +376,7 @@ public final class TrainingRun {
   }
 
   /** The output directory is on a disk, where java.io.tmpdir is memory on many machines. */
-  private Path pagingDirectory() {
+  private static Path pagingDirectory(TrainConfig config) {
     Path chosen = config.optimizer().pagingDirectory();
     return chosen == null ? config.outputDir() : chosen;
   }
@@ -432,7 +464,6 @@ public final class TrainingRun {
       String before = samplesBefore.getOrDefault(prompt, "");
       samples.add(new TrainingSummary.Sample(prompt, before, after.get(i)));
     }
-    long trainedBytes = trained.elements() * Float.BYTES;
     return new TrainingSummary(
         output,
         step,
@@ -444,20 +475,31 @@ public final class TrainingRun {
         trainedSeconds,
         trainedTokens / trainedSeconds,
         MemoryUse.now().peakBytes(),
-        new TrainingSummary.Memory(
-            model.weightBytes(),
-            adapter == null ? 0 : trainedBytes,
-            trainedBytes,
-            optimizer.stateBytes(),
-            pass.arena().peakBytes()),
+        memory(),
         optimizer.memory(),
+        memoryPlan,
         data.chat(),
         samples);
   }
 
   // ---------------------------------------------------------------- parts of the configuration
 
-  private static @Nullable QuantizationConfig quantization(TrainConfig config) {
+  static DType computeType(TrainConfig config) {
+    return config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
+  }
+
+  static LoraCompute loraCompute(TrainConfig config) {
+    return config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32
+        ? LoraCompute.F32
+        : LoraCompute.FAST;
+  }
+
+  static DecoderModel.StepOptions stepOptions(TrainConfig config) {
+    return new DecoderModel.StepOptions(
+        config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk());
+  }
+
+  static @Nullable QuantizationConfig quantization(TrainConfig config) {
     if (config.method() != TrainConfig.Method.QLORA) {
       return null;
     }
@@ -477,28 +519,5 @@ public final class TrainingRun {
     return new AdamWOptimizer.States(
         o.optim().eightBit(),
         o.optim().paged() ? new AdamWOptimizer.Paging(o.memoryBudget(), pagingDirectory) : null);
-  }
-
-  /** What a run opened, closed in the opposite order, also when opening failed half-way. */
-  private static final class Resources implements AutoCloseable {
-    private final List<AutoCloseable> opened = new ArrayList<>();
-
-    <T extends AutoCloseable> T own(T resource) {
-      opened.add(resource);
-      return resource;
-    }
-
-    @Override
-    public void close() {
-      for (int i = opened.size() - 1; i >= 0; i--) {
-        try {
-          opened.get(i).close();
-        } catch (RuntimeException e) {
-          throw e;
-        } catch (Exception e) {
-          throw new IllegalStateException("releasing a resource failed", e);
-        }
-      }
-    }
   }
 }

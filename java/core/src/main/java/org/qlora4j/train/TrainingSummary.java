@@ -20,6 +20,7 @@ import java.util.List;
  * @param peakBytes most resident memory of the process (VmHWM)
  * @param memory what the memory of the kernels' device holds
  * @param optimizer what the optimizer's states take in all, and how their pages moved
+ * @param plan what was planned before
  * @param chat whether the examples are conversations, and sample prompts users' messages
  * @param samples texts before and after
  */
@@ -36,6 +37,7 @@ public record TrainingSummary(
     long peakBytes,
     Memory memory,
     OptimizerMemory optimizer,
+    MemoryPlan plan,
     boolean chat,
     List<Sample> samples) {
 
@@ -52,9 +54,21 @@ public record TrainingSummary(
    * @param optimizerStates first and second moments; of paged ones what is resident
    * @param activations most that a step held at once: saved tensors, activations, their gradients,
    *     logits of a chunk
+   * @param workspace scratch memory of the kernels
    */
   public record Memory(
-      long weights, long adapters, long gradients, long optimizerStates, long activations) {}
+      long weights,
+      long adapters,
+      long gradients,
+      long optimizerStates,
+      long activations,
+      long workspace) {
+
+    /** All of it. */
+    public long total() {
+      return weights + adapters + gradients + optimizerStates + activations + workspace;
+    }
+  }
 
   /** One prompt's texts; {@code before} is empty for a prompt that was added when a run resumed. */
   public record Sample(String prompt, String before, String after) {}

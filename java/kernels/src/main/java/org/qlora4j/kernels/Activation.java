@@ -64,7 +64,9 @@ public final class Activation {
               .up(pack.address(up))
               .ldup(up == null ? n : up.rowStride())
               .y(pack.address(y));
-      Status.check(qlora4j.q4j_activation_forward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_activation_forward(pack.context(), params));
+      }
     }
   }
 
@@ -120,7 +122,9 @@ public final class Activation {
               .lddx(dx.rowStride())
               .dup(pack.address(dup))
               .lddup(dup == null ? n : dup.rowStride());
-      Status.check(qlora4j.q4j_activation_backward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_activation_backward(pack.context(), params));
+      }
     }
   }
 }

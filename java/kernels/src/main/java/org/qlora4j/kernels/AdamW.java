@@ -88,7 +88,9 @@ public final class AdamW {
               .gradients(frame.addresses(1, addresses[1]))
               .first_moments(frame.addresses(2, addresses[2]))
               .second_moments(frame.addresses(3, addresses[3]));
-      Status.check(qlora4j.q4j_adamw(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_adamw(pack.context(), params));
+      }
     }
   }
 }

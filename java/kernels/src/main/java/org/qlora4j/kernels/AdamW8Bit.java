@@ -111,7 +111,9 @@ public final class AdamW8Bit {
               .first_moment_absmax(frame.addresses(3, addresses[3]))
               .second_moment_codes(frame.addresses(4, addresses[4]))
               .second_moment_absmax(frame.addresses(5, addresses[5]));
-      Status.check(qlora4j.q4j_adamw_8bit(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_adamw_8bit(pack.context(), params));
+      }
     }
   }
 }

@@ -80,7 +80,9 @@ public final class Attention {
           qlora4j.q4j_attention_forward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_attention_forward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_attention_forward(pack.context(), params));
+      }
     }
   }
 
@@ -140,7 +142,9 @@ public final class Attention {
           qlora4j.q4j_attention_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_attention_backward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_attention_backward(pack.context(), params));
+      }
     }
   }
 

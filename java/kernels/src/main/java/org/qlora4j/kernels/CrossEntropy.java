@@ -63,7 +63,9 @@ public final class CrossEntropy {
               .loss(pack.address(loss))
               .dlogits(pack.address(dlogits))
               .lddlogits(dlogits == null ? n : dlogits.rowStride());
-      Status.check(qlora4j.q4j_cross_entropy(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_cross_entropy(pack.context(), params));
+      }
     }
   }
 }

@@ -36,7 +36,9 @@ public final class GradientNorm {
               .tensors(frame.addresses(0, addresses))
               .lengths(frame.lengths(lengths))
               .result(result.pointer());
-      Status.check(qlora4j.q4j_gradient_norm(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_gradient_norm(pack.context(), params));
+      }
       ByteBuffer value = pack.staging().limit(Double.BYTES);
       result.copyOut(0, value);
       return value.getDouble(0);

@@ -44,6 +44,9 @@ public final class KernelPack implements AutoCloseable {
   /** Growth step of the workspace; spares reallocations while batches of similar size come in. */
   private static final long WORKSPACE_STEP = 1 << 16;
 
+  /** Where all memory of a dry run seems to be: aligned, and never mapped. */
+  private static final long DRY_RUN_ADDRESS = 4096;
+
   private static final System.Logger LOG = System.getLogger("org.qlora4j.kernels");
 
   /** The operators of a training step on a model in 4 bits. */
@@ -75,6 +78,7 @@ public final class KernelPack implements AutoCloseable {
   private final String buildInfo;
   private final DeviceKind deviceKind;
   private final int device;
+  private final boolean dryRun;
   private final int threads;
   private final DeviceAddress devicePointer = new DeviceAddress(0);
   private final LeakAlarm.Watch alarm;
@@ -98,9 +102,10 @@ public final class KernelPack implements AutoCloseable {
     @Nullable String refusal(KernelPack pack);
   }
 
-  private KernelPack(q4j_context context, int device) {
+  private KernelPack(q4j_context context, int device, boolean dryRun) {
     this.context = context;
     this.device = device;
+    this.dryRun = dryRun;
     this.frame = new Frame();
     this.name = text(qlora4j.q4j_pack_name(context));
     this.buildInfo = text(qlora4j.q4j_pack_build_info(context));
@@ -300,7 +305,7 @@ public final class KernelPack implements AutoCloseable {
           .stream(options.stream() == null ? DeviceAddress.NULL : options.stream());
       Status.check(qlora4j.q4j_context_create(libraryPath, basePath, nativeOptions, context));
     }
-    KernelPack pack = new KernelPack(context, options.device());
+    KernelPack pack = new KernelPack(context, options.device(), options.dryRun());
     if (pack.deviceKind == DeviceKind.CPU && options.device() != 0) {
       String found =
           pack.name + " has the CPU alone, which is device 0; found device " + options.device();
@@ -327,6 +332,16 @@ public final class KernelPack implements AutoCloseable {
   /** Where the pack computes. */
   public DeviceKind deviceKind() {
     return deviceKind;
+  }
+
+  /**
+   * Whether this pack only counts: an allocation is added to {@link #allocatedBytes} and gets no
+   * memory, an operator checks its arguments, asks for its workspace and does not run, copies and
+   * fills do nothing, and reading gives zeros. So the code that trains tells what it would hold,
+   * for any size of model, in a moment. Nothing but such a pack may touch the addresses.
+   */
+  public boolean isDryRun() {
+    return dryRun;
   }
 
   /** Number of the device; 0 on the CPU. */
@@ -388,6 +403,25 @@ public final class KernelPack implements AutoCloseable {
       DeviceBuffer next = DeviceBuffer.allocate(this, size);
       workspace = next;
       return next;
+    }
+  }
+
+  /** Gives the workspace's memory back; the next call makes it anew, as large as it needs. */
+  public void releaseWorkspace() {
+    synchronized (lock) {
+      DeviceBuffer current = workspace;
+      if (current != null) {
+        synchronize();
+        workspace = null;
+        current.close();
+      }
+    }
+  }
+
+  /** Bytes of {@link #workspace} as it is now: the most that a call has asked for. */
+  public long workspaceBytes() {
+    synchronized (lock) {
+      return workspace == null ? 0 : workspace.bytes();
     }
   }
 
@@ -508,8 +542,10 @@ public final class KernelPack implements AutoCloseable {
 
   long allocateMemory(long bytes) {
     synchronized (lock) {
-      devicePointer.setAddress(0);
-      Status.check(qlora4j.q4j_allocate(context(), bytes, devicePointer));
+      devicePointer.setAddress(dryRun ? DRY_RUN_ADDRESS : 0);
+      if (!dryRun) {
+        Status.check(qlora4j.q4j_allocate(context(), bytes, devicePointer));
+      }
       allocatedBytes += bytes;
       peakAllocatedBytes = Math.max(peakAllocatedBytes, allocatedBytes);
       return devicePointer.address();
@@ -522,8 +558,10 @@ public final class KernelPack implements AutoCloseable {
         return;
       }
       allocatedBytes -= bytes;
-      devicePointer.setAddress(address);
-      Status.check(qlora4j.q4j_free(context, devicePointer));
+      if (!dryRun) {
+        devicePointer.setAddress(address);
+        Status.check(qlora4j.q4j_free(context, devicePointer));
+      }
     }
   }
 
@@ -550,6 +588,9 @@ public final class KernelPack implements AutoCloseable {
 
   void copyIn(long address, ByteBuffer source) {
     synchronized (lock) {
+      if (dryRun) {
+        return;
+      }
       if (source.isDirect()) {
         Status.check(
             qlora4j.q4j_copy_in(
@@ -575,6 +616,12 @@ public final class KernelPack implements AutoCloseable {
       if (target.isReadOnly()) {
         throw new IllegalArgumentException("cannot copy device memory into a read-only buffer");
       }
+      if (dryRun) {
+        for (int i = target.position(); i < target.limit(); i++) {
+          target.put(i, (byte) 0);
+        }
+        return;
+      }
       if (target.isDirect()) {
         Status.check(
             qlora4j.q4j_copy_out(
@@ -596,6 +643,9 @@ public final class KernelPack implements AutoCloseable {
 
   void fillMemory(long address, int value, long bytes) {
     synchronized (lock) {
+      if (dryRun) {
+        return;
+      }
       Status.check(qlora4j.q4j_fill(context(), new DeviceAddress(address), value & 0xff, bytes));
     }
   }

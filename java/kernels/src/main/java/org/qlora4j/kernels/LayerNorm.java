@@ -77,7 +77,9 @@ public final class LayerNorm {
               .y(pack.address(y))
               .mean(pack.address(mean))
               .rstd(pack.address(rstd));
-      Status.check(qlora4j.q4j_layer_norm_forward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_layer_norm_forward(pack.context(), params));
+      }
     }
   }
 
@@ -148,7 +150,9 @@ public final class LayerNorm {
           qlora4j.q4j_layer_norm_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_layer_norm_backward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_layer_norm_backward(pack.context(), params));
+      }
     }
   }
 }

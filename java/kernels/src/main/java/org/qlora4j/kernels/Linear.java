@@ -91,7 +91,9 @@ public final class Linear {
       Status.check(qlora4j.q4j_linear_forward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_linear_forward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_linear_forward(pack.context(), params));
+      }
     }
   }
 
@@ -170,7 +172,9 @@ public final class Linear {
           qlora4j.q4j_linear_backward_input_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_linear_backward_input(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_linear_backward_input(pack.context(), params));
+      }
     }
   }
 
@@ -223,7 +227,9 @@ public final class Linear {
           qlora4j.q4j_linear_weight_gradient_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_linear_weight_gradient(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_linear_weight_gradient(pack.context(), params));
+      }
     }
   }
 }

@@ -66,7 +66,9 @@ public final class Lora {
           qlora4j.q4j_lora_weight_gradient_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_lora_weight_gradient(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_lora_weight_gradient(pack.context(), params));
+      }
     }
   }
 

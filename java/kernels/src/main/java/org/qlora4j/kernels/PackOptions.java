@@ -19,6 +19,7 @@ import org.jspecify.annotations.Nullable;
  * @param stream CUDA stream that a pack on a GPU orders its work on, for sharing memory with
  *     another library without waiting; null: the default stream. Packs on the CPU have no use for
  *     it. It must outlive the pack.
+ * @param dryRun whether the pack only counts, see {@link KernelPack#isDryRun}
  */
 public record PackOptions(
     @Nullable String pack,
@@ -26,7 +27,8 @@ public record PackOptions(
     @Nullable DeviceKind kind,
     int device,
     int threads,
-    @Nullable Pointer stream) {
+    @Nullable Pointer stream,
+    boolean dryRun) {
 
   /** Checks the numbers. */
   public PackOptions {
@@ -38,36 +40,41 @@ public record PackOptions(
 
   /** Everything automatic. */
   public static PackOptions defaults() {
-    return new PackOptions(null, null, null, 0, 0, null);
+    return new PackOptions(null, null, null, 0, 0, null, false);
   }
 
   /** The same with an explicit pack. */
   public PackOptions withPack(@Nullable String name) {
-    return new PackOptions(name, basePack, kind, device, threads, stream);
+    return new PackOptions(name, basePack, kind, device, threads, stream, dryRun);
   }
 
   /** The same with a base pack. */
   public PackOptions withBasePack(@Nullable String name) {
-    return new PackOptions(pack, name, kind, device, threads, stream);
+    return new PackOptions(pack, name, kind, device, threads, stream, dryRun);
   }
 
   /** The same for packs that compute there alone. */
   public PackOptions withKind(@Nullable DeviceKind where) {
-    return new PackOptions(pack, basePack, where, device, threads, stream);
+    return new PackOptions(pack, basePack, where, device, threads, stream, dryRun);
   }
 
   /** The same on another device. */
   public PackOptions withDevice(int number) {
-    return new PackOptions(pack, basePack, kind, number, threads, stream);
+    return new PackOptions(pack, basePack, kind, number, threads, stream, dryRun);
   }
 
   /** The same with a number of CPU threads. */
   public PackOptions withThreads(int count) {
-    return new PackOptions(pack, basePack, kind, device, count, stream);
+    return new PackOptions(pack, basePack, kind, device, count, stream, dryRun);
   }
 
   /** The same on a CUDA stream. */
   public PackOptions withStream(@Nullable Pointer handle) {
-    return new PackOptions(pack, basePack, kind, device, threads, handle);
+    return new PackOptions(pack, basePack, kind, device, threads, handle, dryRun);
+  }
+
+  /** The same for a pack that counts memory instead of computing. */
+  public PackOptions forDryRun() {
+    return new PackOptions(pack, basePack, kind, device, threads, stream, true);
   }
 }

@@ -36,7 +36,9 @@ public final class PackedWeights {
    */
   public static Weight pack(KernelPack pack, Weight weight, DeviceTensor memory) {
     Checks.vector("memory", memory, DType.U8, bytes(pack, weight));
-    run(pack, weight, memory);
+    if (!pack.isDryRun()) {
+      run(pack, weight, memory);
+    }
     return weight.packed(memory);
   }
 
@@ -80,7 +82,9 @@ public final class PackedWeights {
               .data(pack.address(data))
               .absmax(pack.address(absmax))
               .nested_absmax(pack.address(nestedAbsmax));
-      Status.check(qlora4j.q4j_unpack_weight(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_unpack_weight(pack.context(), params));
+      }
     }
     return canonical;
   }

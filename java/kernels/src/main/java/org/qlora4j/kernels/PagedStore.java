@@ -133,6 +133,9 @@ public final class PagedStore implements AutoCloseable {
    * @throws OutOfDeviceMemoryException when there is no room for the frames, or for the pages
    */
   public static PagedStore create(KernelPack pack, Options options) {
+    if (pack.isDryRun()) {
+      throw new IllegalStateException("a paged store has no dry run");
+    }
     Path directory = options.directory();
     synchronized (pack.lock()) {
       Frame frame = pack.frame();

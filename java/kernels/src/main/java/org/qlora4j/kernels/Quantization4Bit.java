@@ -88,7 +88,9 @@ public final class Quantization4Bit {
       Status.check(qlora4j.q4j_quantize_4bit_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_quantize_4bit(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_quantize_4bit(pack.context(), params));
+      }
     }
   }
 
@@ -117,7 +119,9 @@ public final class Quantization4Bit {
               .dtype(output.dtype().code())
               .weight(frame.weight(pack, weight))
               .output(pack.address(output));
-      Status.check(qlora4j.q4j_dequantize_4bit(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_dequantize_4bit(pack.context(), params));
+      }
     }
   }
 }

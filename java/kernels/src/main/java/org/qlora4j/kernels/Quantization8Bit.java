@@ -55,7 +55,9 @@ public final class Quantization8Bit {
               .input(pack.address(input))
               .codes(pack.address(codes))
               .absmax(pack.address(absmax));
-      Status.check(qlora4j.q4j_quantize_8bit_blockwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_quantize_8bit_blockwise(pack.context(), params));
+      }
     }
   }
 
@@ -85,7 +87,9 @@ public final class Quantization8Bit {
               .codes(pack.address(codes))
               .absmax(pack.address(absmax))
               .output(pack.address(output));
-      Status.check(qlora4j.q4j_dequantize_8bit_blockwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_dequantize_8bit_blockwise(pack.context(), params));
+      }
     }
   }
 

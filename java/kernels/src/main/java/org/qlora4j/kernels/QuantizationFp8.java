@@ -38,7 +38,9 @@ public final class QuantizationFp8 {
               .input(pack.address(input))
               .codes(pack.address(codes))
               .row_scale(pack.address(rowScale));
-      Status.check(qlora4j.q4j_quantize_fp8_rowwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_quantize_fp8_rowwise(pack.context(), params));
+      }
     }
   }
 
@@ -63,7 +65,9 @@ public final class QuantizationFp8 {
               .codes(pack.address(codes))
               .row_scale(pack.address(rowScale))
               .output(pack.address(output));
-      Status.check(qlora4j.q4j_dequantize_fp8_rowwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_dequantize_fp8_rowwise(pack.context(), params));
+      }
     }
   }
 

@@ -51,7 +51,9 @@ public final class QuantizationInt8 {
               .codes(pack.address(codes))
               .row_absmax(pack.address(rowAbsmax))
               .outlier_cols(pack.address(outlierCols));
-      Status.check(qlora4j.q4j_quantize_int8_rowwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_quantize_int8_rowwise(pack.context(), params));
+      }
     }
   }
 
@@ -76,7 +78,9 @@ public final class QuantizationInt8 {
               .codes(pack.address(codes))
               .row_absmax(pack.address(rowAbsmax))
               .output(pack.address(output));
-      Status.check(qlora4j.q4j_dequantize_int8_rowwise(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_dequantize_int8_rowwise(pack.context(), params));
+      }
     }
   }
 

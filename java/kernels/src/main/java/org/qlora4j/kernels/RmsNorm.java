@@ -69,7 +69,9 @@ public final class RmsNorm {
               .sum(pack.address(sum))
               .y(pack.address(y))
               .rstd(pack.address(rstd));
-      Status.check(qlora4j.q4j_rms_norm_forward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_rms_norm_forward(pack.context(), params));
+      }
     }
   }
 
@@ -132,7 +134,9 @@ public final class RmsNorm {
           qlora4j.q4j_rms_norm_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
       params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
-      Status.check(qlora4j.q4j_rms_norm_backward(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_rms_norm_backward(pack.context(), params));
+      }
     }
   }
 

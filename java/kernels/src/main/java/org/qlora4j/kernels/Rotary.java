@@ -57,7 +57,9 @@ public final class Rotary {
               .x(x.address(pack))
               .token_stride(x.tokenStride())
               .head_stride(x.headStride());
-      Status.check(qlora4j.q4j_rotary(pack.context(), params));
+      if (!pack.isDryRun()) {
+        Status.check(qlora4j.q4j_rotary(pack.context(), params));
+      }
     }
   }
 }

@@ -71,7 +71,7 @@ class MainTest {
   }
 
   @ParameterizedTest
-  @ValueSource(strings = {"train", "generate", "quantize", "info"})
+  @ValueSource(strings = {"train", "generate", "quantize", "info", "make-model", "plan"})
   void everyCommandExplainsItself(String command) {
     String help = assertDone(run(command, "--help")).out();
     assertTrue(help.contains("Usage: qlora4j " + command), help);
@@ -280,9 +280,9 @@ class MainTest {
     assertEquals(4, figures.get("steps").intValue());
     assertTrue(figures.get("initial_eval_loss").doubleValue() > 0);
     assertEquals(
-        4 + 2,
+        4 + 2 + 1,
         Files.readAllLines(folder.resolve("out/metrics.jsonl")).size(),
-        "four steps, two evaluations");
+        "four steps, two evaluations, the memory");
     byte[] adapter = Files.readAllBytes(folder.resolve("out/adapter/adapter_model.safetensors"));
 
     Ran resumed = assertDone(run("train", folder.resolve("c.yaml"), "--resume"));

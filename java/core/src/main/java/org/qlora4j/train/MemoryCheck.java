@@ -1,0 +1,128 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.MachineMemory;
+import org.qlora4j.common.Progress;
+import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DeviceKind;
+import org.qlora4j.model.ModelConfig;
+
+/**
+ * The plan of a run that is about to start, against the memory there is.
+ *
+ * @param config the configuration to run, with smaller micro-batches where it asked for that
+ * @param plan its plan
+ */
+record MemoryCheck(TrainConfig config, MemoryPlan plan) {
+
+  /**
+   * Plans for the longest examples, and refuses what does not fit.
+   *
+   * @throws InputException when the run would not fit, with what would
+   */
+  static MemoryCheck of(
+      TrainConfig config, ModelConfig model, TrainingData data, Progress progress) {
+    boolean weights =
+        config.init() == TrainConfig.Init.CHECKPOINT && ModelCheckpoint.exists(config.model());
+    try (ModelCheckpoint checkpoint = weights ? ModelCheckpoint.open(config.model()) : null;
+        MemoryPlanner planner = MemoryPlanner.open(config, model, checkpoint)) {
+      MemoryPlan plan = plan(planner, config, data);
+      MachineMemory limit =
+          config.memory().limit() > 0
+              ? new MachineMemory(config.memory().limit(), "memory_limit")
+              : MachineMemory.now();
+      progress.message(
+          "planned memory: "
+              + Text.bytes(plan.total())
+              + " for micro-batches of "
+              + plan.batch()
+              + " x "
+              + plan.sequence()
+              + " tokens, of "
+              + limit.text());
+      // What a GPU has is asked for when it is allocated.
+      boolean host = planner.pack().deviceKind() == DeviceKind.CPU;
+      if (!host || plan.total() <= limit.bytes() || config.memory().ignorePlan()) {
+        return new MemoryCheck(config, plan);
+      }
+      MemoryCheck smaller =
+          config.memory().autoMicroBatch() ? smaller(planner, config, data, limit.bytes()) : null;
+      if (smaller == null) {
+        throw refusal(planner, config, plan, limit);
+      }
+      progress.message(
+          "auto_micro_batch: "
+              + smaller.config().schedule().microBatchSize()
+              + " sequences, "
+              + smaller.config().schedule().gradientAccumulationSteps()
+              + " micro-batches a step, "
+              + Text.bytes(smaller.plan().total()));
+      return smaller;
+    }
+  }
+
+  /** The plan for a micro-batch of the longest examples. */
+  private static MemoryPlan plan(MemoryPlanner planner, TrainConfig config, TrainingData data) {
+    int batch =
+        Math.min(
+            config.schedule().microBatchSize(), Math.max(data.train().size(), data.eval().size()));
+    long tokens = Math.max(data.train().longest(batch), data.eval().longest(batch));
+    return planner.plan(config, Math.toIntExact((tokens + batch - 1) / batch), batch);
+  }
+
+  /** The largest micro-batch that divides the configured one and fits, or null. */
+  private static @Nullable MemoryCheck smaller(
+      MemoryPlanner planner, TrainConfig config, TrainingData data, long limit) {
+    TrainConfig.Schedule schedule = config.schedule();
+    for (int size = schedule.microBatchSize() - 1; size >= 1; size--) {
+      if (schedule.microBatchSize() % size != 0) {
+        continue;
+      }
+      int times = schedule.microBatchSize() / size;
+      TrainConfig one =
+          config.withSchedule(
+              schedule.withMicroBatch(
+                  size, Math.multiplyExact(schedule.gradientAccumulationSteps(), times)));
+      MemoryPlan plan = plan(planner, one, data);
+      if (plan.total() <= limit) {
+        return new MemoryCheck(one, plan);
+      }
+    }
+    return null;
+  }
+
+  private static InputException refusal(
+      MemoryPlanner planner, TrainConfig config, MemoryPlan plan, MachineMemory limit) {
+    int fits = planner.largestBatch(config, plan.sequence(), plan.batch(), limit.bytes());
+    MemoryPlan.Part largest = plan.parts().get(0);
+    for (MemoryPlan.Part part : plan.parts()) {
+      largest = part.bytes() > largest.bytes() ? part : largest;
+    }
+    String advice;
+    if (fits > 0) {
+      advice =
+          "per_device_train_batch_size: " + fits + " fits, and auto_micro_batch: true finds it";
+    } else if (config.method() != TrainConfig.Method.QLORA) {
+      advice = "method: qlora takes the least";
+    } else {
+      advice = "a shorter sequence_length or gradient_checkpointing: true takes less";
+    }
+    return new InputException(
+        "the run does not fit: planned "
+            + Text.bytes(plan.total())
+            + " ("
+            + largest.name()
+            + " "
+            + Text.bytes(largest.bytes())
+            + ", activations "
+            + Text.bytes(plan.activations())
+            + "), found "
+            + limit.text()
+            + "; "
+            + advice
+            + "; ./qlora4j plan shows every part, and ignore_memory_plan: true starts anyway");
+  }
+}

@@ -1,0 +1,325 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.train;
+
+import java.util.Arrays;
+import java.util.function.IntPredicate;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.MemoryUse;
+import org.qlora4j.common.Progress;
+import org.qlora4j.kernels.CrossEntropy;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.kernels.PackOptions;
+import org.qlora4j.kernels.Weight;
+import org.qlora4j.lora.LoraAdapter;
+import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.LinearLayer;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.ModelLoader;
+import org.qlora4j.model.Parameter;
+import org.qlora4j.model.ParameterSet;
+import org.qlora4j.model.Pass;
+import org.qlora4j.model.SequenceBatch;
+import org.qlora4j.model.WeightNames;
+import org.qlora4j.tensor.TensorArena;
+
+/**
+ * Finds what a training run will hold, by letting the code that trains run on a pack that only
+ * counts ({@link KernelPack#isDryRun}): the loader allocates every weight, the layers every saved
+ * tensor, and the operators ask for their workspaces, without memory behind any of it.
+ */
+public final class MemoryPlanner implements AutoCloseable {
+
+  /**
+   * What the process grows by between the opening of its pack and its largest step, beyond what is
+   * counted: Java's heap and compiled code, libtorch's first calls, and memory the C library keeps
+   * between allocations. Measured; docs/memory.md has the runs.
+   */
+  static final long PROCESS_GROWTH = 96L << 20;
+
+  private final KernelPack counting;
+  private final ModelConfig model;
+  private final @Nullable ModelCheckpoint checkpoint;
+  private final long processBytes;
+  private @Nullable Prepared latest;
+
+  /**
+   * @param checkpoint the weights, of which only the headers are read; null: as the config says
+   * @param processBytes memory of the process beside what is counted
+   */
+  private MemoryPlanner(
+      KernelPack counting,
+      ModelConfig model,
+      @Nullable ModelCheckpoint checkpoint,
+      long processBytes) {
+    this.counting = counting;
+    this.model = model;
+    this.checkpoint = checkpoint;
+    this.processBytes = processBytes;
+  }
+
+  /**
+   * A planner for the pack that {@code config} would train with. Close it before {@code
+   * checkpoint}.
+   */
+  public static MemoryPlanner open(
+      TrainConfig config, ModelConfig model, @Nullable ModelCheckpoint checkpoint) {
+    KernelPack counting =
+        config.device().open(PackOptions.defaults().withThreads(config.threads()).forDryRun());
+    return new MemoryPlanner(
+        counting, model, checkpoint, MemoryUse.now().residentBytes() + PROCESS_GROWTH);
+  }
+
+  /** The pack whose workspaces are counted. */
+  public KernelPack pack() {
+    return counting;
+  }
+
+  /** Whether the checkpoint's weights are stored in 4 bits, which method full cannot train. */
+  public boolean holds4Bit() {
+    ModelCheckpoint weights = checkpoint;
+    return weights != null
+        && WeightNames.of(model).modules().stream()
+            .anyMatch(module -> WeightNames.isQuantized(weights, module));
+  }
+
+  /**
+   * The plan of a run with this configuration.
+   *
+   * @param sequence tokens of each sequence of a micro-batch
+   */
+  public MemoryPlan plan(TrainConfig config, int sequence, int batch) {
+    Prepared prepared = prepare(config);
+    // Only what this step asks for counts, not what an earlier, larger one did.
+    counting.releaseWorkspace();
+    long withLoss = step(config, prepared.decoder(), sequence, batch, true);
+    long withoutLoss = step(config, prepared.decoder(), sequence, batch, false);
+    long workspace = counting.workspaceBytes();
+    long inputs = inputBytes(config, sequence, batch);
+    MemoryPlan plan =
+        new MemoryPlan(
+            sequence,
+            batch,
+            prepared.linear(),
+            prepared.absmax(),
+            prepared.other(),
+            prepared.adapters(),
+            prepared.gradients(),
+            prepared.states(),
+            inputs,
+            withoutLoss - inputs,
+            withLoss - withoutLoss,
+            workspace,
+            0,
+            processBytes);
+    return plan.withExtra(
+        Math.max(prepared.rounded(), prepared.loadingPeak() - plan.deviceBytes()));
+  }
+
+  /**
+   * A model that was loaded without memory, and what it holds.
+   *
+   * @param loadingPeak most that loading holds at once
+   * @param rounded of the largest tensor beside everything else, while the result is written
+   */
+  private record Prepared(
+      TrainConfig config,
+      Resources resources,
+      DecoderModel decoder,
+      long linear,
+      long absmax,
+      long other,
+      long adapters,
+      long gradients,
+      long states,
+      long loadingPeak,
+      long rounded) {}
+
+  private Prepared prepare(TrainConfig config) {
+    Prepared last = latest;
+    if (last != null && last.config().equals(config.withSchedule(last.config().schedule()))) {
+      return last;
+    }
+    forget();
+    Resources resources = new Resources();
+    try {
+      Prepared made = prepare(config, resources);
+      latest = made;
+      return made;
+    } catch (RuntimeException e) {
+      resources.close();
+      throw e;
+    }
+  }
+
+  private Prepared prepare(TrainConfig config, Resources resources) {
+    counting.releaseWorkspace();
+    counting.resetPeak();
+    DecoderModel decoder = resources.own(load(config));
+    long loadingPeak = counting.peakAllocatedBytes();
+    long linear = 0;
+    long absmax = 0;
+    for (LinearLayer layer : decoder.linears()) {
+      Weight weight = layer.weight();
+      long codes =
+          weight.format().is4Bit() ? (weight.rows() * weight.cols() + 1) / 2 : weight.bytes();
+      linear += codes;
+      absmax += weight.bytes() - codes;
+    }
+    long weights = held();
+    ParameterSet trained = decoder.weights();
+    if (trained == null) {
+      LoraAdapter adapter =
+          resources.own(LoraAdapter.allocate(counting, config.lora().config(), decoder.linears()));
+      adapter.attach(decoder.linears());
+      trained = adapter.parameters();
+    }
+    long adapters = held() - weights;
+    trained.allocateGradients();
+    return new Prepared(
+        config,
+        resources,
+        decoder,
+        linear,
+        absmax,
+        weights - linear - absmax,
+        adapters,
+        held() - weights - adapters,
+        PlannedStates.of(config.optimizer())
+            .bytes(trained.parameters().stream().map(p -> p.value().elements()).toList()),
+        loadingPeak,
+        config.method() == TrainConfig.Method.FULL ? roundedBytes(trained) : 0);
+  }
+
+  private void forget() {
+    if (latest != null) {
+      latest.resources().close();
+      latest = null;
+    }
+  }
+
+  /** Allocated but for the workspace, which has a part of its own. */
+  private long held() {
+    return counting.allocatedBytes() - counting.workspaceBytes();
+  }
+
+  private DecoderModel load(TrainConfig config) {
+    DType compute = TrainingRun.computeType(config);
+    ModelLoader.Options options =
+        new ModelLoader.Options(
+            compute, TrainingRun.quantization(config), !config.method().adapter());
+    if (checkpoint != null) {
+      return ModelLoader.load(counting, model, checkpoint, options, Progress.none());
+    }
+    DType stored = model.dtype();
+    return ModelLoader.dryRun(counting, model, options, stored == null ? DType.BF16 : stored);
+  }
+
+  /** Most that a micro-batch of sequences of equal length holds on the stack of tensors. */
+  private long step(
+      TrainConfig config, DecoderModel decoder, int sequence, int batch, boolean labelled) {
+    int tokens = Math.multiplyExact(sequence, batch);
+    int[] positions = new int[tokens];
+    int[] labels = new int[tokens];
+    int[] starts = new int[batch + 1];
+    Arrays.fill(labels, labelled ? 0 : CrossEntropy.IGNORE);
+    for (int i = 0; i < tokens; i++) {
+      positions[i] = i % sequence;
+      if (positions[i] == sequence - 1) {
+        labels[i] = CrossEntropy.IGNORE;
+      }
+    }
+    for (int i = 0; i <= batch; i++) {
+      starts[i] = i * sequence;
+    }
+    try (TensorArena arena = new TensorArena(counting)) {
+      Pass pass =
+          new Pass(
+              counting,
+              arena,
+              TrainingRun.computeType(config),
+              TrainingRun.loraCompute(config),
+              0,
+              0,
+              0,
+              true);
+      decoder.trainingStep(
+          pass,
+          SequenceBatch.of(arena, new int[tokens], positions, starts),
+          labels,
+          1,
+          TrainingRun.stepOptions(config));
+      return arena.peakBytes();
+    }
+  }
+
+  /**
+   * Inputs of the layers that keep theirs, the last one's output, and two gradients of that size.
+   */
+  private long inputBytes(TrainConfig config, int sequence, int batch) {
+    long one =
+        (long) sequence * batch * model.hiddenSize() * TrainingRun.computeType(config).bytes();
+    long every = config.gradientCheckpointing() ? config.checkpointEvery() : 1;
+    // Between two inputs that are kept, those of one group of layers exist again in the backward.
+    long inputs = every == 1 ? model.layers() : (model.layers() + every - 1) / every + every;
+    return (inputs + 3) * one;
+  }
+
+  private long roundedBytes(ParameterSet trained) {
+    DType stored = model.dtype();
+    if (stored == null || stored == DType.F32) {
+      return 0;
+    }
+    long largest = 0;
+    for (Parameter parameter : trained.parameters()) {
+      largest = Math.max(largest, parameter.value().elements());
+    }
+    return largest * stored.bytes();
+  }
+
+  /**
+   * The largest micro-batch of at most {@code most} sequences whose plan stays within {@code
+   * limit}, or 0.
+   */
+  public int largestBatch(TrainConfig config, int sequence, int most, long limit) {
+    int bound = (int) Math.min(most, MOST_TOKENS / sequence);
+    return largest(bound, n -> plan(config, sequence, n).total() <= limit);
+  }
+
+  /** The longest sequence of at most {@code most} tokens that does, or 0. */
+  public int longestSequence(TrainConfig config, int batch, int most, long limit) {
+    int bound = (int) Math.min(most, MOST_TOKENS / batch);
+    return largest(bound, n -> plan(config, n, batch).total() <= limit);
+  }
+
+  /** A micro-batch beyond this needs more memory than any machine of today has. */
+  private static final long MOST_TOKENS = 1 << 22;
+
+  private static int largest(int bound, IntPredicate fits) {
+    int low = 0;
+    int high = bound + 1;
+    for (int n = 1; n < high; n *= 2) {
+      if (!fits.test(n)) {
+        high = n;
+        break;
+      }
+      low = n;
+    }
+    while (high - low > 1) {
+      int middle = low + (high - low) / 2;
+      if (fits.test(middle)) {
+        low = middle;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+  @Override
+  public void close() {
+    forget();
+    counting.close();
+  }
+}

@@ -1,0 +1,49 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.cli;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.util.Arrays;
+import java.util.List;
+import org.qlora4j.cli.Main;
+
+/** Runs commands in this process. */
+final class CommandRuns {
+  private CommandRuns() {}
+
+  /** What a command printed, and its exit code. */
+  record Ran(int code, String out, String err) {}
+
+  static Ran run(Object... args) {
+    StringWriter out = new StringWriter();
+    StringWriter err = new StringWriter();
+    int code =
+        Main.run(
+            new PrintWriter(out, true),
+            new PrintWriter(err, true),
+            Arrays.stream(args).map(String::valueOf).toArray(String[]::new));
+    return new Ran(code, out.toString(), err.toString());
+  }
+
+  static Ran assertDone(Ran ran) {
+    assertEquals(0, ran.code(), ran.err());
+    return ran;
+  }
+
+  /** Exit code 2, nothing on standard output, one last line that holds every part. */
+  static void assertFixable(Ran ran, String... parts) {
+    assertEquals(2, ran.code(), ran.err());
+    assertEquals("", ran.out());
+    List<String> lines = ran.err().lines().toList();
+    String last = lines.get(lines.size() - 1);
+    assertTrue(last.startsWith("qlora4j: "), ran.err());
+    assertFalse(ran.err().contains("\tat "), ran.err());
+    for (String part : parts) {
+      assertTrue(last.contains(part), () -> "expected \"" + part + "\" in: " + last);
+    }
+  }
+}

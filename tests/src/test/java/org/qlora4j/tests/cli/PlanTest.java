@@ -1,0 +1,239 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.cli;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.cli.CommandRuns.assertDone;
+import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
+import static org.qlora4j.tests.cli.CommandRuns.run;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.qlora4j.common.ByteSize;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.MachineMemory;
+import org.qlora4j.tests.cli.CommandRuns.Ran;
+import org.qlora4j.tests.support.FixtureFiles;
+
+/** The memory plan: counted exactly, and heeded. */
+class PlanTest {
+  private final Path folder;
+
+  PlanTest(@TempDir Path folder) {
+    this.folder = folder;
+  }
+
+  /** A run over whole sequences, so that the largest micro-batch is what the plan expects. */
+  private Path config(Path model, String more) throws IOException {
+    Path text = folder.resolve("t.txt");
+    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(60));
+    return Files.writeString(
+        folder.resolve("c.yaml"),
+        "model: %s%ntrain_file: %s%noutput_dir: %s%nsequence_length: 48%nmax_steps: 3%n%s"
+            .formatted(model, text, folder.resolve("out"), more));
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "llama, full, true, bfloat16, 1",
+    "llama, lora, true, bfloat16, 1",
+    "llama, qlora, true, bfloat16, 2",
+    "llama, qlora, false, bfloat16, 1",
+    "neox_polyglot, qlora, true, bfloat16, 1",
+    "neox_polyglot, full, false, bfloat16, 2",
+    "neox_sequential, lora, false, float32, 1",
+    "llama3_tied, full, true, float32, 1",
+    "llama_bf16, qlora, true, float32, 1",
+  })
+  void everyCountedPartIsExact(
+      String name, String method, boolean checkpointing, String compute, int batch)
+      throws IOException {
+    Path shape = FixtureFiles.reference("models/" + name);
+    Path tokens = FixtureFiles.data("tinystories-656k-llama-hf");
+    Path model = folder.resolve("model");
+    assertDone(
+        run(
+            "make-model",
+            "--config",
+            wideVocabulary(shape.resolve("config.json")),
+            "--tokenizer",
+            tokens,
+            model));
+    Path config =
+        config(
+            model,
+            "method: %s%ngradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
+                .formatted(method, checkpointing, compute, batch));
+    Path json = folder.resolve("train.json");
+    String out = assertDone(run("train", config, "--json", json)).out();
+    assertTrue(out.contains("planned") && out.contains("peak memory"), out);
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    JsonNode used = figures.get("memory_bytes");
+    JsonNode planned = figures.get("planned_bytes");
+    assertEquals(
+        used.get("weights").longValue(),
+        sum(planned, "linear_weights", "absmax", "other_weights"),
+        "weights");
+    for (String part : List.of("adapters", "gradients", "optimizer_states")) {
+      assertEquals(used.get(part).longValue(), planned.get(part).longValue(), part);
+    }
+    assertEquals(
+        used.get("activations").longValue(),
+        sum(planned, "layer_inputs", "layers", "loss"),
+        "activations");
+    assertTrue(
+        used.get("workspace").longValue() >= planned.get("workspace").longValue(),
+        "loading may need a larger workspace than training");
+
+    List<String> lines = Files.readAllLines(folder.resolve("out/metrics.jsonl"));
+    ObjectNode last = Json.object(lines.get(lines.size() - 1), "metrics.jsonl");
+    assertEquals(used, last.get("memory_bytes"));
+    assertEquals(planned, last.get("planned_bytes"));
+    assertTrue(last.get("peak_bytes").longValue() > 0);
+  }
+
+  private static long sum(JsonNode parts, String... names) {
+    long sum = 0;
+    for (String name : names) {
+      sum += parts.get(name).longValue();
+    }
+    return sum;
+  }
+
+  /** The tokenizer at hand has 2048 tokens, the fixtures' models fewer. */
+  private Path wideVocabulary(Path config) throws IOException {
+    return Files.writeString(
+        folder.resolve("wide.json"),
+        Files.readString(config).replaceAll("\"vocab_size\": \\d+", "\"vocab_size\": 2048"));
+  }
+
+  @Test
+  void whatDoesNotFitIsRefused() throws IOException {
+    Path config = config(FixtureFiles.data("tinystories-656k-llama-hf"), "memory_limit: 1MB\n");
+    assertFixable(run("train", config), "does not fit", "memory_limit", "ignore_memory_plan: true");
+    assertFalse(Files.exists(folder.resolve("out/adapter")));
+    assertFixable(run("train", config, "--set", "auto_micro_batch=true"), "does not fit");
+    assertDone(run("train", config, "--set", "ignore_memory_plan=true"));
+    assertFixable(run("train", config, "--set", "memory_limit=much"), "memory_limit", "much");
+  }
+
+  @Test
+  void smallerMicroBatchesAreTakenUntilTheyFit() throws IOException {
+    // Large activations beside small weights, so that the micro-batch decides.
+    Path source = FixtureFiles.data("tinystories-656k-llama-hf");
+    Path text = folder.resolve("long.txt");
+    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(4000));
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: 512
+            max_steps: 1
+            per_device_train_batch_size: 64
+            gradient_checkpointing: false
+            auto_micro_batch: true
+            """
+                .formatted(source, text, folder.resolve("out")));
+    Path json = folder.resolve("train.json");
+    assertDone(run("plan", config, "--json", json));
+    ObjectNode plan = Json.readObject(json, 1 << 20);
+    JsonNode parts = plan.get("methods").get("qlora").get("bytes");
+    long activations = sum(parts, "layer_inputs", "layers", "loss");
+    assertTrue(activations > 200L << 20, "activations of " + activations);
+    long limit = plan.get("methods").get("qlora").get("total_bytes").longValue() - activations / 2;
+    Ran ran = assertDone(run("train", config, "--set", "memory_limit=" + limit, "--json", json));
+    assertTrue(ran.err().contains("auto_micro_batch: "), ran.err());
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    long used = figures.get("memory_bytes").get("activations").longValue();
+    assertTrue(used < activations * 0.7, used + " of " + activations);
+  }
+
+  @Test
+  void planNeedsOnlyAConfig() throws IOException {
+    Path config = FixtureFiles.reference("models/llama").resolve("config.json");
+    Path json = folder.resolve("plan.json");
+    String out =
+        assertDone(
+                run(
+                    "plan",
+                    "--model",
+                    config,
+                    "--method",
+                    "lora",
+                    "--sequence",
+                    64,
+                    "--batch",
+                    3,
+                    "--rank",
+                    4,
+                    "--memory",
+                    "8GB",
+                    "--json",
+                    json))
+            .out();
+    for (String part :
+        List.of("3 x 64 tokens", "rank 4", "lora*", "qlora", "full", "fits", "largest batch")) {
+      assertTrue(out.contains(part), out);
+    }
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    for (String method : List.of("full", "lora", "qlora")) {
+      JsonNode one = figures.get("methods").get(method);
+      long sum = 0;
+      for (JsonNode part : one.get("bytes")) {
+        assertTrue(part.longValue() >= 0, out);
+        sum += part.longValue();
+      }
+      assertEquals(sum, one.get("total_bytes").longValue());
+      assertTrue(one.get("fits").booleanValue(), out);
+      assertTrue(one.get("largest_batch").intValue() >= 3, out);
+    }
+    String small = assertDone(run("plan", "--model", config, "--memory", "1MB")).out();
+    assertTrue(small.contains("none"), small);
+    assertFixable(run("plan"), "CONFIG.yaml or --model");
+    assertFixable(run("plan", "--model", config, "--memory", "much"), "--memory", "much");
+    assertFixable(run("plan", "--model", config, "--method", "half"), "method", "half");
+    assertFixable(run("plan", "--model", folder.resolve("none")), "no such model directory");
+  }
+
+  @Test
+  void sizes() {
+    assertEquals(24_000_000_000L, ByteSize.parse("m", "24GB"));
+    assertEquals(3L << 29, ByteSize.parse("m", "1.5 GiB"));
+    assertEquals(65536, ByteSize.parse("m", "65536"));
+    for (String wrong : List.of("", "GB", "-1GB", "1XB", "0", "1e5")) {
+      InputException e =
+          assertThrows(InputException.class, () -> ByteSize.parse("--memory", wrong));
+      assertTrue(String.valueOf(e.getMessage()).startsWith("--memory: expected a size"));
+    }
+  }
+
+  @Test
+  void memoryOfTheMachineAndItsControlGroup() throws IOException {
+    Path root = folder.resolve("root");
+    Files.createDirectories(root.resolve("proc/self"));
+    Files.writeString(root.resolve("proc/meminfo"), "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n");
+    assertEquals(new MachineMemory(8001 * 1024, "the machine"), MachineMemory.read(root, 1024));
+    // A limit above the process's own group counts too; other processes' memory is gone.
+    Files.writeString(root.resolve("proc/self/cgroup"), "0::/a/b\n");
+    Path group = Files.createDirectories(root.resolve("sys/fs/cgroup/a/b"));
+    Files.writeString(group.resolve("memory.max"), "max\n");
+    Files.writeString(root.resolve("sys/fs/cgroup/a/memory.max"), "1000000\n");
+    Files.writeString(root.resolve("sys/fs/cgroup/a/memory.stat"), "anon 301024\nfile 900000\n");
+    assertEquals(new MachineMemory(700000, "the control group"), MachineMemory.read(root, 1024));
+    assertEquals(Long.MAX_VALUE, MachineMemory.read(folder.resolve("empty"), 0).bytes());
+  }
+}
