@@ -125,7 +125,9 @@ final class PlanCommand implements Callable<Integer> {
     Map<Method, int[]> largest = new EnumMap<>(Method.class);
     String description;
     try (ModelCheckpoint checkpoint = weights ? ModelCheckpoint.open(shape) : null;
-        MemoryPlanner planner = MemoryPlanner.open(run, modelConfig, checkpoint)) {
+        MemoryPlanner planner =
+            MemoryPlanner.open(
+                run, modelConfig, checkpoint, MemoryPlanner.TOKENIZER_AND_EXAMPLES)) {
       description = planner.pack().description();
       for (Method each : Method.values()) {
         TrainConfig one = run.withMethod(each);

@@ -6,14 +6,13 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Locale;
 
 /**
  * Memory that this process may have: what the machine has left for it, or its control group.
  *
  * @param bytes most resident memory of this process, what it has already included; {@link
  *     Long#MAX_VALUE} where the system does not tell
- * @param limitedBy "the machine" or "the control group"
+ * @param limitedBy "the machine" or "the control group"; or the name of the setting that says so
  */
 public record MachineMemory(long bytes, String limitedBy) {
 
@@ -89,10 +88,13 @@ public record MachineMemory(long bytes, String limitedBy) {
     }
   }
 
-  /** "21.9 GiB of the machine". */
+  /** "21.9 GiB that the machine has", or for a limit that was set "24.0 GiB (memory_limit)". */
   public String text() {
-    return bytes == Long.MAX_VALUE
-        ? "an unknown amount"
-        : String.format(Locale.ROOT, "%s that %s has", Text.bytes(bytes), limitedBy);
+    if (bytes == Long.MAX_VALUE) {
+      return "an unknown amount";
+    }
+    return limitedBy.startsWith("the ")
+        ? Text.bytes(bytes) + " that " + limitedBy + " has"
+        : Text.bytes(bytes) + " (" + limitedBy + ")";
   }
 }

@@ -28,7 +28,7 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
     boolean weights =
         config.init() == TrainConfig.Init.CHECKPOINT && ModelCheckpoint.exists(config.model());
     try (ModelCheckpoint checkpoint = weights ? ModelCheckpoint.open(config.model()) : null;
-        MemoryPlanner planner = MemoryPlanner.open(config, model, checkpoint)) {
+        MemoryPlanner planner = MemoryPlanner.open(config, model, checkpoint, 0)) {
       MemoryPlan plan = plan(planner, config, data);
       MachineMemory limit =
           config.memory().limit() > 0

@@ -38,6 +38,9 @@ public final class MemoryPlanner implements AutoCloseable {
    */
   static final long PROCESS_GROWTH = 96L << 20;
 
+  /** What a tokenizer and examples add to a process that has not loaded them yet. Measured. */
+  public static final long TOKENIZER_AND_EXAMPLES = 56L << 20;
+
   private final KernelPack counting;
   private final ModelConfig model;
   private final @Nullable ModelCheckpoint checkpoint;
@@ -62,13 +65,21 @@ public final class MemoryPlanner implements AutoCloseable {
   /**
    * A planner for the pack that {@code config} would train with. Close it before {@code
    * checkpoint}.
+   *
+   * @param loadedLater memory that this process, other than now, will have when it trains
    */
   public static MemoryPlanner open(
-      TrainConfig config, ModelConfig model, @Nullable ModelCheckpoint checkpoint) {
+      TrainConfig config,
+      ModelConfig model,
+      @Nullable ModelCheckpoint checkpoint,
+      long loadedLater) {
     KernelPack counting =
         config.device().open(PackOptions.defaults().withThreads(config.threads()).forDryRun());
     return new MemoryPlanner(
-        counting, model, checkpoint, MemoryUse.now().residentBytes() + PROCESS_GROWTH);
+        counting,
+        model,
+        checkpoint,
+        MemoryUse.now().residentBytes() + PROCESS_GROWTH + loadedLater);
   }
 
   /** The pack whose workspaces are counted. */
