@@ -8,6 +8,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.Arrays;
@@ -254,7 +255,8 @@ public final class ModelCheckpoint implements AutoCloseable {
         }) {
       Path file = source.resolve(name);
       if (Files.isRegularFile(file)) {
-        Files.copy(file, target.resolve(name));
+        // An interrupted run that is gone on with may have left a part of it.
+        Files.copy(file, target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
       }
     }
   }

@@ -178,9 +178,6 @@ public final class AtomicOutput implements AutoCloseable {
     if (committed) {
       throw new IllegalStateException(target + " is already committed");
     }
-    if (resumable) {
-      Files.deleteIfExists(path.resolve(LOCK_FILE));
-    }
     syncTree(path);
     Path parent = parentOf(target);
     if (!directory) {
@@ -198,6 +195,10 @@ public final class AtomicOutput implements AutoCloseable {
     Files.move(path, target, StandardCopyOption.ATOMIC_MOVE);
     sync(parent);
     committed = true;
+    if (resumable) {
+      // Not before the move: without it another run would take what is being moved for a leftover.
+      Files.deleteIfExists(target.resolve(LOCK_FILE));
+    }
     if (old != null) {
       deleteTree(old);
     }
@@ -297,6 +298,9 @@ public final class AtomicOutput implements AutoCloseable {
           @Override
           public FileVisitResult visitFile(Path file, BasicFileAttributes attributes)
               throws IOException {
+            if (file.endsWith(LOCK_FILE)) {
+              return FileVisitResult.CONTINUE; // closing another channel to it would end the lock
+            }
             // A copied file may be read-only; Linux syncs through a read-only channel as well.
             StandardOpenOption mode =
                 Files.isWritable(file) ? StandardOpenOption.WRITE : StandardOpenOption.READ;
