@@ -3,6 +3,7 @@ package org.qlora4j.train;
 
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.MomentPages.Format;
 
 /**
  * Bytes of AdamW's states in memory, by how they are held; before there are any.
@@ -13,11 +14,6 @@ import org.jspecify.annotations.Nullable;
  */
 record PlannedStates(boolean eightBit, @Nullable MemoryBudget budget) {
 
-  /** Tensors with fewer elements keep f32 moments, as in bitsandbytes, and these are not paged. */
-  private static final long SMALLEST_8BIT = 4096;
-
-  private static final long BLOCK = 256;
-
   /** What a configuration's optimizer holds. */
   static PlannedStates of(TrainConfig.Optimizer optimizer) {
     return new PlannedStates(
@@ -26,10 +22,8 @@ record PlannedStates(boolean eightBit, @Nullable MemoryBudget budget) {
 
   /** Bytes of both moments of one tensor. */
   long stateBytes(long elements) {
-    if (!inEightBits(elements)) {
-      return 2 * elements * Float.BYTES;
-    }
-    return 2 * (elements + (elements + BLOCK - 1) / BLOCK * Float.BYTES);
+    Format format = inEightBits(elements) ? Format.BLOCKWISE_8BIT : Format.F32;
+    return format.parts().stream().mapToLong(part -> part.bytes(elements)).sum();
   }
 
   /** Bytes in memory for all tensors, given by their elements. */
@@ -47,6 +41,6 @@ record PlannedStates(boolean eightBit, @Nullable MemoryBudget budget) {
   }
 
   private boolean inEightBits(long elements) {
-    return eightBit && elements >= SMALLEST_8BIT;
+    return eightBit && elements >= AdamWOptimizer.SMALLEST_8BIT;
   }
 }
