@@ -5,6 +5,7 @@ import java.util.Arrays;
 import java.util.function.IntPredicate;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.InputException;
 import org.qlora4j.common.MemoryUse;
 import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.CrossEntropy;
@@ -99,8 +100,18 @@ public final class MemoryPlanner implements AutoCloseable {
    * The plan of a run with this configuration.
    *
    * @param sequence tokens of each sequence of a micro-batch
+   * @throws InputException for a micro-batch that no machine has the memory for
    */
   public MemoryPlan plan(TrainConfig config, int sequence, int batch) {
+    if ((long) sequence * batch > MOST_TOKENS) {
+      throw new InputException(
+          "per_device_train_batch_size: expected a micro-batch of at most "
+              + MOST_TOKENS
+              + " tokens, found "
+              + batch
+              + " sequences of "
+              + sequence);
+    }
     Prepared prepared = prepare(config);
     // Only what this step asks for counts, not what an earlier, larger one did.
     counting.releaseWorkspace();
