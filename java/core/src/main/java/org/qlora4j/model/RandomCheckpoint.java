@@ -119,6 +119,7 @@ public final class RandomCheckpoint {
       }
       ObjectNode json = Json.readObject(configFile, 16 << 20);
       json.put(json.has("dtype") ? "dtype" : "torch_dtype", typeName());
+      json.remove("quantization_config"); // of a model whose shape it is; these weights are dense
       Files.writeString(out.path().resolve("config.json"), Json.pretty(json));
       progress.finish();
       out.commit();
