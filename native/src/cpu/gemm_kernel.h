@@ -2,11 +2,12 @@
 /**
  * The innermost products: a tile of C, kTileRows x kTileColumns in f32, gets the product of a panel of A and a panel of B.
  *
- * Panels are packed so that the kernel reads both from front to back:
- *   f32          A [k][kTileRows]         B [k][kTileColumns]
- *   bf16         A [k/2][kTileRows][2]    B [k/2][kTileColumns][2]     pairs along the contraction, as VDPBF16PS multiplies
- * them bf16 on AMX  A [k/32][kTileRows][32]  B as bf16                    a tile of A is 16 rows of 64 bytes Rows, columns and
- * steps of the contraction beyond the matrix are zeros in the panels.
+ * Panels are packed so that the kernel reads both from front to back. Rows, columns and steps of the contraction beyond the
+ * matrix are zeros in them.
+ *
+ * - f32: A is [k][kTileRows], B is [k][kTileColumns].
+ * - bf16: A is [k/2][kTileRows][2], B is [k/2][kTileColumns][2], pairs along the contraction, as VDPBF16PS multiplies them.
+ * - bf16 on AMX: A is [k/32][kTileRows][32], a tile of it 16 rows of 64 bytes; B as bf16.
  *
  * Every element of C is summed in the order of the contraction, whatever the tile's place, its number of rows, or the thread.
  *

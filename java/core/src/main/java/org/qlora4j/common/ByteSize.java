@@ -36,15 +36,22 @@ public final class ByteSize {
    * @throws InputException for anything else
    */
   public static long parse(String name, String text) {
-    Matcher matcher = SIZE.matcher(text.strip());
-    if (matcher.matches()) {
-      Double unit = UNITS.get(matcher.group(2).toLowerCase(Locale.ROOT));
-      double bytes = unit == null ? 0 : Double.parseDouble(matcher.group(1)) * unit;
-      if (bytes >= 1 && bytes <= 0x1p60) {
-        return (long) bytes;
-      }
+    long bytes = parse(text);
+    if (bytes == 0) {
+      throw new InputException(
+          name + ": expected a size such as 24GB, 512MiB or 65536, found " + Text.quote(text));
     }
-    throw new InputException(
-        name + ": expected a size such as 24GB, 512MiB or 65536, found " + Text.quote(text));
+    return bytes;
+  }
+
+  /** Bytes of a size, or 0 for anything else. */
+  public static long parse(String text) {
+    Matcher matcher = SIZE.matcher(text.strip());
+    if (!matcher.matches()) {
+      return 0;
+    }
+    Double unit = UNITS.get(matcher.group(2).toLowerCase(Locale.ROOT));
+    double bytes = unit == null ? 0 : Double.parseDouble(matcher.group(1)) * unit;
+    return bytes >= 1 && bytes <= 0x1p60 ? (long) bytes : 0;
   }
 }

@@ -1,11 +1,10 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.train;
 
-import java.util.Locale;
-import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.ByteSize;
 
 /**
  * How much of something may be in memory: a share of it, or a number of bytes.
@@ -15,10 +14,7 @@ import org.jspecify.annotations.Nullable;
  */
 public record MemoryBudget(double share, long bytes) {
 
-  private static final Pattern TEXT = Pattern.compile("(\\d+\\.?\\d*|\\.\\d+)\\s*(%|[kmgt]?i?b?)");
-
-  private static final Map<String, Double> UNITS =
-      Map.of("", 1.0, "k", 0x1p10, "m", 0x1p20, "g", 0x1p30, "t", 0x1p40);
+  private static final Pattern SHARE = Pattern.compile("(\\d{1,15}(?:\\.\\d{1,9})?)\\s*%");
 
   /** Checks that one of the two counts. */
   public MemoryBudget {
@@ -39,19 +35,15 @@ public record MemoryBudget(double share, long bytes) {
     return new MemoryBudget(0, bytes);
   }
 
-  /** "25%", "512MiB", "1.5 GB" (a suffix counts in powers of 1024), "1048576"; else null. */
+  /** "25%", or bytes as {@link ByteSize} reads them ("512MiB", "1.5 GB", "1048576"); else null. */
   public static @Nullable MemoryBudget parse(String text) {
-    Matcher matcher = TEXT.matcher(text.strip().toLowerCase(Locale.ROOT));
-    if (!matcher.matches()) {
-      return null;
-    }
-    double number = Double.parseDouble(matcher.group(1));
-    String unit = matcher.group(2);
-    if (unit.equals("%")) {
+    Matcher share = SHARE.matcher(text.strip());
+    if (share.matches()) {
+      double number = Double.parseDouble(share.group(1));
       return number > 0 && number <= 100 ? ofShare(number / 100) : null;
     }
-    double bytes = number * UNITS.getOrDefault(unit.replaceAll("i?b?$", ""), Double.NaN);
-    return bytes >= 1 && bytes < 0x1p62 ? ofBytes((long) bytes) : null;
+    long bytes = ByteSize.parse(text);
+    return bytes > 0 ? ofBytes(bytes) : null;
   }
 
   /** Bytes of the budget for {@code total} bytes, at most those. */

@@ -315,8 +315,8 @@ class TrainConfigTest {
         parse(SMALLEST, "optim=paged_adamw_8bit", "optimizer_paging_dir=pages")
             .optimizer()
             .pagingDirectory());
-    assertEquals(MemoryBudget.ofBytes(3L << 29), MemoryBudget.parse("1.5 GB"));
-    assertEquals(MemoryBudget.ofBytes(4096), MemoryBudget.parse("4k"));
+    assertEquals(MemoryBudget.ofBytes(1_500_000_000L), MemoryBudget.parse("1.5 GB"));
+    assertEquals(MemoryBudget.ofBytes(4000), MemoryBudget.parse("4k"));
     assertEquals(MemoryBudget.ofBytes(1_000_000), MemoryBudget.parse("1000000"));
     assertEquals(MemoryBudget.ofShare(0.125), MemoryBudget.parse("12.5%"));
     assertEquals(25, MemoryBudget.ofShare(0.25).of(100));
