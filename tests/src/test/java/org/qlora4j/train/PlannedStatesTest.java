@@ -12,24 +12,22 @@ class PlannedStatesTest {
   @Test
   void statesByKind() {
     PlannedStates f32 = new PlannedStates(false, null);
-    assertEquals(8 * 5000, f32.stateBytes(5000));
+    assertEquals(8 * 5120, f32.bytes(List.of(5000L)), "a whole number of 256 elements");
     PlannedStates eightBit = new PlannedStates(true, null);
-    assertEquals(8 * 4095, eightBit.stateBytes(4095), "small tensors stay f32");
-    assertEquals(2 * (4096 + 16 * 4), eightBit.stateBytes(4096));
-    assertEquals(2 * (4097 + 17 * 4), eightBit.stateBytes(4097));
-    assertEquals(8 * 100 + 2 * (8192 + 32 * 4), eightBit.bytes(List.of(100L, 8192L)));
+    assertEquals(8 * 4096, eightBit.bytes(List.of(4095L)), "small tensors stay f32");
+    // Two codes an element and two f32 scales a block, up to a multiple of 256 bytes.
+    assertEquals(8448, eightBit.bytes(List.of(4096L)));
+    assertEquals(8 * 256 + 16640, eightBit.bytes(List.of(100L, 8192L)));
   }
 
   @Test
   void pagedStatesAreBounded() {
-    MemoryBudget bytes = MemoryBudget.ofBytes(1000);
-    assertEquals(1000, new PlannedStates(false, bytes).bytes(List.of(1000L)));
-    assertEquals(80, new PlannedStates(false, bytes).bytes(List.of(10L)));
+    MemoryBudget bytes = MemoryBudget.ofBytes(4000);
+    assertEquals(4000, new PlannedStates(false, bytes).bytes(List.of(1000L)));
+    assertEquals(2048, new PlannedStates(false, bytes).bytes(List.of(10L)));
     MemoryBudget quarter = MemoryBudget.ofShare(0.25);
-    assertEquals(2000, new PlannedStates(false, quarter).bytes(List.of(1000L)));
+    assertEquals(2048, new PlannedStates(false, quarter).bytes(List.of(1000L)));
     // Small tensors have f32 moments, which stay in memory beside the budget.
-    assertEquals(
-        8 * 100 + (8192 + 32 * 4) / 2,
-        new PlannedStates(true, quarter).bytes(List.of(100L, 8192L)));
+    assertEquals(8 * 256 + 16640 / 4, new PlannedStates(true, quarter).bytes(List.of(100L, 8192L)));
   }
 }

@@ -3,6 +3,7 @@ package org.qlora4j.train;
 
 import java.util.List;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.MomentPages;
 import org.qlora4j.kernels.MomentPages.Format;
 
 /**
@@ -20,27 +21,23 @@ record PlannedStates(boolean eightBit, @Nullable MemoryBudget budget) {
         optimizer.optim().eightBit(), optimizer.optim().paged() ? optimizer.memoryBudget() : null);
   }
 
-  /** Bytes of both moments of one tensor. */
-  long stateBytes(long elements) {
-    Format format = inEightBits(elements) ? Format.BLOCKWISE_8BIT : Format.F32;
-    return format.parts().stream().mapToLong(part -> part.bytes(elements)).sum();
-  }
-
-  /** Bytes in memory for all tensors, given by their elements. */
+  /** Bytes in memory for all tensors, given by their elements: aligned as {@link MomentStates}. */
   long bytes(List<Long> elements) {
-    long stays = 0;
-    long paged = 0;
-    for (long count : elements) {
-      if (budget != null && (!eightBit || inEightBits(count))) {
-        paged += stateBytes(count);
-      } else {
-        stays += stateBytes(count);
-      }
+    if (!eightBit) {
+      return bytes(Format.F32, elements, budget);
     }
-    return stays + (budget == null || paged == 0 ? 0 : budget.of(paged));
+    List<Long> small = elements.stream().filter(n -> n < AdamWOptimizer.SMALLEST_8BIT).toList();
+    List<Long> large = elements.stream().filter(n -> n >= AdamWOptimizer.SMALLEST_8BIT).toList();
+    return bytes(Format.F32, small, null) + bytes(Format.BLOCKWISE_8BIT, large, budget);
   }
 
-  private boolean inEightBits(long elements) {
-    return eightBit && elements >= AdamWOptimizer.SMALLEST_8BIT;
+  private static long bytes(Format format, List<Long> elements, @Nullable MemoryBudget budget) {
+    if (elements.isEmpty()) {
+      return 0;
+    }
+    long aligned =
+        MomentPages.alignedElements(elements.stream().mapToLong(Long::longValue).toArray());
+    long all = format.pageBytes(aligned);
+    return budget == null ? all : budget.of(all);
   }
 }
