@@ -10,6 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import org.qlora4j.common.MachineMemory;
 
 /**
  * What Linux says of this machine's CPU and memory.
@@ -22,7 +23,8 @@ import java.util.Set;
  * @param quotaCpus CPUs that the cgroup's quota grants, or 0 without a quota
  * @param lastLevelCacheBytes size of the last-level cache of the first CPU, or 0 where the system
  *     does not tell
- * @param availableBytes memory that a process may still take without swapping
+ * @param availableBytes memory that a process may still take without swapping, or 0 where the
+ *     system does not tell
  */
 public record Machine(
     String cpu,
@@ -123,18 +125,8 @@ public record Machine(
   }
 
   private static long available(Path root) {
-    long available = 0;
-    for (String line : lines(root.resolve("proc/meminfo"))) {
-      if (line.startsWith("MemAvailable:")) {
-        available = number(line) << 10;
-      }
-    }
-    List<String> limit = lines(root.resolve("sys/fs/cgroup/memory.max"));
-    List<String> used = lines(root.resolve("sys/fs/cgroup/memory.current"));
-    if (!limit.isEmpty() && !used.isEmpty() && !limit.get(0).equals("max")) {
-      available = Math.min(available, Math.max(0, number(limit.get(0)) - number(used.get(0))));
-    }
-    return available;
+    long bytes = MachineMemory.read(root, 0).bytes();
+    return bytes == Long.MAX_VALUE ? 0 : bytes;
   }
 
   /** The digits of a text as a number; 0 without any. */
