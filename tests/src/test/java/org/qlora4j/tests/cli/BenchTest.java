@@ -4,13 +4,14 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
+import static org.qlora4j.tests.cli.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import org.bytedeco.pytorch.global.torch;
@@ -18,8 +19,8 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import org.qlora4j.cli.Main;
 import org.qlora4j.common.Json;
+import org.qlora4j.tests.cli.CommandRuns.Ran;
 import org.qlora4j.tests.support.Packs;
 
 /**
@@ -55,30 +56,6 @@ class BenchTest {
   void restore() {
     System.clearProperty("qlora4j.pack");
     torch.set_num_threads(torchThreads);
-  }
-
-  private record Ran(int code, String out, String err) {}
-
-  private static Ran run(Object... args) {
-    StringWriter out = new StringWriter();
-    StringWriter err = new StringWriter();
-    int code =
-        Main.run(
-            new PrintWriter(out, true),
-            new PrintWriter(err, true),
-            Arrays.stream(args).map(String::valueOf).toArray(String[]::new));
-    return new Ran(code, out.toString(), err.toString());
-  }
-
-  private static void assertFixable(Ran ran, String... parts) {
-    assertEquals(2, ran.code(), ran.err());
-    assertEquals("", ran.out());
-    List<String> lines = ran.err().lines().toList();
-    String last = lines.get(lines.size() - 1);
-    assertTrue(last.startsWith("qlora4j: "), ran.err());
-    for (String part : parts) {
-      assertTrue(last.contains(part), () -> "expected \"" + part + "\" in: " + last);
-    }
   }
 
   /** The rows of a CSV file behind its heading, which must be the documented one. */
@@ -156,27 +133,19 @@ class BenchTest {
     }
   }
 
+  /** The product alone, in f32, which is what this pack has. */
+  private static Ran linearOfBroken(Object... more) {
+    List<Object> args =
+        new ArrayList<>(List.of("bench", "linear", "--pack", "broken", "--compute", "float32"));
+    args.addAll(List.of("--format", "dense", "--rank", 0));
+    args.addAll(List.of(more));
+    return run(args.toArray());
+  }
+
   @Test
   void wrongResultIsReportedAndNotTimed() throws IOException {
     Path csv = folder.resolve("wrong.csv");
-    Ran ran =
-        run(
-            "bench",
-            "linear",
-            "--pack",
-            "broken",
-            "--compute",
-            "float32",
-            "--format",
-            "dense",
-            "--rank",
-            0,
-            "--shapes",
-            "24x13",
-            "--m",
-            "4",
-            "--csv",
-            csv);
+    Ran ran = linearOfBroken("--shapes", "24x13", "--m", "4", "--csv", csv);
     assertEquals(1, ran.code(), ran.err() + ran.out());
     assertTrue(
         ran.out().contains("WRONG: linear_dense forward 4 x 24 x 13: y is off by"), ran.out());
@@ -187,24 +156,7 @@ class BenchTest {
     assertEquals("", cell(rows.get(0), "ratio"));
 
     // The defect is behind the last full group of eight columns: without such a rest all is well.
-    Ran right =
-        run(
-            "bench",
-            "linear",
-            "--pack",
-            "broken",
-            "--compute",
-            "float32",
-            "--format",
-            "dense",
-            "--rank",
-            0,
-            "--shapes",
-            "24x16",
-            "--m",
-            "4",
-            "--repetitions",
-            1);
+    Ran right = linearOfBroken("--shapes", "24x16", "--m", "4", "--repetitions", 1);
     assertEquals(0, right.code(), right.err() + right.out());
 
     Ran norm =

@@ -34,14 +34,15 @@ final class CommandRuns {
     return ran;
   }
 
-  /** Exit code 2, nothing on standard output, one last line that holds every part. */
+  /** Exit code 2, nothing on standard output, one line, the last, that holds every part. */
   static void assertFixable(Ran ran, String... parts) {
     assertEquals(2, ran.code(), ran.err());
     assertEquals("", ran.out());
     List<String> lines = ran.err().lines().toList();
     String last = lines.get(lines.size() - 1);
     assertTrue(last.startsWith("qlora4j: "), ran.err());
-    assertFalse(ran.err().contains("\tat "), ran.err());
+    assertFalse(ran.err().contains("\tat "), "no stack trace: " + ran.err());
+    assertEquals(1, lines.stream().filter(line -> line.startsWith("qlora4j: ")).count(), ran.err());
     for (String part : parts) {
       assertTrue(last.contains(part), () -> "expected \"" + part + "\" in: " + last);
     }

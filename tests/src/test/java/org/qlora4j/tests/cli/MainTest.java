@@ -4,11 +4,12 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.cli.CommandRuns.assertDone;
+import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
+import static org.qlora4j.tests.cli.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.charset.Charset;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -21,8 +22,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
-import org.qlora4j.cli.Main;
 import org.qlora4j.common.Json;
+import org.qlora4j.tests.cli.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.Packs;
 
@@ -32,42 +33,6 @@ class MainTest {
 
   MainTest(@TempDir Path folder) {
     this.folder = folder;
-  }
-
-  /** What a command printed, and its exit code. */
-  private record Ran(int code, String out, String err) {}
-
-  private static Ran run(Object... args) {
-    StringWriter out = new StringWriter();
-    StringWriter err = new StringWriter();
-    int code =
-        Main.run(
-            new PrintWriter(out, true),
-            new PrintWriter(err, true),
-            Arrays.stream(args).map(String::valueOf).toArray(String[]::new));
-    return new Ran(code, out.toString(), err.toString());
-  }
-
-  /**
-   * Exit code 2, nothing on standard output, and a last line on standard error that holds every
-   * part.
-   */
-  private static void assertFixable(Ran ran, String... parts) {
-    assertEquals(2, ran.code(), ran.err());
-    assertEquals("", ran.out());
-    assertFalse(ran.err().contains("\tat "), "no stack trace: " + ran.err());
-    List<String> lines = ran.err().lines().toList();
-    String last = lines.get(lines.size() - 1);
-    assertTrue(last.startsWith("qlora4j: "), ran.err());
-    assertEquals(1, lines.stream().filter(line -> line.startsWith("qlora4j: ")).count(), ran.err());
-    for (String part : parts) {
-      assertTrue(last.contains(part), () -> "expected \"" + part + "\" in: " + last);
-    }
-  }
-
-  private static Ran assertDone(Ran ran) {
-    assertEquals(0, ran.code(), ran.err());
-    return ran;
   }
 
   @ParameterizedTest
