@@ -5,16 +5,10 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.Callable;
-import org.qlora4j.cli.bench.Limits;
 import org.qlora4j.cli.bench.LinearBench;
-import org.qlora4j.cli.bench.Machine;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
-import org.qlora4j.kernels.DType;
-import org.qlora4j.kernels.KernelPack;
-import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.kernels.WeightFormat;
-import org.qlora4j.train.TrainConfig.Compute;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -62,21 +56,7 @@ final class BenchLinearCommand implements Callable<Integer> {
           "How the weight is stored: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
   private WeightFormat format;
 
-  @Option(
-      names = "--compute",
-      defaultValue = "bfloat16",
-      description =
-          "Type of the activations: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-  private Compute compute;
-
-  @Option(
-      names = "--repetitions",
-      defaultValue = "7",
-      paramLabel = "N",
-      description = "Runs of each measurement (default: ${DEFAULT-VALUE}).")
-  private int repetitions;
-
-  @Mixin private BenchOptions options = new BenchOptions();
+  @Mixin private OperatorBenchOptions options = new OperatorBenchOptions();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -86,32 +66,11 @@ final class BenchLinearCommand implements Callable<Integer> {
   public Integer call() {
     List<LinearBench.Shape> weights = shapes.stream().map(BenchLinearCommand::shape).toList();
     rows.forEach(m -> BenchOptions.requirePositive("--m", m));
-    BenchOptions.requirePositive("--repetitions", repetitions);
     if (rank < 0) {
       throw new InputException("--rank: expected 0 or more, found " + rank);
     }
-    BenchReport report = new BenchReport();
-    Machine machine = Machine.now();
-    try (KernelPack pack = options.open();
-        KernelPack reference =
-            KernelPack.open(PackOptions.defaults().withPack("reference").withThreads(1));
-        ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
-      LinearBench bench =
-          new LinearBench(
-              pack,
-              reference,
-              new LinearBench.Options(
-                  weights,
-                  rows,
-                  rank,
-                  format,
-                  compute == Compute.BFLOAT16 ? DType.BF16 : DType.F32,
-                  repetitions),
-              machine,
-              new Limits(pack, machine.outOfCacheBytes()));
-      bench.run(report::add, report::note, progress);
-      return report.finish(pack, options, spec.commandLine().getOut());
-    }
+    LinearBench.Options asked = new LinearBench.Options(weights, rows, rank, format);
+    return options.run(spec.commandLine(), setting -> new LinearBench(setting, asked)::run);
   }
 
   private static LinearBench.Shape shape(String text) {

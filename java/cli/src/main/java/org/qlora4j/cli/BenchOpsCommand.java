@@ -4,15 +4,9 @@ package org.qlora4j.cli;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.Callable;
-import org.qlora4j.cli.bench.Limits;
-import org.qlora4j.cli.bench.Machine;
 import org.qlora4j.cli.bench.OpsBench;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
-import org.qlora4j.kernels.DType;
-import org.qlora4j.kernels.KernelPack;
-import org.qlora4j.kernels.PackOptions;
-import org.qlora4j.train.TrainConfig.Compute;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -64,21 +58,7 @@ final class BenchOpsCommand implements Callable<Integer> {
           "Tokens of each attention, which has 32 heads of 64 (default: ${DEFAULT-VALUE}).")
   private List<Integer> tokens = new ArrayList<>();
 
-  @Option(
-      names = "--compute",
-      defaultValue = "bfloat16",
-      description =
-          "Type of the activations: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-  private Compute compute;
-
-  @Option(
-      names = "--repetitions",
-      defaultValue = "7",
-      paramLabel = "N",
-      description = "Runs of each measurement (default: ${DEFAULT-VALUE}).")
-  private int repetitions;
-
-  @Mixin private BenchOptions options = new BenchOptions();
+  @Mixin private OperatorBenchOptions options = new OperatorBenchOptions();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -98,30 +78,10 @@ final class BenchOpsCommand implements Callable<Integer> {
     BenchOptions.requirePositive("--rows", rows);
     BenchOptions.requirePositive("--columns", columns);
     BenchOptions.requirePositive("--vocab", vocab);
-    BenchOptions.requirePositive("--repetitions", repetitions);
     tokens.forEach(t -> BenchOptions.requirePositive("--tokens", t));
-    BenchReport report = new BenchReport();
-    Machine machine = Machine.now();
-    try (KernelPack pack = options.open();
-        KernelPack reference =
-            KernelPack.open(PackOptions.defaults().withPack("reference").withThreads(1));
-        ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
-      OpsBench bench =
-          new OpsBench(
-              pack,
-              reference,
-              new OpsBench.Options(
-                  only.isEmpty() ? OpsBench.names() : only,
-                  rows,
-                  columns,
-                  vocab,
-                  tokens,
-                  compute == Compute.BFLOAT16 ? DType.BF16 : DType.F32,
-                  repetitions),
-              machine,
-              new Limits(pack, machine.outOfCacheBytes()));
-      bench.run(report::add, report::note, progress);
-      return report.finish(pack, options, spec.commandLine().getOut());
-    }
+    OpsBench.Options asked =
+        new OpsBench.Options(
+            only.isEmpty() ? OpsBench.names() : only, rows, columns, vocab, tokens);
+    return options.run(spec.commandLine(), setting -> new OpsBench(setting, asked)::run);
   }
 }

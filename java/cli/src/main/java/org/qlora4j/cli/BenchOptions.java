@@ -4,7 +4,6 @@ package org.qlora4j.cli;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
-import org.bytedeco.pytorch.global.torch;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.InputException;
@@ -33,7 +32,7 @@ final class BenchOptions {
   /** For picocli. */
   BenchOptions() {}
 
-  /** Opens the pack and gives libtorch the same number of threads. */
+  /** Opens the pack; libtorch has as many threads then. */
   KernelPack open() {
     if (threads < 0) {
       throw new InputException("--threads: expected 0 or more, found " + threads);
@@ -47,7 +46,6 @@ final class BenchOptions {
               + name
               + "; tests/gpu/check measures kernels on a GPU");
     }
-    torch.set_num_threads(opened.threads());
     return opened;
   }
 

@@ -59,30 +59,17 @@ public final class LinearBench {
    * @param rows numbers of rows of x
    * @param rank of the branch; 0 for none
    * @param format of the weight
-   * @param compute type of activations, and of libtorch's weight
-   * @param repetitions of each measurement
    */
-  public record Options(
-      List<Shape> shapes,
-      List<Long> rows,
-      int rank,
-      WeightFormat format,
-      DType compute,
-      int repetitions) {}
+  public record Options(List<Shape> shapes, List<Long> rows, int rank, WeightFormat format) {}
 
+  private final Setting setting;
   private final KernelPack pack;
-  private final KernelPack reference;
   private final Options options;
-  private final Machine machine;
-  private final Limits limits;
 
-  public LinearBench(
-      KernelPack pack, KernelPack reference, Options options, Machine machine, Limits limits) {
-    this.pack = pack;
-    this.reference = reference;
+  public LinearBench(Setting setting, Options options) {
+    this.setting = setting;
+    this.pack = setting.pack();
     this.options = options;
-    this.machine = machine;
-    this.limits = limits;
   }
 
   /**
@@ -97,9 +84,9 @@ public final class LinearBench {
     torch.manual_seed(1);
     for (Shape shape : options.shapes()) {
       boolean few = options.rows().stream().anyMatch(m -> m <= FEW_ROWS);
-      long outOfCache = few ? machine.outOfCacheBytes() : 0;
-      long needed = LinearWeights.bytesNeeded(options.compute(), shape.n(), shape.k(), outOfCache);
-      if (machine.availableBytes() > 0 && needed > machine.availableBytes()) {
+      long outOfCache = few ? setting.machine().outOfCacheBytes() : 0;
+      long needed = LinearWeights.bytesNeeded(setting.compute(), shape.n(), shape.k(), outOfCache);
+      if (setting.machine().availableBytes() > 0 && needed > setting.machine().availableBytes()) {
         throw new InputException(
             "--shapes: "
                 + shape.n()
@@ -108,16 +95,16 @@ public final class LinearBench {
                 + " needs "
                 + Text.bytes(needed)
                 + " with its copies and libtorch's, and "
-                + Text.bytes(machine.availableBytes())
+                + Text.bytes(setting.machine().availableBytes())
                 + " are available");
       }
       progress.update(done, "preparing " + shape.n() + " x " + shape.k());
       try (LinearWeights weights =
           new LinearWeights(
               pack,
-              reference,
+              setting.reference(),
               options.format(),
-              options.compute(),
+              setting.compute(),
               shape.n(),
               shape.k(),
               outOfCache)) {
@@ -134,24 +121,13 @@ public final class LinearBench {
             try {
               rows.accept(measure(shape, weights, m, forward));
             } catch (UnsupportedOperationException e) {
-              notes.accept(
-                  name()
-                      + (forward ? " forward" : " backward")
-                      + ": not supported by "
-                      + pack.name()
-                      + ": "
-                      + Text.oneLine(String.valueOf(e.getMessage())));
+              notes.accept(setting.notSupported(name() + (forward ? " forward" : " backward"), e));
             }
           }
         }
       } catch (UnsupportedOperationException e) {
         done += 2L * options.rows().size();
-        notes.accept(
-            name()
-                + ": not supported by "
-                + pack.name()
-                + ": "
-                + Text.oneLine(String.valueOf(e.getMessage())));
+        notes.accept(setting.notSupported(name(), e));
       }
     }
     progress.update(done, "done");
@@ -171,9 +147,9 @@ public final class LinearBench {
     try (TensorArena arena = new TensorArena(pack);
         PointerScope scope = new PointerScope();
         AutoGradMode off = new AutoGradMode(false)) {
-      DeviceTensor x = random(arena, options.compute(), 1, m, in);
-      DeviceTensor y = arena.allocate(options.compute(), m, out);
-      DeviceTensor z = arena.allocate(options.compute(), m, out);
+      DeviceTensor x = random(arena, setting.compute(), 1, m, in);
+      DeviceTensor y = arena.allocate(setting.compute(), m, out);
+      DeviceTensor z = arena.allocate(setting.compute(), m, out);
       LoraTerm lora = null;
       DeviceTensor inner = null;
       if (rank > 0) {
@@ -196,12 +172,12 @@ public final class LinearBench {
       ours.run(0);
       String error = check(weights, term, x, y, forward);
       boolean int8Codes =
-          options.format() == WeightFormat.INT8 && forward && options.compute() == DType.BF16;
+          options.format() == WeightFormat.INT8 && forward && setting.compute() == DType.BF16;
       Limit limit = limitOf(int8Codes);
       double operations = 2.0 * m * n * k + 2.0 * m * rank * (n + k);
       double bytes =
           weights.bytes()
-              + (double) (m * n + m * k) * options.compute().bytes()
+              + (double) (m * n + m * k) * setting.compute().bytes()
               + (double) rank * (n + k) * Float.BYTES;
       if (error != null) {
         return row(
@@ -229,7 +205,7 @@ public final class LinearBench {
         calls.add(i -> product(tz, tx, weights.dense(i)));
         names.add("mm");
       }
-      PairedTimer.Times times = PairedTimer.measure(calls, options.repetitions(), ROW_SECONDS);
+      PairedTimer.Times times = PairedTimer.measure(calls, setting.repetitions(), ROW_SECONDS);
       int best = times.ratios().length == 2 || times.ratios()[1] <= times.ratios()[2] ? 1 : 2;
       double seconds = times.seconds()[0];
       return row(
@@ -242,7 +218,7 @@ public final class LinearBench {
           "libtorch " + names.get(best),
           times.seconds()[best],
           times.ratios()[best],
-          limits.share(limit, operations, bytes, seconds),
+          setting.limits().share(limit, operations, bytes, seconds),
           null);
     }
   }
@@ -251,7 +227,7 @@ public final class LinearBench {
     if (int8Codes) {
       return Limit.INT8;
     }
-    return options.compute() == DType.BF16 ? Limit.BF16 : Limit.F32;
+    return setting.compute() == DType.BF16 ? Limit.BF16 : Limit.F32;
   }
 
   private Row row(
@@ -314,7 +290,7 @@ public final class LinearBench {
       DeviceTensor x,
       DeviceTensor y,
       boolean forward) {
-    boolean bf16 = options.compute() == DType.BF16;
+    boolean bf16 = setting.compute() == DType.BF16;
     try (PointerScope scope = new PointerScope()) {
       Tensor found = ends(TorchBridge.view(y)).to(ScalarType.Float);
       Tensor input = ends(TorchBridge.view(x)).to(ScalarType.Float);
@@ -367,23 +343,23 @@ public final class LinearBench {
 
   /** What INT8 codes make of x, row by row. */
   private Tensor throughInt8(Tensor x) {
-    try (TensorArena arena = new TensorArena(reference)) {
-      DeviceTensor input = arena.allocate(options.compute(), x.size(0), x.size(1));
+    try (TensorArena arena = new TensorArena(setting.reference())) {
+      DeviceTensor input = arena.allocate(setting.compute(), x.size(0), x.size(1));
       TorchBridge.view(input).copy_(x);
       DeviceTensor codes = arena.allocate(DType.I8, x.size(0), x.size(1));
       DeviceTensor scales = arena.allocate(DType.F32, x.size(0));
-      QuantizationInt8.quantize(reference, input, 0, codes, scales, null);
+      QuantizationInt8.quantize(setting.reference(), input, 0, codes, scales, null);
       DeviceTensor output = arena.allocate(DType.F32, x.size(0), x.size(1));
-      QuantizationInt8.dequantize(reference, codes, scales, output);
+      QuantizationInt8.dequantize(setting.reference(), codes, scales, output);
       return TorchBridge.view(output).clone();
     }
   }
 
   private Tensor int8Values(LinearWeights weights) {
-    try (TensorArena arena = new TensorArena(reference)) {
+    try (TensorArena arena = new TensorArena(setting.reference())) {
       DeviceTensor output =
           arena.allocate(DType.F32, weights.weight(0).rows(), weights.weight(0).cols());
-      LinearWeights.dequantize(reference, weights.weight(0), output);
+      LinearWeights.dequantize(setting.reference(), weights.weight(0), output);
       return TorchBridge.view(output).clone();
     }
   }

@@ -9,7 +9,6 @@ import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.global.torch;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.Progress;
-import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
@@ -37,31 +36,18 @@ public final class OpsBench {
    * @param columns of the activations
    * @param vocabulary columns of the logits
    * @param tokens of each attention
-   * @param compute type of activations
-   * @param repetitions of each measurement
    */
   public record Options(
-      List<String> operators,
-      long rows,
-      long columns,
-      long vocabulary,
-      List<Integer> tokens,
-      DType compute,
-      int repetitions) {}
+      List<String> operators, long rows, long columns, long vocabulary, List<Integer> tokens) {}
 
+  private final Setting setting;
   private final KernelPack pack;
-  private final KernelPack reference;
   private final Options options;
-  private final Machine machine;
-  private final Limits limits;
 
-  public OpsBench(
-      KernelPack pack, KernelPack reference, Options options, Machine machine, Limits limits) {
-    this.pack = pack;
-    this.reference = reference;
+  public OpsBench(Setting setting, Options options) {
+    this.setting = setting;
+    this.pack = setting.pack();
     this.options = options;
-    this.machine = machine;
-    this.limits = limits;
   }
 
   /** Operators that can be measured. */
@@ -82,12 +68,7 @@ public final class OpsBench {
           try {
             rows.accept(measure(name, maker, t));
           } catch (UnsupportedOperationException e) {
-            notes.accept(
-                name
-                    + ": not supported by "
-                    + pack.name()
-                    + ": "
-                    + Text.oneLine(String.valueOf(e.getMessage())));
+            notes.accept(setting.notSupported(name, e));
           }
         }
       }
@@ -103,7 +84,7 @@ public final class OpsBench {
             options.rows(), options.columns(), options.vocabulary(), 32, 64, tokens);
     try (TensorArena arena = new TensorArena(pack);
         PointerScope scope = new PointerScope()) {
-      OperatorCalls with = new OperatorCalls(pack, arena, options.compute());
+      OperatorCalls with = new OperatorCalls(pack, arena, setting.compute());
       List<OperatorCall> sets = new ArrayList<>();
       sets.add(maker.make(with, size));
       OperatorCall first = sets.get(0);
@@ -111,22 +92,22 @@ public final class OpsBench {
         return row(name, first, Double.NaN, Double.NaN, Double.NaN, Double.NaN, error);
       }
       while (sets.size() < MAXIMUM_SETS
-          && sets.size() * first.bytes() < machine.outOfCacheBytes()) {
+          && sets.size() * first.bytes() < setting.machine().outOfCacheBytes()) {
         sets.add(maker.make(with, size));
       }
-      Limit limit = options.compute() == DType.BF16 ? Limit.BF16 : Limit.F32;
+      Limit limit = setting.compute() == DType.BF16 ? Limit.BF16 : Limit.F32;
       List<PairedTimer.Call> calls = new ArrayList<>();
       calls.add(i -> sets.get(i % sets.size()).ours().run());
       if (first.rival() != null) {
         calls.add(i -> rival(sets.get(i % sets.size())));
       }
-      PairedTimer.Times times = PairedTimer.measure(calls, options.repetitions(), ROW_SECONDS);
+      PairedTimer.Times times = PairedTimer.measure(calls, setting.repetitions(), ROW_SECONDS);
       double seconds = times.seconds()[0];
       return row(
           name,
           first,
           seconds,
-          limits.share(limit, first.operations(), first.bytes(), seconds),
+          setting.limits().share(limit, first.operations(), first.bytes(), seconds),
           first.rival() == null ? Double.NaN : times.seconds()[1],
           first.rival() == null ? Double.NaN : times.ratios()[1],
           null);
@@ -169,13 +150,13 @@ public final class OpsBench {
   /** Both packs on the same small operands; null where every result agrees. */
   private @Nullable String check(OperatorCalls.Maker maker) {
     try (TensorArena ourArena = new TensorArena(pack);
-        TensorArena itsArena = new TensorArena(reference);
+        TensorArena itsArena = new TensorArena(setting.reference());
         PointerScope scope = new PointerScope()) {
       torch.manual_seed(1);
-      OperatorCall ours = maker.make(new OperatorCalls(pack, ourArena, options.compute()), SMALL);
+      OperatorCall ours = maker.make(new OperatorCalls(pack, ourArena, setting.compute()), SMALL);
       torch.manual_seed(1);
       OperatorCall its =
-          maker.make(new OperatorCalls(reference, itsArena, options.compute()), SMALL);
+          maker.make(new OperatorCalls(setting.reference(), itsArena, setting.compute()), SMALL);
       ours.ours().run();
       its.ours().run();
       for (int i = 0; i < ours.results().size(); i++) {
