@@ -15,9 +15,9 @@ struct q4j_pack_context {
   int32_t device = 0;
   void* stream = nullptr; /* cudaStream_t; the CPU has none */
   int32_t multiprocessors = 1;
-  int32_t capability = 90;  /* ten times the major compute capability plus the minor; the CPU plays Hopper */
+  int32_t capability = 90;                /* ten times the major compute capability plus the minor; the CPU plays Hopper */
   int32_t block_shared_bytes = 48 * 1024; /* shared memory that a block may ask for */
-  bool cooperative = false; /* a grid barrier is possible */
+  bool cooperative = false;               /* a grid barrier is possible */
   q4j::cuda::Rungs rungs;
   /** Opened by strip_available (linear/strip.h); NULL: not yet, or this machine lacks the library. */
   std::unique_ptr<q4j::cuda::DenseMultiplier> dense;

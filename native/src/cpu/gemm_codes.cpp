@@ -227,8 +227,8 @@ void widen_sums(const int32_t* sums, int rows, int64_t* wide, Accumulate accumul
   }
 }
 
-void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
-                 float* values, Accumulate accumulate) {
+void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns, float* values,
+                Accumulate accumulate) {
   for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
     const Vec w = load(w_absmax + part, first_lanes(columns - part));
     for (int i = 0; i < row_count; ++i) {
@@ -248,8 +248,8 @@ void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax
   }
 }
 
-void scale_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
-                 float* values, Accumulate accumulate) {
+void scale_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns, float* values,
+                Accumulate accumulate) {
   for (int part = 0; part < kTileColumns && part < columns; part += kLanes) {
     const Vec w = load(w_absmax + part, first_lanes(columns - part));
     for (int i = 0; i < row_count; ++i) {

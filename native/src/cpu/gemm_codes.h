@@ -68,10 +68,10 @@ void multiply_tile_codes(int rows, int64_t padded_k, const void* a, const void* 
 void widen_sums(const int32_t* sums, int rows, int64_t* wide, Accumulate accumulate);
 
 /** values (+)= the products of the codes. w_absmax: of the tile's first column; `columns` of them may be read. */
-void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
-                 float* values, Accumulate accumulate);
-void scale_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns,
-                 float* values, Accumulate accumulate);
+void scale_sums(const int32_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns, float* values,
+                Accumulate accumulate);
+void scale_sums(const int64_t* sums, const CodedRow* rows, const float* w_absmax, int row_count, int64_t columns, float* values,
+                Accumulate accumulate);
 
 }  // namespace q4j::cpu
 
