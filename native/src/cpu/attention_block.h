@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "round_up.h"
 #include "vec.h"
 
 namespace q4j::cpu {
@@ -55,8 +56,6 @@ template <class T>
 using CellsOf = Singles;
 
 #endif
-
-static constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 /** What a product does with the old values of c. */
 enum class Old { kIgnore, kAdd, kScale /* multiplied, column by column, and added to */ };

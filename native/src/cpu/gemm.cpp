@@ -8,6 +8,7 @@
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_source.h"
+#include "round_up.h"
 
 namespace q4j::cpu {
 
@@ -42,8 +43,6 @@ int64_t step_granule(Element element) {
   return element == Element::kBf16 ? 2 : 1;
 #endif
 }
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 enum class Side { kA, kB };
 
@@ -159,8 +158,6 @@ constexpr int64_t kTasksPerThread = 4;
 // Panels of A that one task packs together: 96 columns of a transposed bf16 operand are three cache lines of each row.
 constexpr int64_t kPackPanels = 96 / kTileRows;
 constexpr int64_t kLeastPackPanels = 48 / kTileRows;
-// Products of fewer operations run on the calling thread: waking another one costs as much.
-constexpr double kSerialOperations = 1e5;
 
 struct Plan {
   Element element;

@@ -76,6 +76,9 @@ struct Product {
   Epilogue epilogue;
 };
 
+/** Products of fewer operations run on the calling thread: waking another one costs as much. */
+constexpr double kSerialOperations = 1e5;
+
 /** Bytes of workspace for a product. Only m, n, k, bf16, codes, branch.rank and branch.full_precision are read. */
 int64_t multiply_workspace_size(const ThreadPool& pool, const Product& product);
 

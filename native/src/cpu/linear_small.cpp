@@ -8,6 +8,7 @@
 #include "gemm_epilogue.h"
 #include "gemm_source.h"
 #include "linear_small_kernel.h"
+#include "round_up.h"
 
 namespace q4j::cpu {
 
@@ -57,12 +58,8 @@ constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
 // Bytes of a row that are fetched ahead.
 constexpr int64_t kAheadBytes = 1024;
-// Products of fewer operations run on the calling thread: waking another one costs as much.
-constexpr double kSerialOperations = 1e5;
 // Elements of x from which several threads rearrange it.
 constexpr int64_t kSharedElements = 1 << 16;
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 bool fits(const Product& p) { return p.m > 0 && p.m <= kMostRows && p.n > 0 && p.k > 0 && p.k % kChunk == 0; }
 
