@@ -157,15 +157,8 @@ Vec value_of(Vec sum, float x_absmax, Vec w_absmax) {
 }  // namespace
 
 CodedRow quantize_row(const bf16* x, int64_t k, int64_t padded, int8_t* codes) {
-  Vec most = zero();
-  for (int64_t i = 0; i < k; i += kLanes) most = max_magnitude(abs(load_first(x + i, k - i)), most);
-  CodedRow row = {reduce_max_magnitude(most), 0};
-  const Vec factor = broadcast(127.0f / row.absmax);
-  for (int64_t i = 0; i < k; i += kLanes) {
-    const Vec scaled = load_first(x + i, k - i) * factor;
-    // A row of zeros, and one with a NaN or an infinity, scales to NaN or zeros.
-    store_codes(codes + i, select(abs(scaled) <= broadcast(127.5f), scaled, zero()), k - i);
-  }
+  CodedRow row = {row_absmax(x, k), 0};
+  encode_row(x, k, row.absmax, codes);
   std::memset(codes + k, 0, static_cast<size_t>(padded - k));
 #if defined(__AVX512VNNI__) && !defined(Q4J_AMX)
   static_assert(kCodeGranule == 4, "a sum takes four codes");

@@ -17,41 +17,22 @@ namespace {
 
 /** The row's largest magnitude, outliers left out and their columns marked. */
 template <class T>
-float row_maximum(const T* x, int64_t n, float threshold, uint8_t* outlier_cols) {
+float absmax_without_outliers(const T* x, int64_t n, float threshold, uint8_t* outlier_cols) {
   Vec most = zero();
   const Vec limit = broadcast(threshold);
   for (int64_t i = 0; i < n; i += kLanes) {
     Vec magnitude = abs(load_first(x + i, n - i));
-    if (outlier_cols != nullptr) {
-      const Mask outlier = magnitude >= limit;
-      if (any(outlier)) {
-        // Threads that mark the same column write the same value.
-        for (int lane = 0; lane < kLanes; ++lane) {
-          if (is_set(outlier, lane)) __atomic_store_n(outlier_cols + i + lane, uint8_t{1}, __ATOMIC_RELAXED);
-        }
-        magnitude = select(outlier, zero(), magnitude);
+    const Mask outlier = magnitude >= limit;
+    if (any(outlier)) {
+      // Threads that mark the same column write the same value.
+      for (int lane = 0; lane < kLanes; ++lane) {
+        if (is_set(outlier, lane)) __atomic_store_n(outlier_cols + i + lane, uint8_t{1}, __ATOMIC_RELAXED);
       }
+      magnitude = select(outlier, zero(), magnitude);
     }
     most = max_magnitude(magnitude, most);
   }
   return reduce_max_magnitude(most);
-}
-
-template <class T>
-void quantize_row(const T* x, int64_t n, float absmax, const uint8_t* outlier_cols, int8_t* codes) {
-  const Vec factor = broadcast(127.0f / absmax);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t left = n - i;
-    Vec scaled = load_first(x + i, left) * factor;
-    // An outlier of this row may scale to anything; its column is zeroed below.
-    scaled = select(abs(scaled) <= broadcast(127.5f), scaled, zero());
-    store_codes(codes + i, scaled, left);
-    if (outlier_cols != nullptr) {
-      for (int64_t k = i; k < i + kLanes && k < n; ++k) {
-        if (outlier_cols[k] != 0) codes[k] = 0;
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -67,14 +48,23 @@ q4j_status quantize_int8_rowwise(q4j_pack_context* context, const q4j_quantize_i
     const T* x = static_cast<const T*>(p.input);
     context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) {
-        absmax[row] = row_maximum(x + row * p.cols, p.cols, p.outlier_threshold, outlier_cols);
-        if (outlier_cols == nullptr) quantize_row(x + row * p.cols, p.cols, absmax[row], nullptr, codes + row * p.cols);
+        const T* from = x + row * p.cols;
+        if (outlier_cols == nullptr) {
+          absmax[row] = row_absmax(from, p.cols);
+          encode_row(from, p.cols, absmax[row], codes + row * p.cols);
+        } else {
+          absmax[row] = absmax_without_outliers(from, p.cols, p.outlier_threshold, outlier_cols);
+        }
       }
     });
     if (outlier_cols == nullptr) return;
     context->pool.parallel_pieces(p.rows, rows_per_piece(p.cols), [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row) {
-        quantize_row(x + row * p.cols, p.cols, absmax[row], outlier_cols, codes + row * p.cols);
+        int8_t* to = codes + row * p.cols;
+        encode_row(x + row * p.cols, p.cols, absmax[row], to);
+        for (int64_t k = 0; k < p.cols; ++k) {
+          if (outlier_cols[k] != 0) to[k] = 0;
+        }
       }
     });
   });

@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** Codes of the row-wise formats from and to vectors of f32, without the row's factor. */
+/** Codes of the row-wise formats from and to vectors of f32, without the row's factor; and INT8's rule for a row. */
 #ifndef QLORA4J_SRC_CPU_ROWWISE_CODES_H_
 #define QLORA4J_SRC_CPU_ROWWISE_CODES_H_
 
@@ -67,6 +67,24 @@ static inline void store_codes(int8_t* codes, Vec x, int64_t left) {
   _mm_store_si128(reinterpret_cast<__m128i*>(buffer), _mm_packs_epi16(words, words));
   std::memcpy(codes, buffer, static_cast<size_t>(left < kLanes ? left : kLanes));
 #endif
+}
+
+/** The largest magnitude of n elements; NaN or infinity where one is. */
+template <class T>
+static inline float row_absmax(const T* x, int64_t n) {
+  Vec most = zero();
+  for (int64_t i = 0; i < n; i += kLanes) most = max_magnitude(abs(load_first(x + i, n - i)), most);
+  return reduce_max_magnitude(most);
+}
+
+/** INT8 codes of a row: x * (127 / absmax), rounded to nearest even; 0 for what scales to NaN or beyond 127.5. */
+template <class T>
+static inline void encode_row(const T* x, int64_t n, float absmax, int8_t* codes) {
+  const Vec factor = broadcast(127.0f / absmax);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec scaled = load_first(x + i, n - i) * factor;
+    store_codes(codes + i, select(abs(scaled) <= broadcast(127.5f), scaled, zero()), n - i);
+  }
 }
 
 }  // namespace q4j::cpu
