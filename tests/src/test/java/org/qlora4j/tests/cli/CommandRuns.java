@@ -5,13 +5,18 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.TimeUnit;
 import org.qlora4j.cli.Main;
 
-/** Runs commands in this process. */
+/** Runs commands, in this process or in one of their own. */
 final class CommandRuns {
   private CommandRuns() {}
 
@@ -27,6 +32,37 @@ final class CommandRuns {
             new PrintWriter(err, true),
             Arrays.stream(args).map(String::valueOf).toArray(String[]::new));
     return new Ran(code, out.toString(), err.toString());
+  }
+
+  /**
+   * Runs a command in a process of its own, for what depends on the memory that a process has.
+   *
+   * @param folder where its output is kept
+   */
+  static Ran runAlone(Path folder, Object... args) throws IOException, InterruptedException {
+    Path out = Files.createTempFile(folder, "out", ".txt");
+    Path err = Files.createTempFile(folder, "err", ".txt");
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Xmx512m",
+                "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
+                "-cp",
+                System.getProperty("java.class.path"),
+                Main.class.getName()));
+    Arrays.stream(args).map(String::valueOf).forEach(command::add);
+    Process process =
+        new ProcessBuilder(command)
+            .redirectOutput(out.toFile())
+            .redirectError(err.toFile())
+            .start();
+    try {
+      assertTrue(process.waitFor(3, TimeUnit.MINUTES), "the process did not end");
+    } finally {
+      process.destroyForcibly();
+    }
+    return new Ran(process.exitValue(), Files.readString(out), Files.readString(err));
   }
 
   static Ran assertDone(Ran ran) {
