@@ -221,6 +221,8 @@ final class PlanCommand implements Callable<Integer> {
     rows.add(row("longest sequence", plans, (m, plan) -> count(largest, m, 1)));
     Report.table(rows).forEach(out::println);
     out.println();
+    MemoryBars.of(plans).forEach(out::println);
+    out.println();
     out.println("* the configuration's method. Memory to fit: " + available.text() + ".");
   }
 
