@@ -20,7 +20,7 @@ public final class DecoderModel implements AutoCloseable {
 
   private final ModelConfig config;
   private final KernelPack pack;
-  private final DeviceTensor embedding;
+  private final EmbeddingTable embedding;
   private final List<DecoderBlock> blocks;
   private final NormLayer finalNorm;
   private final LinearLayer head;
@@ -35,15 +35,28 @@ public final class DecoderModel implements AutoCloseable {
    * @param activationCheckpointing drop what blocks save and compute it again
    * @param checkpointEvery with it: keep the input of every so many blocks
    * @param lossChunkRows tokens whose logits exist at one time
+   * @param inputs with it: where the kept inputs go, but for those of the last group; null for the
+   *     pass's arena
    */
   public record StepOptions(
-      boolean activationCheckpointing, int checkpointEvery, int lossChunkRows) {
+      boolean activationCheckpointing,
+      int checkpointEvery,
+      int lossChunkRows,
+      @Nullable LayerInputs inputs) {
     /** Checks the numbers. */
     public StepOptions {
       if (checkpointEvery < 1 || lossChunkRows < 1) {
         throw new IllegalArgumentException(
             "expected counts of at least 1, found " + checkpointEvery + " and " + lossChunkRows);
       }
+      if (inputs != null && !activationCheckpointing) {
+        throw new IllegalArgumentException("inputs are only kept with activation checkpointing");
+      }
+    }
+
+    /** Kept inputs are in the pass's arena. */
+    public StepOptions(boolean activationCheckpointing, int checkpointEvery, int lossChunkRows) {
+      this(activationCheckpointing, checkpointEvery, lossChunkRows, null);
     }
 
     /** With checkpointing, the input of every block is kept. */
@@ -55,7 +68,7 @@ public final class DecoderModel implements AutoCloseable {
   DecoderModel(
       ModelConfig config,
       KernelPack pack,
-      DeviceTensor embedding,
+      EmbeddingTable embedding,
       List<DecoderBlock> blocks,
       NormLayer finalNorm,
       LinearLayer head,
@@ -145,6 +158,8 @@ public final class DecoderModel implements AutoCloseable {
    * backward of a group its other inputs are computed again, and each block runs again before its
    * own. So at one time there are the inputs of all groups, those inside of one group, and what one
    * block saves; the price is a second forward, and for all but the last block of a group a third.
+   * With {@link StepOptions#inputs}, the inputs of all groups but the last leave the arena, where
+   * two take their turns.
    *
    * @return the sum of the cross entropy of all labelled tokens, unscaled
    */
@@ -168,7 +183,23 @@ public final class DecoderModel implements AutoCloseable {
     TensorArena.Mark[] marks = new TensorArena.Mark[count];
     DecoderBlock.@Nullable Saved[] saved = new DecoderBlock.@Nullable Saved[count];
     DeviceTensor x = embed(pass, batch);
+    LayerInputs elsewhere = lastGroup > 0 ? options.inputs() : null;
+    DeviceTensor spare = null;
+    if (elsewhere != null) {
+      elsewhere.begin(lastGroup / every, x.bytes());
+      spare = pass.activation(tokens, config.hiddenSize());
+    }
+    TensorArena.Mark turns = arena.mark();
     for (int first = 0; first < lastGroup; first += every) {
+      if (elsewhere != null && spare != null) {
+        elsewhere.keep(first / every, x);
+        forwardGroup(pass, batch, first, first + every, x, spare);
+        arena.release(turns);
+        DeviceTensor free = x;
+        x = spare;
+        spare = free;
+        continue;
+      }
       inputs[first] = x;
       DeviceTensor out = pass.activation(tokens, config.hiddenSize());
       marks[first] = arena.mark();
@@ -196,6 +227,11 @@ public final class DecoderModel implements AutoCloseable {
       if (input == null) {
         // The last block of a group that was dropped: whatever lay above the group is done.
         int first = i / every * every;
+        if (elsewhere != null && spare != null) {
+          elsewhere.restore(first / every, spare);
+          inputs[first] = spare;
+          marks[first] = turns;
+        }
         arena.release(marks[first]);
         input = restoreInputs(pass, batch, first, i, inputs, marks);
       }
@@ -260,7 +296,7 @@ public final class DecoderModel implements AutoCloseable {
 
   private DeviceTensor embed(Pass pass, SequenceBatch batch) {
     DeviceTensor x = pass.arena().allocate(pass.compute(), batch.tokens(), config.hiddenSize());
-    TorchBridge.gatherRows(embedding, batch.ids(), x);
+    embedding.gather(batch.ids(), x, pass.arena());
     return x;
   }
 

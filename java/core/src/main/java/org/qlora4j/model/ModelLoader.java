@@ -4,6 +4,7 @@ package org.qlora4j.model;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -13,6 +14,7 @@ import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.Activation;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.Weight;
@@ -20,6 +22,7 @@ import org.qlora4j.model.WeightNames.Module;
 import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedWeight;
+import org.qlora4j.tensor.TensorArena;
 
 /**
  * Builds a {@link DecoderModel} from a checkpoint, tensor by tensor; see {@link WeightReader} for
@@ -35,9 +38,22 @@ public final class ModelLoader {
    * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored
    *     in 4 bits stay as they are
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
+   * @param embeddingInFile bytes from which on an input embedding stays in its file, where it can:
+   *     frozen, not the head as well, and on a CPU. {@link Long#MAX_VALUE} for never
    */
   public record Options(
-      DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
+      DType compute,
+      @Nullable QuantizationConfig quantization,
+      boolean trainWeights,
+      long embeddingInFile) {
+
+    /** Below it, the time to read rows is worth more than the memory. */
+    public static final long EMBEDDING_IN_FILE = 64L << 20;
+
+    /** Large input embeddings stay in their file. */
+    public Options(DType compute, @Nullable QuantizationConfig quantization, boolean trainWeights) {
+      this(compute, quantization, trainWeights, EMBEDDING_IN_FILE);
+    }
 
     public Options {
       if (compute != DType.BF16 && compute != DType.F32) {
@@ -153,6 +169,12 @@ public final class ModelLoader {
     Weight linear(Module module);
 
     DeviceTensor dense(Module module, boolean bias);
+
+    /** Element type of a module's weight on the device. */
+    DType held(Module module);
+
+    /** The input embedding, where it is; null where there is no file. */
+    @Nullable EmbeddingTable inFile(Module module);
   }
 
   private DecoderModel build(Weights weights, Progress progress) {
@@ -166,14 +188,19 @@ public final class ModelLoader {
 
     Module embeddingModule = names.module(Part.EMBEDDING, -1);
     Parameter embeddingParameter = null;
-    DeviceTensor embedding;
-    if (parameters == null) {
-      embedding = weights.dense(embeddingModule, false);
-    } else {
-      embeddingParameter =
-          parameters.add(embeddingModule.weight(), config.vocabSize(), config.hiddenSize());
-      embedding = embeddingParameter.value();
-      weights.fill(embeddingModule, embedding, null);
+    DeviceTensor table = null;
+    EmbeddingTable embedding =
+        mayStayInFile(weights.held(embeddingModule)) ? weights.inFile(embeddingModule) : null;
+    if (embedding == null) {
+      if (parameters == null) {
+        table = weights.dense(embeddingModule, false);
+      } else {
+        embeddingParameter =
+            parameters.add(embeddingModule.weight(), config.vocabSize(), config.hiddenSize());
+        table = embeddingParameter.value();
+        weights.fill(embeddingModule, table, null);
+      }
+      embedding = new ResidentEmbedding(table);
     }
     List<DecoderBlock> blocks = new ArrayList<>();
     for (int layer = 0; layer < config.layers(); layer++) {
@@ -184,7 +211,8 @@ public final class ModelLoader {
     NormLayer finalNorm = norm(weights, names.module(Part.FINAL_NORM, -1));
     LinearLayer head;
     if (config.tiedHead()) {
-      head = new LinearLayer(names.module(Part.HEAD, -1).path(), -1, Weight.dense(embedding), null);
+      DeviceTensor shared = Objects.requireNonNull(table);
+      head = new LinearLayer(names.module(Part.HEAD, -1).path(), -1, Weight.dense(shared), null);
       if (embeddingParameter != null) {
         head.train(embeddingParameter, null);
       }
@@ -203,6 +231,14 @@ public final class ModelLoader {
         parameters,
         embeddingParameter,
         reader.takeMemory());
+  }
+
+  private boolean mayStayInFile(DType held) {
+    long bytes = (long) config.vocabSize() * config.hiddenSize() * held.bytes();
+    return parameters == null
+        && !config.tiedHead()
+        && pack.deviceKind() == DeviceKind.CPU
+        && bytes >= options.embeddingInFile();
   }
 
   private DecoderBlock block(Weights weights, int layer, DeviceTensor inverseFrequencies) {
@@ -349,6 +385,16 @@ public final class ModelLoader {
           bias ? checkpoint.tensor(module.bias()) : loader.names.weight(checkpoint, module);
       return loader.reader.read(source, loader.heldType(module, source.dtype()));
     }
+
+    @Override
+    public DType held(Module module) {
+      return loader.heldType(module, loader.names.weight(checkpoint, module).dtype());
+    }
+
+    @Override
+    public EmbeddingTable inFile(Module module) {
+      return loader.reader.own(new FileEmbedding(loader.names.weight(checkpoint, module)));
+    }
   }
 
   /** No weights: their memory alone, for a dry run. */
@@ -390,6 +436,24 @@ public final class ModelLoader {
           0,
           type,
           shape);
+    }
+
+    @Override
+    public DType held(Module module) {
+      return loader.heldType(module, stored);
+    }
+
+    @Override
+    public EmbeddingTable inFile(Module module) {
+      return new EmbeddingTable() {
+        @Override
+        public void gather(DeviceTensor ids, DeviceTensor out, TensorArena arena) {}
+
+        @Override
+        public long bytes() {
+          return 0;
+        }
+      };
     }
   }
 
@@ -456,6 +520,16 @@ public final class ModelLoader {
         fill(module, tensor, null);
       }
       return tensor;
+    }
+
+    @Override
+    public DType held(Module module) {
+      return loader.options.compute();
+    }
+
+    @Override
+    public @Nullable EmbeddingTable inFile(Module module) {
+      return null;
     }
   }
 }

@@ -255,7 +255,8 @@ public final class MemoryPlanner implements AutoCloseable {
     for (int i = 0; i <= batch; i++) {
       starts[i] = i * sequence;
     }
-    try (TensorArena arena = new TensorArena(counting)) {
+    try (PagedInputs inputs = TrainingRun.pagedInputs(config, counting, model, tokens);
+        TensorArena arena = new TensorArena(counting)) {
       Pass pass =
           new Pass(
               counting,
@@ -271,8 +272,8 @@ public final class MemoryPlanner implements AutoCloseable {
           SequenceBatch.of(arena, new int[tokens], positions, starts),
           labels,
           1,
-          TrainingRun.stepOptions(config));
-      return arena.peakBytes();
+          TrainingRun.stepOptions(config, inputs));
+      return arena.peakBytes() + (inputs == null ? 0 : inputs.deviceBytes());
     }
   }
 
@@ -284,8 +285,10 @@ public final class MemoryPlanner implements AutoCloseable {
         (long) sequence * batch * model.hiddenSize() * TrainingRun.computeType(config).bytes();
     long every = config.gradientCheckpointing() ? config.checkpointEvery() : 1;
     // Between two inputs that are kept, those of one group of layers exist again in the backward.
-    long inputs = every == 1 ? model.layers() : (model.layers() + every - 1) / every + every;
-    return (inputs + 3) * one;
+    int groups = Math.toIntExact((model.layers() + every - 1) / every);
+    boolean elsewhere = config.activationOffloading() && groups > 1;
+    long kept = elsewhere ? PagedInputs.residentPages(groups - 1) + 2 : groups;
+    return (kept + (every == 1 ? 0 : every) + 3) * one;
   }
 
   private long roundedBytes(ParameterSet trained) {

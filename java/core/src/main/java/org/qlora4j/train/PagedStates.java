@@ -3,12 +3,9 @@ package org.qlora4j.train;
 
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
-import org.qlora4j.common.InputException;
 import org.qlora4j.kernels.DeviceException;
-import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.MomentPages;
-import org.qlora4j.kernels.OutOfDeviceMemoryException;
 import org.qlora4j.kernels.PagedStore;
 
 /**
@@ -16,6 +13,8 @@ import org.qlora4j.kernels.PagedStore;
  * fetches pages ahead.
  */
 final class PagedStates implements StateMemory {
+  private static final String WHAT = "optimizer's states";
+
   private final PagedStore store;
   private final long pageBytes;
   private final int count;
@@ -23,27 +22,24 @@ final class PagedStates implements StateMemory {
   /**
    * @param residentBytes memory for pages; at least two are held, or one where there is one
    * @param directory where a CPU pack makes its file
-   * @throws InputException when there is no room for the pages
+   * @throws org.qlora4j.common.InputException when there is no room for the pages
    */
   PagedStates(KernelPack pack, MomentPages layout, long residentBytes, Path directory) {
     this.pageBytes = layout.pageBytes();
     this.count = layout.count();
     long held = Math.max(residentBytes, Math.min(2, count) * pageBytes);
+    this.store =
+        PageStores.create(
+            pack,
+            PagedStore.Options.of(count, pageBytes, held).withDirectory(directory),
+            WHAT,
+            "or use optim: paged_adamw_8bit");
     try {
-      this.store =
-          PagedStore.create(
-              pack, PagedStore.Options.of(count, pageBytes, held).withDirectory(directory));
-    } catch (IllegalArgumentException e) {
-      throw new InputException("optimizer_paging_dir: " + e.getMessage(), e);
-    } catch (OutOfDeviceMemoryException e) {
-      throw new InputException(
-          "no room for the pages of the optimizer's states: "
-              + e.getMessage()
-              + "; name a directory with more room in optimizer_paging_dir, lower"
-              + " optimizer_memory_budget, or use optim: paged_adamw_8bit",
-          e);
+      store.plan(layout.order());
+    } catch (RuntimeException e) {
+      store.close();
+      throw e;
     }
-    store.plan(layout.order());
   }
 
   @Override
@@ -56,7 +52,7 @@ final class PagedStates implements StateMemory {
         }
       }
     } catch (DeviceException e) {
-      throw failed(e);
+      throw PageStores.failed(store, WHAT, e);
     }
   }
 
@@ -65,7 +61,7 @@ final class PagedStates implements StateMemory {
     try {
       store.readPage(page, offset, target);
     } catch (DeviceException e) {
-      throw failed(e);
+      throw PageStores.failed(store, WHAT, e);
     }
   }
 
@@ -74,21 +70,8 @@ final class PagedStates implements StateMemory {
     try {
       store.writePage(page, offset, source);
     } catch (DeviceException e) {
-      throw failed(e);
+      throw PageStores.failed(store, WHAT, e);
     }
-  }
-
-  /** On a CPU the device that fails is the disk, which is the user's to mend. */
-  private RuntimeException failed(DeviceException e) {
-    if (store.pack().deviceKind() != DeviceKind.CPU) {
-      return e;
-    }
-    return new InputException(
-        "the pages of the optimizer's states cannot be read or written: "
-            + e.getMessage()
-            + "; the checkpoints are whole: mend the disk or change optimizer_paging_dir, then go on"
-            + " with --resume",
-        e);
   }
 
   @Override

@@ -33,6 +33,8 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
  *     again in the backward pass
  * @param checkpointEvery with it: keep the input of every so many layers
+ * @param activationOffloading with it: kept inputs wait outside of device memory
+ * @param pagingDirectory where files of pages lie on a CPU; null for the output directory
  * @param lossChunk tokens whose logits exist at one time
  * @param memory what a run does with its memory plan
  */
@@ -54,6 +56,8 @@ public record TrainConfig(
     int threads,
     boolean gradientCheckpointing,
     int checkpointEvery,
+    boolean activationOffloading,
+    @Nullable Path pagingDirectory,
     int lossChunk,
     Memory memory) {
 
@@ -199,8 +203,6 @@ public record TrainConfig(
    *
    * @param maxGradNorm bound on the L2 norm of all gradients together; 0 for none
    * @param memoryBudget what of paged states is in memory
-   * @param pagingDirectory where the file of paged states lies on a CPU; null for the output
-   *     directory
    */
   public record Optimizer(
       Optim optim,
@@ -210,8 +212,7 @@ public record TrainConfig(
       double beta2,
       double epsilon,
       double maxGradNorm,
-      MemoryBudget memoryBudget,
-      @Nullable Path pagingDirectory) {}
+      MemoryBudget memoryBudget) {}
 
   /**
    * Steps and the learning rate over them.
@@ -308,6 +309,8 @@ public record TrainConfig(
         threads,
         gradientCheckpointing,
         checkpointEvery,
+        activationOffloading,
+        pagingDirectory,
         lossChunk,
         memory);
   }

@@ -167,9 +167,10 @@ public final class TrainConfigKeys {
               "",
               "what of paged states stays in memory: a share such as 25%, or bytes such as 512MiB (default: 25%)"),
           key(
-              "optimizer_paging_dir",
+              "paging_dir",
               "",
-              "where the file of paged states lies on a CPU (default: output_dir)"),
+              "where the files of paged states and of offloaded activations lie on a CPU (default: output_dir)",
+              "optimizer_paging_dir"),
           key("seed", "42", "of initial adapter weights and dropout"),
           key("data_seed", "", "of the split and the order of examples (default: seed)"),
           key(
@@ -180,6 +181,10 @@ public final class TrainConfigKeys {
               "checkpoint_every",
               "1",
               "with gradient_checkpointing: keep the input of every so many layers only"),
+          key(
+              "activation_offloading",
+              "false",
+              "with gradient_checkpointing: the kept inputs wait in a file on a CPU, in host memory on a GPU"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
           key(
               "memory_limit",

@@ -203,6 +203,11 @@ public final class TrainConfigReader {
     if (checkpointEvery > 1 && !checkpointing) {
       throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
+    TrainConfig.Optimizer optimizer = optimizer();
+    boolean offloading = bool("activation_offloading", false);
+    if (offloading && !checkpointing) {
+      throw wrong("activation_offloading", "false, or gradient_checkpointing: true");
+    }
     return new TrainConfig(
         path("model"),
         init,
@@ -234,7 +239,7 @@ public final class TrainConfigReader {
                 "lora_compute",
                 LoraPrecision.FAST,
                 Map.of("fast", LoraPrecision.FAST, "float32", LoraPrecision.FLOAT32))),
-        optimizer(),
+        optimizer,
         schedule(),
         new TrainConfig.Output(
             integer("logging_steps", 10, 0, Integer.MAX_VALUE),
@@ -252,6 +257,8 @@ public final class TrainConfigReader {
         integer("threads", 0, 0, 4096),
         checkpointing,
         checkpointEvery,
+        offloading,
+        pagingDirectory(optimizer.optim(), offloading),
         integer("loss_chunk", 1024, 1, 1 << 24),
         memory());
   }
@@ -298,13 +305,10 @@ public final class TrainConfigReader {
             Optim.ADAMW,
             OPTIMIZERS,
             "adamw, adamw_8bit, paged_adamw_32bit or paged_adamw_8bit");
-    String directory = optionalText("optimizer_paging_dir");
-    if (!optim.paged()) {
-      for (String key : List.of("optimizer_memory_budget", "optimizer_paging_dir")) {
-        if (value(key) != null) {
-          throw wrong(key, "no value without optim: paged_adamw_32bit or paged_adamw_8bit");
-        }
-      }
+    if (!optim.paged() && value("optimizer_memory_budget") != null) {
+      throw wrong(
+          "optimizer_memory_budget",
+          "no value without optim: paged_adamw_32bit or paged_adamw_8bit");
     }
     return new TrainConfig.Optimizer(
         optim,
@@ -314,8 +318,18 @@ public final class TrainConfigReader {
         probability("adam_beta2", 0.999),
         number("adam_epsilon", 1e-8, 0, 1),
         number("max_grad_norm", 1, 0, 1e9),
-        memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
-        directory == null ? null : toPath("optimizer_paging_dir", directory));
+        memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)));
+  }
+
+  private @Nullable Path pagingDirectory(Optim optim, boolean offloading) {
+    String directory = optionalText("paging_dir");
+    if (directory != null && !optim.paged() && !offloading) {
+      throw wrong(
+          "paging_dir",
+          "no value without optim: paged_adamw_32bit or paged_adamw_8bit, or activation_offloading:"
+              + " true");
+    }
+    return directory == null ? null : toPath("paging_dir", directory);
   }
 
   private MemoryBudget memoryBudget(String key, MemoryBudget otherwise) {

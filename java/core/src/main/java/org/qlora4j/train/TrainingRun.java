@@ -66,6 +66,7 @@ public final class TrainingRun {
   private final @Nullable LoraAdapter adapter;
   private final ParameterSet trained;
   private final AdamWOptimizer optimizer;
+  private final @Nullable PagedInputs inputs;
   private final Pass pass;
   private final Trainer trainer;
   private final Dataset.Plan plan;
@@ -93,7 +94,7 @@ public final class TrainingRun {
               + ": the result would replace the model it is made from; choose another");
     }
     checkWritable(asked.outputDir());
-    if (asked.optimizer().optim().paged()) {
+    if (asked.optimizer().optim().paged() || asked.activationOffloading()) {
       checkPaging(pagingDirectory(asked));
     }
     this.pack =
@@ -148,6 +149,11 @@ public final class TrainingRun {
                 trained,
                 optimizerSettings(config.optimizer()),
                 optimizerStates(config.optimizer(), pagingDirectory(config))));
+    this.inputs =
+        pagedInputs(config, pack, modelConfig, (long) memoryPlan.sequence() * memoryPlan.batch());
+    if (inputs != null) {
+      resources.own(inputs);
+    }
     TensorArena arena = resources.own(new TensorArena(pack));
     this.pass = new Pass(pack, arena, compute, loraCompute(config), config.seed(), 0, 0, true);
     this.trainer =
@@ -157,7 +163,7 @@ public final class TrainingRun {
             optimizer,
             s -> config.optimizer().learningRate() * config.schedule().factor(s, totalSteps),
             pass,
-            stepOptions(config));
+            stepOptions(config, inputs));
     this.checkpoints =
         new TrainingCheckpoints(
             config.outputDir(),
@@ -285,6 +291,10 @@ public final class TrainingRun {
       line.put("optimizer_bytes_out", states.held().bytesOut());
       line.put("optimizer_page_misses", states.held().misses());
     }
+    if (inputs != null) {
+      line.put("activation_bytes_in", inputs.held().bytesIn());
+      line.put("activation_bytes_out", inputs.held().bytesOut());
+    }
     return line;
   }
 
@@ -314,7 +324,7 @@ public final class TrainingRun {
         adapter == null ? 0 : trainedBytes,
         trainedBytes,
         optimizer.stateBytes(),
-        pass.arena().peakBytes(),
+        pass.arena().peakBytes() + (inputs == null ? 0 : inputs.deviceBytes()),
         pack.workspaceBytes());
   }
 
@@ -377,14 +387,14 @@ public final class TrainingRun {
 
   /** The output directory is on a disk, where java.io.tmpdir is memory on many machines. */
   private static Path pagingDirectory(TrainConfig config) {
-    Path chosen = config.optimizer().pagingDirectory();
+    Path chosen = config.pagingDirectory();
     return chosen == null ? config.outputDir() : chosen;
   }
 
   private static void checkPaging(Path directory) {
     if (!Files.isDirectory(directory) || !Files.isWritable(directory)) {
       throw new InputException(
-          "optimizer_paging_dir: expected a directory that can be written, found " + directory);
+          "paging_dir: expected a directory that can be written, found " + directory);
     }
   }
 
@@ -494,9 +504,22 @@ public final class TrainingRun {
         : LoraCompute.FAST;
   }
 
-  static DecoderModel.StepOptions stepOptions(TrainConfig config) {
+  /**
+   * Where the kept inputs of micro-batches of at most {@code tokens} go, or null: into the arena.
+   */
+  static @Nullable PagedInputs pagedInputs(
+      TrainConfig config, KernelPack pack, ModelConfig model, long tokens) {
+    int groups = (model.layers() - 1) / config.checkpointEvery();
+    if (!config.activationOffloading() || groups == 0) {
+      return null;
+    }
+    long bytes = tokens * model.hiddenSize() * computeType(config).bytes();
+    return new PagedInputs(pack, groups, bytes, pagingDirectory(config));
+  }
+
+  static DecoderModel.StepOptions stepOptions(TrainConfig config, @Nullable PagedInputs inputs) {
     return new DecoderModel.StepOptions(
-        config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk());
+        config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk(), inputs);
   }
 
   static @Nullable QuantizationConfig quantization(TrainConfig config) {

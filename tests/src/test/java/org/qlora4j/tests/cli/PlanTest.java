@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.qlora4j.tests.cli.CommandRuns.assertDone;
 import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
 import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.cli.CommandRuns.runAlone;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -15,6 +16,8 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -46,18 +49,25 @@ class PlanTest {
 
   @ParameterizedTest
   @CsvSource({
-    "llama, full, true, bfloat16, 1",
-    "llama, lora, true, bfloat16, 1",
-    "llama, qlora, true, bfloat16, 2",
-    "llama, qlora, false, bfloat16, 1",
-    "neox_polyglot, qlora, true, bfloat16, 1",
-    "neox_polyglot, full, false, bfloat16, 2",
-    "neox_sequential, lora, false, float32, 1",
-    "llama3_tied, full, true, float32, 1",
-    "llama_bf16, qlora, true, float32, 1",
+    "llama, full, true, bfloat16, 1, false",
+    "llama, lora, true, bfloat16, 1, false",
+    "llama, qlora, true, bfloat16, 2, false",
+    "llama, qlora, false, bfloat16, 1, false",
+    "neox_polyglot, qlora, true, bfloat16, 1, false",
+    "neox_polyglot, full, false, bfloat16, 2, false",
+    "neox_sequential, lora, false, float32, 1, false",
+    "llama3_tied, full, true, float32, 1, false",
+    "llama_bf16, qlora, true, float32, 1, false",
+    "llama, qlora, true, bfloat16, 2, true",
+    "neox_polyglot, full, true, float32, 1, true",
   })
   void everyCountedPartIsExact(
-      String name, String method, boolean checkpointing, String compute, int batch)
+      String name,
+      String method,
+      boolean checkpointing,
+      String compute,
+      int batch,
+      boolean offloading)
       throws IOException {
     Path shape = FixtureFiles.reference("models/" + name);
     Path tokens = FixtureFiles.data("tinystories-656k-llama-hf");
@@ -73,8 +83,9 @@ class PlanTest {
     Path config =
         config(
             model,
-            "method: %s%ngradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
-                .formatted(method, checkpointing, compute, batch));
+            ("method: %s%ngradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
+                    + "activation_offloading: %s%n")
+                .formatted(method, checkpointing, compute, batch, offloading));
     Path json = folder.resolve("train.json");
     String out = assertDone(run("train", config, "--json", json)).out();
     assertTrue(out.contains("planned") && out.contains("peak memory"), out);
@@ -129,8 +140,10 @@ class PlanTest {
   }
 
   @Test
-  void smallerMicroBatchesAreTakenUntilTheyFit() throws IOException {
-    // Large activations beside small weights, so that the micro-batch decides.
+  void smallerMicroBatchesAreTakenUntilTheyFit() throws IOException, InterruptedException {
+    // In processes of their own: the plan counts what the process holds already, and this one's
+    // memory shrinks and grows with the tests before. Large activations beside small weights, so
+    // that the micro-batch decides.
     Path source = FixtureFiles.data("tinystories-656k-llama-hf");
     Path text = folder.resolve("long.txt");
     Files.writeString(text, "Once upon a time there was a red dog. ".repeat(4000));
@@ -149,13 +162,15 @@ class PlanTest {
             """
                 .formatted(source, text, folder.resolve("out")));
     Path json = folder.resolve("train.json");
-    assertDone(run("plan", config, "--json", json));
+    assertDone(runAlone(folder, "plan", config, "--json", json));
     ObjectNode plan = Json.readObject(json, 1 << 20);
     JsonNode parts = plan.get("methods").get("qlora").get("bytes");
     long activations = sum(parts, "layer_inputs", "layers", "loss");
     assertTrue(activations > 200L << 20, "activations of " + activations);
     long limit = plan.get("methods").get("qlora").get("total_bytes").longValue() - activations / 2;
-    Ran ran = assertDone(run("train", config, "--set", "memory_limit=" + limit, "--json", json));
+    Ran ran =
+        assertDone(
+            runAlone(folder, "train", config, "--set", "memory_limit=" + limit, "--json", json));
     assertTrue(ran.err().contains("auto_micro_batch: "), ran.err());
     ObjectNode figures = Json.readObject(json, 1 << 20);
     long used = figures.get("memory_bytes").get("activations").longValue();
@@ -200,6 +215,10 @@ class PlanTest {
       assertEquals(sum, one.get("total_bytes").longValue());
       assertTrue(one.get("fits").booleanValue(), out);
       assertTrue(one.get("largest_batch").intValue() >= 3, out);
+      Matcher bar = Pattern.compile("(?m)^" + method + " +([WAGOSJ]+) ").matcher(out);
+      assertTrue(bar.find(), out);
+      int letters = bar.group(1).length();
+      assertTrue(letters <= 100 && (letters > 49 || !method.equals("full")), out);
     }
     String small = assertDone(run("plan", "--model", config, "--memory", "1MB")).out();
     assertTrue(small.contains("none"), small);

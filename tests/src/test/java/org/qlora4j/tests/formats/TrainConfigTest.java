@@ -217,7 +217,8 @@ class TrainConfigTest {
         "optim: paged_adamw_8bit\\noptimizer_memory_budget: much|found 'much'",
         "optim: paged_adamw_8bit\\noptimizer_memory_budget: 0.25|found '0.25'",
         "optimizer_memory_budget: 25%|optimizer_memory_budget: expected no value without optim: paged_adamw_32bit",
-        "optim: adamw_8bit\\noptimizer_paging_dir: /tmp|optimizer_paging_dir: expected no value without optim",
+        "optim: adamw_8bit\\npaging_dir: /tmp|paging_dir: expected no value without optim",
+        "gradient_checkpointing: false\\nactivation_offloading: true|activation_offloading: expected false, or",
         "lr_scheduler_type: polynomial|constant, constant_with_warmup, cosine, linear",
         "fp16: true|bf16",
         "packing: true|packing",
@@ -269,6 +270,7 @@ class TrainConfigTest {
           "sample_prompts=[x]",
           "gradient_checkpointing=false",
           "checkpoint_every=3",
+          "activation_offloading=true",
           "optim=paged_adamw_32bit",
           "learning_rate=0.0002"
         }) {
@@ -302,19 +304,22 @@ class TrainConfigTest {
     assertEquals(Optim.ADAMW, parse(SMALLEST).optimizer().optim());
     assertEquals(Optim.ADAMW, parse(SMALLEST, "optim=adamw_torch").optimizer().optim());
     assertEquals(Optim.ADAMW_8BIT, parse(SMALLEST, "optim=adamw_bnb_8bit").optimizer().optim());
-    TrainConfig.Optimizer paged = parse(SMALLEST, "optim=paged_adamw_32bit").optimizer();
-    assertEquals(MemoryBudget.ofShare(0.25), paged.memoryBudget());
+    TrainConfig paged = parse(SMALLEST, "optim=paged_adamw_32bit");
+    assertEquals(MemoryBudget.ofShare(0.25), paged.optimizer().memoryBudget());
     assertNull(paged.pagingDirectory());
     assertEquals(
         MemoryBudget.ofBytes(512 << 20),
         parse(SMALLEST, "optim=paged_adamw_8bit", "optimizer_memory_budget=512MiB")
             .optimizer()
             .memoryBudget());
+    for (String key : List.of("paging_dir", "optimizer_paging_dir")) {
+      assertEquals(
+          Path.of("pages"),
+          parse(SMALLEST, "optim=paged_adamw_8bit", key + "=pages").pagingDirectory());
+    }
     assertEquals(
         Path.of("pages"),
-        parse(SMALLEST, "optim=paged_adamw_8bit", "optimizer_paging_dir=pages")
-            .optimizer()
-            .pagingDirectory());
+        parse(SMALLEST, "activation_offloading=true", "paging_dir=pages").pagingDirectory());
     assertEquals(MemoryBudget.ofBytes(1_500_000_000L), MemoryBudget.parse("1.5 GB"));
     assertEquals(MemoryBudget.ofBytes(4000), MemoryBudget.parse("4k"));
     assertEquals(MemoryBudget.ofBytes(1_000_000), MemoryBudget.parse("1000000"));

@@ -5,8 +5,11 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.nio.ByteBuffer;
 import java.nio.file.Path;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.List;
 import java.util.Objects;
 import java.util.Random;
@@ -16,11 +19,13 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.LayerInputs;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Parameter;
@@ -32,8 +37,8 @@ import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.SmallModel;
 
 /**
- * Whatever of the activations is kept, loss and gradients are the same bits: nothing, the input of
- * every Nth block, everything; and fewer kept inputs take less memory.
+ * Whatever of the activations is kept, and where, loss and gradients are the same bits: nothing,
+ * the input of every Nth block, everything; and fewer kept inputs take less memory.
  */
 class ActivationCheckpointTest {
   private static final long SEED = 20261128;
@@ -96,6 +101,24 @@ class ActivationCheckpointTest {
             "every " + every + ": " + trained.parameters().get(i).name());
       }
     }
+    for (int every : new int[] {1, 3, 5, 12}) {
+      HostInputs host = new HostInputs();
+      Step step =
+          step(model, trained, compute, new DecoderModel.StepOptions(true, every, 32, host));
+      assertEquals(everything.loss(), step.loss(), "elsewhere, every " + every);
+      for (int i = 0; i < step.gradients().size(); i++) {
+        assertArrayEquals(
+            everything.gradients().get(i),
+            step.gradients().get(i),
+            "elsewhere, every " + every + ": " + trained.parameters().get(i).name());
+      }
+      assertEquals((LAYERS - 1) / every, host.restored);
+      if (every == 1) {
+        // Of 11 kept inputs none but the one in use.
+        long saved = steps.get(0).peakBytes() - step.peakBytes();
+        assertTrue(saved >= 9 * (long) TOKENS * HIDDEN * compute.bytes(), "saved " + saved);
+      }
+    }
     // With every block's input: 12 of them. In groups of 3 or 4, no more than 4 + 4.
     long input = (long) TOKENS * HIDDEN * compute.bytes();
     long one = steps.get(0).peakBytes();
@@ -103,6 +126,34 @@ class ActivationCheckpointTest {
     for (int i : new int[] {2, 3}) {
       long saved = one - steps.get(i).peakBytes();
       assertTrue(saved >= 4 * input, "saved " + saved + ", an input is " + input);
+    }
+  }
+
+  /** Keeps inputs on the Java heap, and checks the order in which they are asked for. */
+  private static final class HostInputs implements LayerInputs {
+    private final Deque<byte[]> kept = new ArrayDeque<>();
+    private int restored = 0;
+    private long bytes = 0;
+
+    @Override
+    public void begin(int groups, long bytes) {
+      assertTrue(kept.isEmpty());
+      this.bytes = bytes;
+    }
+
+    @Override
+    public void keep(int group, DeviceTensor x) {
+      assertEquals(kept.size(), group);
+      assertEquals(bytes, x.bytes());
+      kept.push(x.toBytes());
+    }
+
+    @Override
+    public void restore(int group, DeviceTensor x) {
+      byte[] values = kept.pop();
+      assertEquals(kept.size(), group);
+      x.buffer().copyIn(x.byteOffset(), ByteBuffer.wrap(values));
+      restored++;
     }
   }
 

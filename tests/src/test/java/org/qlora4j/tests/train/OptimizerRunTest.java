@@ -203,13 +203,44 @@ class OptimizerRunTest {
   }
 
   @Test
+  void offloadedActivationsChangeNoBit() throws IOException {
+    Path kept = done("kept");
+    for (String every : List.of("1", "2")) {
+      Path offloaded =
+          done(
+              "offloaded" + every,
+              "--set",
+              "activation_offloading=true",
+              "--set",
+              "checkpoint_every=" + every);
+      assertEquals(losses(kept), losses(offloaded));
+      assertArrayEquals(adapter(kept), adapter(offloaded));
+      ObjectNode last = steps(offloaded).get(STEPS - 1);
+      // The example has four layers, so that three pages are all there are.
+      assertTrue(last.has("activation_bytes_in"), last.toString());
+      assertEquals(0, last.get("activation_bytes_in").longValue() % 256, last.toString());
+      try (Stream<Path> left = Files.list(offloaded)) {
+        assertFalse(
+            left.anyMatch(f -> f.getFileName().toString().contains("pages")), "a page file");
+      }
+    }
+    assertFixable(
+        train(
+            directory.resolve("out"),
+            "--set",
+            "activation_offloading=true",
+            "--set",
+            "gradient_checkpointing=false"),
+        "activation_offloading: expected false, or gradient_checkpointing: true");
+  }
+
+  @Test
   void directoriesThatCannotHoldPages() throws IOException {
     Path output = directory.resolve("out");
     for (String nowhere : List.of(directory.resolve("absent").toString(), "/sys")) {
       assertFixable(
-          train(
-              output, and(optim("paged_adamw_32bit"), "--set", "optimizer_paging_dir=" + nowhere)),
-          "optimizer_paging_dir",
+          train(output, and(optim("paged_adamw_32bit"), "--set", "paging_dir=" + nowhere)),
+          "paging_dir",
           nowhere);
     }
   }
@@ -252,7 +283,7 @@ class OptimizerRunTest {
             .start();
     assertTrue(process.waitFor(3, TimeUnit.MINUTES), "the process did not end");
     String text = Files.readString(log, StandardCharsets.UTF_8);
-    assertFixable(new Ran(process.exitValue(), text), "no room", "optimizer_paging_dir");
+    assertFixable(new Ran(process.exitValue(), text), "no room", "paging_dir");
     assertArrayEquals(
         states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
 

@@ -284,8 +284,7 @@ class OptimizerStatesTest {
     try (Trained trained = new Trained(pack)) {
       for (Path nowhere : List.of(directory.resolve("absent"), Path.of("/sys"))) {
         States states = new States(false, new Paging(MemoryBudget.ofShare(0.25), nowhere));
-        assertRefused(
-            () -> trained.optimizer(pack, states), "optimizer_paging_dir", nowhere.toString());
+        assertRefused(() -> trained.optimizer(pack, states), "paging_dir", nowhere.toString());
       }
       AdamWOptimizer optimizer = trained.optimizer(pack, paged(false, 0.25));
       trained.steps(optimizer, 2);
