@@ -55,6 +55,13 @@ class PlanTest {
     "neox_sequential, lora, false, float32, 1",
     "llama3_tied, full, true, float32, 1",
     "llama_bf16, qlora, true, float32, 1",
+    "llama, lora int8, true, bfloat16, 2",
+    "llama, lora fp8, true, bfloat16, 1",
+    "llama_bf16, lora int8, false, float32, 1",
+    "neox_polyglot, lora fp8, true, float32, 1",
+    "neox_sequential, lora int8, true, bfloat16, 1",
+    "llama, lora int8 outliers, true, bfloat16, 2",
+    "neox_polyglot, lora int8 outliers, false, bfloat16, 1",
   })
   void everyCountedPartIsExact(
       String name, String method, boolean checkpointing, String compute, int batch)
@@ -73,8 +80,8 @@ class PlanTest {
     Path config =
         config(
             model,
-            "method: %s%ngradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
-                .formatted(method, checkpointing, compute, batch));
+            "%sgradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
+                .formatted(method(method), checkpointing, compute, batch));
     Path json = folder.resolve("train.json");
     String out = assertDone(run("train", config, "--json", json)).out();
     assertTrue(out.contains("planned") && out.contains("peak memory"), out);
@@ -101,6 +108,15 @@ class PlanTest {
     assertEquals(used, last.get("memory_bytes"));
     assertEquals(planned, last.get("planned_bytes"));
     assertTrue(last.get("peak_bytes").longValue() > 0);
+  }
+
+  /** "lora int8 outliers" as a configuration says it. */
+  private static String method(String words) {
+    String[] parts = words.split(" ", -1);
+    return "method: %s%n".formatted(parts[0])
+        + (parts.length > 1 ? "quantization: %s%n".formatted(parts[1]) : "")
+        // So low that many columns are outliers.
+        + (parts.length > 2 ? "llm_int8_threshold: 1.5%n".formatted() : "");
   }
 
   private static long sum(JsonNode parts, String... names) {
