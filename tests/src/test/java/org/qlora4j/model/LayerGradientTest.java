@@ -31,7 +31,10 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.Quantization4Bit;
+import org.qlora4j.kernels.QuantizationFp8;
+import org.qlora4j.kernels.QuantizationInt8;
 import org.qlora4j.kernels.Weight;
+import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraLayer;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedWeight;
@@ -106,6 +109,19 @@ class LayerGradientTest {
   @CsvSource({"128, 0", "128, 0.25", "200, 0", "200, 0.25"}) // 200: blocks of 64 straddle rows
   void quantizedLinearWithAdapterAndDropout(int in, float dropout) {
     Dense linear = quantized("linear", 96, in, 8, dropout);
+    check(
+        21,
+        in,
+        (x, y) -> linear.layer.forward(pass, x, null, y),
+        (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
+        linear::torch,
+        96);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"INT8, 128, 0", "INT8, 77, 0.25", "FP8, 128, 0", "FP8, 77, 0.25"})
+  void rowwiseLinearWithAdapterAndDropout(WeightFormat format, int in, float dropout) {
+    Dense linear = rowwise("linear", format, 96, in, 8, dropout);
     check(
         21,
         in,
@@ -317,6 +333,23 @@ class LayerGradientTest {
     owned.add(weight);
     DeviceTensor dequantized = arena.allocate(DType.F32, out, in);
     Quantization4Bit.dequantize(pack, weight.weight(), dequantized);
+    LinearLayer layer = new LinearLayer(name, 7, weight.weight(), null);
+    return new Dense(
+        layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));
+  }
+
+  private Dense rowwise(
+      String name, WeightFormat format, int out, int in, int rank, float dropout) {
+    QuantizationConfig config =
+        format == WeightFormat.INT8 ? QuantizationConfig.int8(0) : QuantizationConfig.fp8();
+    QuantizedWeight weight = QuantizedWeight.quantize(pack, randomTensor(out, in), config);
+    owned.add(weight);
+    DeviceTensor dequantized = arena.allocate(DType.F32, out, in);
+    if (format == WeightFormat.INT8) {
+      QuantizationInt8.dequantize(pack, weight.codes(), weight.absmax(), dequantized);
+    } else {
+      QuantizationFp8.dequantize(pack, weight.codes(), weight.absmax(), dequantized);
+    }
     LinearLayer layer = new LinearLayer(name, 7, weight.weight(), null);
     return new Dense(
         layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));

@@ -55,7 +55,9 @@ final class GenerateCommand implements Callable<Integer> {
   enum Quantize {
     NONE,
     NF4,
-    FP4
+    FP4,
+    INT8,
+    FP8
   }
 
   /** Type of activations. */
@@ -145,19 +147,26 @@ final class GenerateCommand implements Callable<Integer> {
       names = "--quantize",
       defaultValue = "none",
       description =
-          "Hold the base in 4 bits, as qlora trains on it: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
+          "Hold the base in 4 or 8 bits, as it was when the adapter was trained: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
   private Quantize quantize;
 
   @Option(
       names = "--blocksize",
       defaultValue = "64",
-      description = "With --quantize: elements that share a scale (default: ${DEFAULT-VALUE}).")
+      description = "With 4 bits: elements that share a scale (default: ${DEFAULT-VALUE}).")
   private int blockSize;
 
   @Option(
       names = "--no-double-quant",
-      description = "With --quantize: keep the blocks' scales in 32 bits.")
+      description = "With 4 bits: keep the blocks' scales in 32 bits.")
   private boolean noDoubleQuant;
+
+  @Option(
+      names = "--llm-int8-threshold",
+      defaultValue = "0",
+      description =
+          "With int8: columns of activations of at least this are multiplied in 16 bits (default: ${DEFAULT-VALUE}).")
+  private float outlierThreshold;
 
   @Option(
       names = "--compute",
@@ -307,6 +316,18 @@ final class GenerateCommand implements Callable<Integer> {
   private @Nullable QuantizationConfig quantization() {
     if (quantize == Quantize.NONE) {
       return null;
+    }
+    if (outlierThreshold != 0
+        && (!(outlierThreshold > 0) || quantize != Quantize.INT8 || compute != Compute.BFLOAT16)) {
+      throw new InputException(
+          "--llm-int8-threshold: expected a number above 0 with --quantize int8 and --compute bfloat16, found "
+              + outlierThreshold);
+    }
+    if (quantize == Quantize.INT8) {
+      return QuantizationConfig.int8(outlierThreshold);
+    }
+    if (quantize == Quantize.FP8) {
+      return QuantizationConfig.fp8();
     }
     try {
       return new QuantizationConfig(

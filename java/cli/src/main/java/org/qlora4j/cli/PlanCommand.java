@@ -153,11 +153,13 @@ final class PlanCommand implements Callable<Integer> {
   private static final int MOST_SEQUENCES = 1024;
 
   private TrainConfig configuration() {
-    List<String> settings = new ArrayList<>(overrides);
+    List<String> settings = new ArrayList<>();
     if (method != null) {
-      settings.add("method=" + method);
-      settings.add("load_in_4bit=");
+      // What the file says of its own method's base may not fit another.
+      settings.addAll(List.of("load_in_4bit=", "load_in_8bit=", "quantization="));
+      settings.addAll(List.of("llm_int8_threshold=", "method=" + method));
     }
+    settings.addAll(overrides);
     if (sequence != null) {
       settings.add("sequence_length=" + sequence);
     }
@@ -206,7 +208,7 @@ final class PlanCommand implements Callable<Integer> {
     out.println();
     List<List<String>> rows = new ArrayList<>();
     List<String> head = new ArrayList<>(List.of("planned memory"));
-    plans.keySet().forEach(m -> head.add(name(m, m == run.method())));
+    plans.keySet().forEach(m -> head.add(name(m, run)));
     rows.add(head);
     for (int i = 0; i < first.parts().size(); i++) {
       List<String> row = new ArrayList<>(List.of(first.parts().get(i).name()));
@@ -226,8 +228,14 @@ final class PlanCommand implements Callable<Integer> {
     out.println("* the configuration's method. Memory to fit: " + available.text() + ".");
   }
 
-  private static String name(Method method, boolean chosen) {
-    return method.name().toLowerCase(Locale.ROOT) + (chosen ? "*" : "");
+  /** "lora int8*": the method, how it holds the base in 8 bits, whether it is the chosen one. */
+  private static String name(Method method, TrainConfig run) {
+    TrainConfig.EightBit eightBit = run.quantization().eightBit();
+    return method.name().toLowerCase(Locale.ROOT)
+        + (method == Method.LORA && eightBit != null
+            ? " " + eightBit.name().toLowerCase(Locale.ROOT)
+            : "")
+        + (method == run.method() ? "*" : "");
   }
 
   private static String count(Map<Method, int[]> largest, Method method, int index) {

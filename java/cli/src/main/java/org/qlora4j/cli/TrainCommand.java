@@ -226,6 +226,13 @@ final class TrainCommand implements Callable<Integer> {
         command.append(" --no-double-quant");
       }
     }
+    TrainConfig.EightBit eightBit = config.quantization().eightBit();
+    if (config.method() == TrainConfig.Method.LORA && eightBit != null) {
+      command.append(" --quantize ").append(eightBit.name().toLowerCase(Locale.ROOT));
+      if (config.quantization().outlierThreshold() > 0) {
+        command.append(" --llm-int8-threshold ").append(config.quantization().outlierThreshold());
+      }
+    }
     if (config.compute() == TrainConfig.Compute.FLOAT32) {
       command.append(" --compute float32");
     }

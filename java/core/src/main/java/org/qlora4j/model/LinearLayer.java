@@ -27,6 +27,7 @@ public final class LinearLayer {
   private @Nullable LoraLayer lora;
   private @Nullable Parameter weightParameter;
   private @Nullable Parameter biasParameter;
+  private float outlierThreshold;
 
   /**
    * @param name module path, as PEFT sees it: "model.layers.0.self_attn.q_proj"
@@ -89,6 +90,14 @@ public final class LinearLayer {
   }
 
   /**
+   * Multiplies columns of x with a magnitude of at least {@code threshold} in 16 bits; see {@link
+   * MixedInt8}. Of an INT8 weight with bf16 activations; 0 for none.
+   */
+  void setOutlierThreshold(float threshold) {
+    this.outlierThreshold = threshold;
+  }
+
+  /**
    * Makes the weight, and the bias where there is one, trained: the parameters' values are this
    * layer's memory.
    */
@@ -113,7 +122,9 @@ public final class LinearLayer {
       term = branch.term(pass.loraCompute(), pass.dropout(branch.dropout(), number));
       xa = pass.arena().allocate(DType.F32, x.rows(), branch.rank());
     }
-    if (y != null || term != null) {
+    if (y != null && outlierThreshold > 0) {
+      MixedInt8.forward(pass, x, weight, outlierThreshold, term, bias, residual, y, xa);
+    } else if (y != null || term != null) {
       Linear.forward(pass.pack(), x, weight, term, bias, residual, y, xa);
     }
     return new Saved(x, xa);

@@ -4,6 +4,7 @@ package org.qlora4j.model;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Locale;
 import java.util.Objects;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
@@ -36,7 +37,7 @@ public final class ModelLoader {
    * @param compute element type of activations; with BF16, dense matrices of another type are
    *     rounded to it
    * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored
-   *     in 4 bits stay as they are
+   *     in 4 bits stay as they are, and cannot become INT8 or FP8
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
    * @param embeddingInFile bytes from which on an input embedding stays in its file, where it can:
    *     frozen, not the head as well, and on a CPU. {@link Long#MAX_VALUE} for never
@@ -119,6 +120,16 @@ public final class ModelLoader {
           checkpoint.directory()
               + ": the weights are stored in 4 bits and cannot be trained in full; use method: qlora, or a base in"
               + " 16 or 32 bits");
+    }
+    QuantizationConfig quantization = options.quantization();
+    if (quantization != null
+        && !quantization.format().is4Bit()
+        && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
+      throw new InputException(
+          checkpoint.directory()
+              + ": the weights are stored in 4 bits; use method: qlora without quantization: "
+              + quantization.format().name().toLowerCase(Locale.ROOT)
+              + ", or a base in 16 or 32 bits");
     }
     try (WeightReader reader = new WeightReader(pack)) {
       ModelLoader loader = new ModelLoader(pack, config, options, reader);
@@ -288,6 +299,9 @@ public final class ModelLoader {
               number,
               weights.linear(module),
               module.hasBias() ? weights.dense(module, true) : null);
+      if (options.quantization() != null && options.compute() == DType.BF16) {
+        made.setOutlierThreshold(options.quantization().outlierThreshold());
+      }
     } else {
       made = trained(weights, module, number, parameters);
     }

@@ -55,6 +55,10 @@ public final class CheckpointQuantizer {
 
   public CheckpointQuantizer(KernelPack pack, QuantizationConfig config) {
     this.pack = pack;
+    if (!config.format().is4Bit()) {
+      throw new IllegalArgumentException(
+          "checkpoints hold NF4 or FP4 weights, found " + config.format());
+    }
     this.config = config;
   }
 

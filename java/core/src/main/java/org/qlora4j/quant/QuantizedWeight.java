@@ -9,14 +9,17 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackedWeights;
 import org.qlora4j.kernels.Quantization4Bit;
+import org.qlora4j.kernels.QuantizationFp8;
+import org.qlora4j.kernels.QuantizationInt8;
 import org.qlora4j.kernels.Weight;
+import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.kernels.WeightLayout;
 
 /**
- * A 4-bit weight [rows, cols] in one allocation of the pack's device. It is made in bitsandbytes'
- * canonical layout: codes, then absmax (f32, or u8 with double quantization), then nested absmax.
- * {@link #pack} brings it into the order the pack's linear operators prefer, where it has one, and
- * {@link #unpack} back.
+ * A 4-bit or 8-bit weight [rows, cols] in one allocation of the pack's device. 4 bits: it is made
+ * in bitsandbytes' canonical layout: codes, then absmax (f32, or u8 with double quantization), then
+ * nested absmax. {@link #pack} brings it into the order the pack's linear operators prefer, where
+ * it has one, and {@link #unpack} back. 8 bits: a code per element, then an f32 per row.
  */
 public final class QuantizedWeight implements AutoCloseable {
 
@@ -47,6 +50,16 @@ public final class QuantizedWeight implements AutoCloseable {
 
   private static Parts allocate(KernelPack pack, QuantizationConfig config, long rows, long cols) {
     long elements = Math.multiplyExact(rows, cols);
+    if (!config.format().is4Bit()) {
+      DType type = config.format() == WeightFormat.INT8 ? DType.I8 : DType.F8_E4M3;
+      DeviceBuffer memory =
+          DeviceBuffer.allocate(pack, align(elements) + align(rows * Float.BYTES));
+      return new Parts(
+          memory,
+          DeviceTensor.of(memory, 0, type, rows, cols),
+          DeviceTensor.of(memory, align(elements), DType.F32, rows),
+          null);
+    }
     long blocks = config.blocks(elements);
     long codeBytes = align((elements + 1) / 2);
     long absmaxBytes = align(config.doubleQuantization() ? blocks : blocks * Float.BYTES);
@@ -68,6 +81,10 @@ public final class QuantizedWeight implements AutoCloseable {
       KernelPack pack, DeviceTensor dense, QuantizationConfig config) {
     QuantizedWeight weight =
         new QuantizedWeight(pack, config, dense.dtype(), dense.rows(), dense.cols());
+    if (!config.format().is4Bit()) {
+      weight.quantizeRows(dense);
+      return weight;
+    }
     try (DeviceBuffer offsetMemory = DeviceBuffer.allocate(pack, Float.BYTES)) {
       DeviceTensor offset = DeviceTensor.of(offsetMemory, 0, DType.F32, 1);
       Quantization4Bit.quantize(
@@ -84,6 +101,19 @@ public final class QuantizedWeight implements AutoCloseable {
       return weight;
     } catch (RuntimeException e) {
       weight.close();
+      throw e;
+    }
+  }
+
+  private void quantizeRows(DeviceTensor dense) {
+    try {
+      if (config.format() == WeightFormat.INT8) {
+        QuantizationInt8.quantize(pack, dense, 0, codes(), absmax(), null);
+      } else {
+        QuantizationFp8.quantize(pack, dense, codes(), absmax());
+      }
+    } catch (RuntimeException e) {
+      close();
       throw e;
     }
   }
@@ -121,13 +151,19 @@ public final class QuantizedWeight implements AutoCloseable {
     return cols;
   }
 
-  /** u8 [(rows * cols + 1) / 2], the first element in the high nibble. Not of a packed weight. */
+  /**
+   * u8 [(rows * cols + 1) / 2], the first element in the high nibble; with INT8 and FP8 one code an
+   * element, [rows, cols]. Not of a packed weight.
+   */
   public DeviceTensor codes() {
     requireCanonical();
     return parts.codes();
   }
 
-  /** f32, or u8 codes with double quantization: [blocks]. Not of a packed weight. */
+  /**
+   * f32, or u8 codes with double quantization: [blocks]; with INT8 and FP8 f32 [rows]. Not of a
+   * packed weight.
+   */
   public DeviceTensor absmax() {
     DeviceTensor absmax = parts.absmax();
     if (absmax == null) {
@@ -162,7 +198,7 @@ public final class QuantizedWeight implements AutoCloseable {
    * memory. Both exist while this runs.
    */
   public void pack() {
-    if (isPacked() || !PackedWeights.supported(pack)) {
+    if (!config.format().is4Bit() || isPacked() || !PackedWeights.supported(pack)) {
       return;
     }
     Weight canonical = weight();

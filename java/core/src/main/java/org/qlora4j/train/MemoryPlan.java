@@ -9,8 +9,8 @@ import java.util.List;
  *
  * @param sequence tokens of a sequence
  * @param batch sequences of a micro-batch
- * @param linearWeights the blocks' linear weights: 4-bit codes, or dense
- * @param absmax scales of the 4-bit weights, as the pack keeps them
+ * @param linearWeights the blocks' linear weights: codes, or dense
+ * @param absmax scales of the quantized weights, as the pack keeps them
  * @param otherWeights embedding, head, norms, biases
  * @param adapters low-rank matrices, f32
  * @param gradients of everything trained, f32

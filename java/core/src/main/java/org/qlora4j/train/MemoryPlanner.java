@@ -185,7 +185,11 @@ public final class MemoryPlanner implements AutoCloseable {
     for (LinearLayer layer : decoder.linears()) {
       Weight weight = layer.weight();
       long codes =
-          weight.format().is4Bit() ? (weight.rows() * weight.cols() + 1) / 2 : weight.bytes();
+          switch (weight.format()) {
+            case DENSE -> weight.bytes();
+            case NF4, FP4 -> (weight.rows() * weight.cols() + 1) / 2;
+            case INT8, FP8 -> weight.rows() * weight.cols();
+          };
       linear += codes;
       absmax += weight.bytes() - codes;
     }

@@ -67,7 +67,7 @@ public record TrainConfig(
     RANDOM
   }
 
-  /** Every weight, an adapter on a base in 16 or 32 bits, or an adapter on a base in 4 bits. */
+  /** Every weight, an adapter on a base in 8 to 32 bits, or an adapter on a base in 4 bits. */
   public enum Method {
     FULL,
     LORA,
@@ -95,6 +95,12 @@ public record TrainConfig(
   public enum QuantType {
     NF4,
     FP4
+  }
+
+  /** Codes of a base in 8 bits, with one scale a row. */
+  public enum EightBit {
+    INT8,
+    FP8
   }
 
   /** AdamW with states in 32 or 8 bits, resident or paged. */
@@ -170,11 +176,21 @@ public record TrainConfig(
   }
 
   /**
-   * The base's 4-bit storage, used by {@link Method#QLORA}.
+   * How the base is stored.
    *
-   * @param blockSize elements that share an absmax
+   * @param type codes in 4 bits, used by {@link Method#QLORA}
+   * @param doubleQuant with it: whether the blocks' scales are quantized too
+   * @param blockSize with it: elements that share an absmax
+   * @param eightBit codes in 8 bits, used by {@link Method#LORA}; null for a dense base
+   * @param outlierThreshold with INT8: columns of the activations that hold a magnitude of at least
+   *     this are multiplied in 16 bits; 0 for none
    */
-  public record Quantization(QuantType type, boolean doubleQuant, int blockSize) {}
+  public record Quantization(
+      QuantType type,
+      boolean doubleQuant,
+      int blockSize,
+      @Nullable EightBit eightBit,
+      double outlierThreshold) {}
 
   /**
    * The adapter.
@@ -372,6 +388,13 @@ public record TrainConfig(
       s.put("bnb_4bit_quant_type", quantization.type().name());
       s.put("bnb_4bit_use_double_quant", Boolean.toString(quantization.doubleQuant()));
       s.put("bnb_4bit_blocksize", Integer.toString(quantization.blockSize()));
+    }
+    EightBit eightBit = quantization.eightBit();
+    if (method == Method.LORA && eightBit != null) {
+      s.put("quantization", eightBit.name());
+      if (quantization.outlierThreshold() > 0) {
+        s.put("llm_int8_threshold", Double.toString(quantization.outlierThreshold()));
+      }
     }
     if (method.adapter()) {
       s.put("lora_r", Integer.toString(lora.rank()));

@@ -47,6 +47,7 @@ public final class TrainConfigKeys {
               "false",
               "only false: 16-bit floats without the range of bfloat16 are not computed in"),
           key("load_in_4bit", "", "true needs method: qlora, false another method"),
+          key("load_in_8bit", "", "true is the same as quantization: int8"),
           key(
               "train_file",
               "",
@@ -95,12 +96,10 @@ public final class TrainConfigKeys {
               "only false: a batch holds whole sequences side by side without padding anyway",
               "sample_packing"),
           key(
-              "bnb_4bit_quant_type",
-              "nf4",
-              "nf4 or fp4",
               "quantization",
-              "quant_type",
-              "quantization_type"),
+              "",
+              "how the base's linear weights are held: nf4 or fp4 (method: qlora), int8, fp8 or none (method: lora)"),
+          key("bnb_4bit_quant_type", "nf4", "nf4 or fp4", "quant_type", "quantization_type"),
           key(
               "bnb_4bit_use_double_quant",
               "true",
@@ -112,6 +111,10 @@ public final class TrainConfigKeys {
               "64",
               "elements that share a scale: a power of two from 32 to 4096",
               "blocksize"),
+          key(
+              "llm_int8_threshold",
+              "0",
+              "with quantization: int8: columns of activations with a magnitude of at least this are multiplied in 16 bits; 0 for none"),
           key("lora_r", "16", "rank of the adapter", "r", "lora_rank"),
           key("lora_alpha", "", "the adapter's scale is alpha / r (default: 2 r)"),
           key("lora_dropout", "0", "dropout on the adapter's input"),

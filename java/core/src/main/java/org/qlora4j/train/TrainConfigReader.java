@@ -22,6 +22,7 @@ import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig.Compute;
+import org.qlora4j.train.TrainConfig.EightBit;
 import org.qlora4j.train.TrainConfig.Init;
 import org.qlora4j.train.TrainConfig.LoraPrecision;
 import org.qlora4j.train.TrainConfig.Method;
@@ -44,7 +45,6 @@ public final class TrainConfigReader {
   private static final Map<String, String> HINTS =
       Map.of(
           "datasets", "name the files in train_file",
-          "load_in_8bit", "8-bit bases are not supported; use method: qlora",
           "deepspeed", "training runs in one process",
           "fsdp", "training runs in one process",
           "flash_attention", "attention needs no switch",
@@ -173,11 +173,13 @@ public final class TrainConfigReader {
   }
 
   private TrainConfig config() {
+    Base base = base();
     Method method =
         choice(
             "method",
-            Method.QLORA,
+            base == null || base.fourBit != null ? Method.QLORA : Method.LORA,
             Map.of("full", Method.FULL, "lora", Method.LORA, "qlora", Method.QLORA));
+    checkBase(base, method);
     Boolean in4bit = optionalBool("load_in_4bit");
     if (in4bit != null && in4bit != (method == Method.QLORA)) {
       throw wrong(
@@ -222,13 +224,7 @@ public final class TrainConfigReader {
                 "cpu", ComputeDevice.CPU,
                 "cuda", ComputeDevice.CUDA)),
         data(seed),
-        new TrainConfig.Quantization(
-            choice(
-                "bnb_4bit_quant_type",
-                QuantType.NF4,
-                Map.of("nf4", QuantType.NF4, "fp4", QuantType.FP4)),
-            bool("bnb_4bit_use_double_quant", true),
-            blockSize()),
+        quantization(base),
         new TrainConfig.Lora(
             rank,
             positive("lora_alpha", 2.0 * rank, 1e6),
@@ -261,6 +257,89 @@ public final class TrainConfigReader {
         pagingDirectory(optimizer.optim(), offloading),
         integer("loss_chunk", 1024, 1, 1 << 24),
         memory());
+  }
+
+  /** What `quantization` may say. */
+  private enum Base {
+    NONE(null, null),
+    NF4(QuantType.NF4, null),
+    FP4(QuantType.FP4, null),
+    INT8(null, EightBit.INT8),
+    FP8(null, EightBit.FP8);
+
+    private final @Nullable QuantType fourBit;
+    private final @Nullable EightBit eightBit;
+
+    Base(@Nullable QuantType fourBit, @Nullable EightBit eightBit) {
+      this.fourBit = fourBit;
+      this.eightBit = eightBit;
+    }
+  }
+
+  /** How the base is to be held, or null where nobody said. */
+  private @Nullable Base base() {
+    Base base =
+        value("quantization") == null
+            ? null
+            : choice(
+                "quantization",
+                Base.NONE,
+                Map.of(
+                    "none", Base.NONE,
+                    "nf4", Base.NF4,
+                    "fp4", Base.FP4,
+                    "int8", Base.INT8,
+                    "fp8", Base.FP8));
+    Boolean in8bit = optionalBool("load_in_8bit");
+    if (in8bit != null && in8bit) {
+      if (base != null && base != Base.INT8) {
+        throw wrong("load_in_8bit", "false, or quantization: int8");
+      }
+      return Base.INT8;
+    }
+    if (in8bit != null && base == Base.INT8) {
+      throw wrong("load_in_8bit", "true, or another quantization than int8");
+    }
+    return base;
+  }
+
+  private void checkBase(@Nullable Base base, Method method) {
+    if (base == null) {
+      return;
+    }
+    String key = value("quantization") == null ? "load_in_8bit" : "quantization";
+    if (method == Method.QLORA && base.fourBit == null) {
+      throw wrong(key, "nf4 or fp4 with method: qlora; 8 bits need method: lora");
+    }
+    if (method == Method.LORA && base.fourBit != null) {
+      throw wrong(key, "int8, fp8 or none with method: lora; 4 bits need method: qlora");
+    }
+    if (method == Method.FULL && base != Base.NONE) {
+      throw wrong(key, "none with method: full, which trains the weights themselves");
+    }
+  }
+
+  private TrainConfig.Quantization quantization(@Nullable Base base) {
+    QuantType type =
+        choice(
+            "bnb_4bit_quant_type",
+            base == Base.FP4 ? QuantType.FP4 : QuantType.NF4,
+            Map.of("nf4", QuantType.NF4, "fp4", QuantType.FP4));
+    if (base != null && base.fourBit != null && base.fourBit != type) {
+      throw wrong("bnb_4bit_quant_type", "the same as quantization, or only one of the two");
+    }
+    double threshold = number("llm_int8_threshold", 0, 0, 1e6);
+    if (threshold > 0 && (base != Base.INT8 || compute() != Compute.BFLOAT16)) {
+      throw wrong(
+          "llm_int8_threshold",
+          "0; only quantization: int8 with compute: bfloat16 multiplies activations in 8 bits");
+    }
+    return new TrainConfig.Quantization(
+        type,
+        bool("bnb_4bit_use_double_quant", true),
+        blockSize(),
+        base == null ? null : base.eightBit,
+        threshold);
   }
 
   private TrainConfig.Data data(long seed) {

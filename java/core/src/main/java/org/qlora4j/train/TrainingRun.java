@@ -523,10 +523,16 @@ public final class TrainingRun {
   }
 
   static @Nullable QuantizationConfig quantization(TrainConfig config) {
+    TrainConfig.Quantization q = config.quantization();
+    if (config.method() == TrainConfig.Method.LORA && q.eightBit() != null) {
+      return switch (q.eightBit()) {
+        case INT8 -> QuantizationConfig.int8((float) q.outlierThreshold());
+        case FP8 -> QuantizationConfig.fp8();
+      };
+    }
     if (config.method() != TrainConfig.Method.QLORA) {
       return null;
     }
-    TrainConfig.Quantization q = config.quantization();
     WeightFormat format =
         q.type() == TrainConfig.QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
     return new QuantizationConfig(format, q.blockSize(), q.doubleQuant());

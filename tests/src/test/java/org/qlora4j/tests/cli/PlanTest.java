@@ -60,6 +60,13 @@ class PlanTest {
     "llama_bf16, qlora, true, float32, 1, false",
     "llama, qlora, true, bfloat16, 2, true",
     "neox_polyglot, full, true, float32, 1, true",
+    "llama, lora int8, true, bfloat16, 2, false",
+    "llama, lora fp8, true, bfloat16, 1, false",
+    "llama_bf16, lora int8, false, float32, 1, false",
+    "neox_polyglot, lora fp8, true, float32, 1, false",
+    "neox_sequential, lora int8, true, bfloat16, 1, false",
+    "llama, lora int8 outliers, true, bfloat16, 2, false",
+    "neox_polyglot, lora int8 outliers, false, bfloat16, 1, false",
   })
   void everyCountedPartIsExact(
       String name,
@@ -83,9 +90,9 @@ class PlanTest {
     Path config =
         config(
             model,
-            ("method: %s%ngradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
+            ("%sgradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
                     + "activation_offloading: %s%n")
-                .formatted(method, checkpointing, compute, batch, offloading));
+                .formatted(method(method), checkpointing, compute, batch, offloading));
     Path json = folder.resolve("train.json");
     String out = assertDone(run("train", config, "--json", json)).out();
     assertTrue(out.contains("planned") && out.contains("peak memory"), out);
@@ -112,6 +119,15 @@ class PlanTest {
     assertEquals(used, last.get("memory_bytes"));
     assertEquals(planned, last.get("planned_bytes"));
     assertTrue(last.get("peak_bytes").longValue() > 0);
+  }
+
+  /** "lora int8 outliers" as a configuration says it. */
+  private static String method(String words) {
+    String[] parts = words.split(" ", -1);
+    return "method: %s%n".formatted(parts[0])
+        + (parts.length > 1 ? "quantization: %s%n".formatted(parts[1]) : "")
+        // So low that many columns are outliers.
+        + (parts.length > 2 ? "llm_int8_threshold: 1.5%n".formatted() : "");
   }
 
   private static long sum(JsonNode parts, String... names) {

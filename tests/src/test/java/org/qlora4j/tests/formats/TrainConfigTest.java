@@ -12,6 +12,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -87,6 +88,35 @@ class TrainConfigTest {
           documentation.contains("\n" + row + "\n"),
           () -> "docs/configuration.md lacks the row\n" + row);
     }
+  }
+
+  @Test
+  void quantizationDecidesTheMethodWhereNobodyDid() {
+    String base = "model: m\ntrain_file: t\noutput_dir: o\n";
+    record Case(String yaml, TrainConfig.Method method, TrainConfig.@Nullable EightBit eightBit) {}
+    for (Case c :
+        List.of(
+            new Case("", TrainConfig.Method.QLORA, null),
+            new Case("quantization: fp4\n", TrainConfig.Method.QLORA, null),
+            new Case("quantization: none\n", TrainConfig.Method.LORA, null),
+            new Case("quantization: int8\n", TrainConfig.Method.LORA, TrainConfig.EightBit.INT8),
+            new Case("load_in_8bit: true\n", TrainConfig.Method.LORA, TrainConfig.EightBit.INT8),
+            new Case(
+                "method: lora\nquantization: fp8\n",
+                TrainConfig.Method.LORA,
+                TrainConfig.EightBit.FP8))) {
+      TrainConfig config = TrainConfigReader.parse(base + c.yaml(), "test", List.of());
+      assertEquals(c.method(), config.method(), c.yaml());
+      assertEquals(c.eightBit(), config.quantization().eightBit(), c.yaml());
+    }
+    TrainConfig fp4 = TrainConfigReader.parse(base + "quantization: fp4\n", "test", List.of());
+    assertEquals(QuantType.FP4, fp4.quantization().type());
+    TrainConfig int8 =
+        TrainConfigReader.parse(
+            base + "quantization: int8\nllm_int8_threshold: 6\n", "test", List.of());
+    assertEquals(6, int8.quantization().outlierThreshold());
+    assertEquals("6.0", int8.trainingSettings().get("llm_int8_threshold"));
+    assertEquals("INT8", int8.trainingSettings().get("quantization"));
   }
 
   @Test
@@ -235,6 +265,17 @@ class TrainConfigTest {
         "checkpoint_every: 0|checkpoint_every: expected an integer of 1",
         "gradient_checkpointing: false\\ncheckpoint_every: 2|checkpoint_every: expected 1, or gradient_checkpointing: true",
         "lora_r: 8\\nr: 16|mean the same",
+        "quantization: int4|expected one of fp4, fp8, int8, nf4, none",
+        "quantization: int8\\nmethod: qlora|8 bits need method: lora",
+        "quantization: nf4\\nmethod: lora|4 bits need method: qlora",
+        "quantization: fp8\\nmethod: full|none with method: full",
+        "load_in_8bit: true\\nquantization: fp8|load_in_8bit: expected false, or quantization: int8",
+        "load_in_8bit: true\\nmethod: qlora|load_in_8bit",
+        "load_in_8bit: false\\nquantization: int8|load_in_8bit",
+        "load_in_4bit: true\\nquantization: int8|load_in_4bit",
+        "quantization: fp4\\nbnb_4bit_quant_type: nf4|the same as quantization",
+        "llm_int8_threshold: 6|llm_int8_threshold: expected 0",
+        "llm_int8_threshold: 6\\nquantization: int8\\ncompute: float32|llm_int8_threshold",
       })
   void wrongValuesSayKeyFoundAndExpected(String line, String part) {
     assertRefused(() -> parse(SMALLEST + line.replace("\\n", "\n") + "\n"), "c.yaml: ", part);
