@@ -226,14 +226,17 @@ final class MethodReport {
   private Table paper() {
     Table.Builder table =
         new Table.Builder(
-            "The paper's two figures",
+            memory == null
+                ? "The paper's two figures; memory is the peak of the processes here"
+                : "The paper's two figures; memory is planned at the shape of "
+                    + memory.shape().name(),
             Column.text(""),
             Column.number("full FP32", "GB", 2),
             Column.number("method", "GB", 2),
             Column.number("memory saved", "%", 2),
-            Column.number("error at equal steps", "%", 2),
-            Column.number("error with more steps", "%", 2),
-            Column.number("both with more steps", "%", 2));
+            Column.number("error, equal steps", "%", 2),
+            Column.number("error, more steps", "%", 2),
+            Column.number("error, both more", "%", 2));
     table.row(
         "the paper: LoRA, FP16, FP8, INT8",
         PAPER_FULL_GB,
@@ -245,15 +248,13 @@ final class MethodReport {
     for (MethodResult result : results.subList(1, results.size())) {
       double fullBytes = full.peakBytes();
       double bytes = result.peakBytes();
-      String where = "here";
       ShapeMemory shape = memory;
       if (shape != null) {
         fullBytes = total(shape, full.name());
         bytes = total(shape, result.name());
-        where = "memory at " + shape.shape().name() + ", planned";
       }
       table.row(
-          result.name() + " (" + where + ")",
+          result.name(),
           fullBytes / GB,
           bytes / GB,
           saved(bytes, fullBytes),
@@ -271,13 +272,13 @@ final class MethodReport {
             Column.text("method"),
             Column.number("learning rate", "", 5),
             Column.number("trained", "parameters", 0),
-            Column.number("saved", "MiB", 2),
+            Column.number("on disk", "MiB", 2),
             Column.number("loss before", "nats/token", 4),
             Column.number("loss, " + config.steps() + " steps", "nats/token", 4),
             Column.number("loss, " + config.moreSteps() + " steps", "nats/token", 4),
             Column.number("error, equal steps", "%", 2),
             Column.number("error, more steps", "%", 2),
-            Column.number("both more", "%", 2));
+            Column.number("error, both more", "%", 2));
     for (MethodResult r : results) {
       table.row(
           r.name(),
@@ -357,14 +358,10 @@ final class MethodReport {
   private BarChart memoryByPart() {
     Map<String, List<Double>> parts = new LinkedHashMap<>();
     full.parts().keySet().forEach(part -> parts.put(part, new ArrayList<>()));
-    parts.put("Java, libraries, data", new ArrayList<>());
     for (MethodResult result : results) {
       result.parts().forEach((part, bytes) -> parts.getOrDefault(part, new ArrayList<>()).add(bytes / MIB));
-      parts
-          .getOrDefault("Java, libraries, data", new ArrayList<>())
-          .add(Math.max(0, result.peakBytes() - result.countedBytes()) / MIB);
     }
-    return stacked("Peak memory by part, measured", "MiB", names(), parts);
+    return stacked("Counted memory by part, measured", "MiB", names(), parts);
   }
 
   private List<String> names() {

@@ -11,6 +11,7 @@ import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
+import org.qlora4j.model.ModelConfig;
 import org.qlora4j.study.StudyYaml;
 import org.qlora4j.train.TrainConfig;
 
@@ -141,6 +142,7 @@ record MethodStudyConfig(
   private static Shape shape(StudyYaml yaml, List<MethodSpec> methods) {
     yaml.allow(
         Set.of("name", "config", "sequence_length", "per_device_train_batch_size", "measure"));
+    ModelConfig.readFile(yaml.path("config"));
     List<String> measure = yaml.texts("measure");
     List<String> names = methods.stream().map(MethodSpec::name).toList();
     if (measure.equals(List.of("true"))) {
