@@ -349,12 +349,12 @@ public final class ModelLoader {
    * than the compute type. Norms and biases are small and only come in f32 or bf16, so f16 ones are
    * widened without loss.
    */
-  private DType heldType(Module module, DType stored) {
-    boolean matrix = module.shape().size() == 2;
-    if (!matrix) {
-      return stored == DType.F16 ? DType.F32 : stored;
+  private DType heldType(Module module, boolean bias, DType stored) {
+    if (module.shape().size() == 2 && options.compute() == DType.BF16) {
+      return DType.BF16;
     }
-    return options.compute() == DType.BF16 ? DType.BF16 : stored;
+    boolean matrix = module.shape().size() == 2 && !bias;
+    return stored == DType.F16 && !matrix ? DType.F32 : stored;
   }
 
   /** Weights from files. */
@@ -397,7 +397,7 @@ public final class ModelLoader {
     public DeviceTensor dense(Module module, boolean bias) {
       TensorSource source =
           bias ? checkpoint.tensor(module.bias()) : loader.names.weight(checkpoint, module);
-      return loader.reader.read(source, loader.heldType(module, source.dtype()));
+      return loader.reader.read(source, loader.heldType(module, bias, source.dtype()));
     }
 
     @Override
@@ -439,7 +439,7 @@ public final class ModelLoader {
 
     @Override
     public DeviceTensor dense(Module module, boolean bias) {
-      DType type = loader.heldType(module, stored);
+      DType type = loader.heldType(module, bias, stored);
       long[] shape =
           bias
               ? new long[] {module.rows()}

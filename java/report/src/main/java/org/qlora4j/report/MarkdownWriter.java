@@ -91,7 +91,11 @@ final class MarkdownWriter {
     out.append(cells.stream().collect(Collectors.joining(" | ", "| ", " |\n")));
   }
 
+  /** One row a place where the lines share their places, else one row a point. */
   private static Table numbers(LineChart chart) {
+    if (!chart.series().stream().allMatch(s -> samePlaces(s, chart.series().get(0)))) {
+      return points(chart);
+    }
     TreeSet<Double> places = new TreeSet<>();
     for (Series series : chart.series()) {
       for (int i = 0; i < series.size(); i++) {
@@ -114,6 +118,36 @@ final class MarkdownWriter {
       rows.add(row);
     }
     return new Table(chart.title(), columns, rows);
+  }
+
+  private static boolean samePlaces(Series one, Series other) {
+    for (int i = 0; i < one.size(); i++) {
+      if (i >= other.size() || one.x(i) != other.x(i)) {
+        return false;
+      }
+    }
+    return one.size() == other.size();
+  }
+
+  private static Table points(LineChart chart) {
+    List<List<Object>> rows = new ArrayList<>();
+    for (Series series : chart.series()) {
+      int step = Math.max(1, (series.size() + MOST_POINTS - 1) / MOST_POINTS);
+      for (int i = 0; i < series.size(); i++) {
+        if (i % step == 0 || i == series.size() - 1) {
+          rows.add(
+              List.of(
+                  series.name(),
+                  Numbers.significant(series.x(i)),
+                  Numbers.significant(series.y(i))));
+        }
+      }
+    }
+    return new Table(
+        chart.title(),
+        List.of(
+            Column.text(""), Column.text(chart.x().title()), Column.text(chart.y().title())),
+        rows);
   }
 
   private static String at(Series series, double x) {

@@ -1,0 +1,35 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.study.methods;
+
+import java.util.Map;
+
+/**
+ * Memory at another model's shape.
+ *
+ * @param shape which
+ * @param planned by method, in the study's order
+ * @param measured by method, of those that were run
+ */
+record ShapeMemory(
+    MethodStudyConfig.Shape shape, Map<String, Planned> planned, Map<String, Measured> measured) {
+
+  /**
+   * What the memory planner counts.
+   *
+   * @param parts bytes by what they hold
+   */
+  record Planned(Map<String, Long> parts) {
+    long total() {
+      return parts.values().stream().mapToLong(Long::longValue).sum();
+    }
+  }
+
+  /**
+   * Two steps with random weights.
+   *
+   * @param peakBytes VmHWM of the process
+   * @param plannedBytes what that process planned
+   * @param secondsPerStep of the two
+   */
+  record Measured(long peakBytes, long plannedBytes, double secondsPerStep) {}
+}
