@@ -31,7 +31,8 @@ import picocli.CommandLine.ParameterException;
       InfoCommand.class,
       MakeModelCommand.class,
       PlanCommand.class,
-      BenchCommand.class
+      BenchCommand.class,
+      DataCommand.class
     },
     footer = {
       "",
