@@ -32,6 +32,7 @@ import picocli.CommandLine.ParameterException;
       MakeModelCommand.class,
       PlanCommand.class,
       BenchCommand.class,
+      DataCommand.class,
       StudyCommand.class
     },
     footer = {
