@@ -1,8 +1,6 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.tests.support;
 
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
-
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.File;
@@ -24,6 +22,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import org.jspecify.annotations.Nullable;
+import org.junit.jupiter.api.Assumptions;
 import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.Json;
 
@@ -74,9 +73,10 @@ public final class Browser implements AutoCloseable {
   /** Starts the browser; skips the test, with the reason, where there is none. */
   public static Browser start() throws IOException, InterruptedException {
     Path program = find();
-    assumeTrue(
-        program != null,
-        "no chromium, chromium-browser or google-chrome on PATH; set -Dqlora4j.browser=FILE");
+    if (program == null) {
+      return Assumptions.abort(
+          "no chromium, chromium-browser or google-chrome on PATH; set -Dqlora4j.browser=FILE");
+    }
     return new Browser(program);
   }
 
@@ -86,7 +86,7 @@ public final class Browser implements AutoCloseable {
       return Path.of(property);
     }
     for (String name : NAMES) {
-      for (String folder : System.getenv().getOrDefault("PATH", "").split(File.pathSeparator)) {
+      for (String folder : System.getenv().getOrDefault("PATH", "").split(File.pathSeparator, -1)) {
         Path file = Path.of(folder, name);
         if (Files.isExecutable(file)) {
           return file;
