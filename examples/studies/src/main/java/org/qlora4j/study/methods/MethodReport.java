@@ -402,7 +402,7 @@ final class MethodReport {
     report.paragraph(
         String.format(
             Locale.ROOT,
-            "%d sequences of %d tokens a micro-batch. Planned: the training's own code counts what it would allocate, as the command plan does."
+            "A micro-batch is %d x %d tokens. Planned: the training's own code counts what it would allocate, as the command plan does."
                 + " Measured: VmHWM of a process that trained two steps on random weights of this shape.",
             shape.batch(),
             shape.sequence()));
