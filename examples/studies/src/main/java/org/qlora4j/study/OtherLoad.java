@@ -23,18 +23,16 @@ public final class OtherLoad {
   /** Begins to watch. */
   public OtherLoad() {}
 
-  /** Processors that others kept busy since then, on average; NaN where the system does not tell. */
+  /**
+   * Processors that others kept busy since then, on average; NaN where the system does not tell.
+   */
   public double cpus() {
     double seconds = (System.nanoTime() - startedAt) / 1e9;
     return Math.max(0, (busySeconds() - busy - (ownSeconds() - own)) / seconds);
   }
 
   private static double ownSeconds() {
-    return ProcessHandle.current()
-            .info()
-            .totalCpuDuration()
-            .map(Duration::toNanos)
-            .orElse(0L)
+    return ProcessHandle.current().info().totalCpuDuration().map(Duration::toNanos).orElse(0L)
         / 1e9;
   }
 

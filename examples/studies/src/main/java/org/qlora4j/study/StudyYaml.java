@@ -138,7 +138,8 @@ public final class StudyYaml {
   private JsonNode required(String key, String expected) {
     JsonNode value = value(key);
     if (value == null) {
-      throw new InputException(where + ": " + key + ": expected " + expected + ", found no such key");
+      throw new InputException(
+          where + ": " + key + ": expected " + expected + ", found no such key");
     }
     return value;
   }
@@ -172,7 +173,13 @@ public final class StudyYaml {
     for (int i = 0; i < array.size(); i++) {
       if (!(array.get(i) instanceof ObjectNode object)) {
         throw new InputException(
-            where + ": " + key + "[" + (i + 1) + "]: expected keys, found " + Json.kind(array.get(i)));
+            where
+                + ": "
+                + key
+                + "["
+                + (i + 1)
+                + "]: expected keys, found "
+                + Json.kind(array.get(i)));
       }
       levels.add(new StudyYaml(object.deepCopy(), where + ": " + key + "[" + (i + 1) + "]"));
     }

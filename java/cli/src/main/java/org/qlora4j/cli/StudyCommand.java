@@ -27,7 +27,6 @@ final class StudyCommand implements Runnable {
   @Override
   public void run() {
     throw new CommandLine.ParameterException(
-        spec.commandLine(),
-        "expected a study: " + String.join(", ", spec.subcommands().keySet()));
+        spec.commandLine(), "expected a study: " + String.join(", ", spec.subcommands().keySet()));
   }
 }

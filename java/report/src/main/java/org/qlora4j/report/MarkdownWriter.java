@@ -145,8 +145,7 @@ final class MarkdownWriter {
     }
     return new Table(
         chart.title(),
-        List.of(
-            Column.text(""), Column.text(chart.x().title()), Column.text(chart.y().title())),
+        List.of(Column.text(""), Column.text(chart.x().title()), Column.text(chart.y().title())),
         rows);
   }
 

@@ -121,6 +121,30 @@ class PlanTest {
     assertTrue(last.get("peak_bytes").longValue() > 0);
   }
 
+  /** fp16 is a type to store in: matrices stay in it with f32 compute, biases cannot. */
+  @Test
+  void aBaseStoredInFp16IsTrainedInFp32() throws IOException {
+    Path shape = FixtureFiles.reference("models/neox_polyglot");
+    Path model = folder.resolve("model");
+    assertDone(
+        run(
+            "make-model",
+            "--config",
+            wideVocabulary(shape.resolve("config.json")),
+            "--dtype",
+            "f16",
+            "--tokenizer",
+            FixtureFiles.data("tinystories-656k-llama-hf"),
+            model));
+    Path config = config(model, "method: lora\ncompute: float32\n");
+    Path json = folder.resolve("train.json");
+    assertDone(run("train", config, "--json", json));
+    long weights = Json.readObject(json, 1 << 20).at("/memory_bytes/weights").longValue();
+    assertDone(run("train", config, "--json", json, "--set", "compute=bfloat16"));
+    long bf16 = Json.readObject(json, 1 << 20).at("/memory_bytes/weights").longValue();
+    assertEquals(1, (double) weights / bf16, 0.02, "matrices take two bytes an element");
+  }
+
   /** "lora int8 outliers" as a configuration says it. */
   private static String method(String words) {
     String[] parts = words.split(" ", -1);

@@ -120,7 +120,8 @@ class StudyMethodsTest {
     JsonNode shape = table(report, "Memory at the shape of Polyglot-Ko 1.3B").path("rows");
     assertEquals("LoRA <INT8>", shape.get(1).get(0).asText());
     assertTrue(shape.get(0).get(1).asDouble() > 21, "16 bytes for each of 1.3 billion parameters");
-    assertTrue(shape.get(1).get(2).asDouble() > 82.19 && shape.get(1).get(3).asText().equals("yes"));
+    assertTrue(
+        shape.get(1).get(2).asDouble() > 82.19 && shape.get(1).get(3).asText().equals("yes"));
     assertTrue(shape.get(1).get(4).isNull(), "nothing was measured");
     String markdown = Files.readString(out.resolve("report.md"));
     assertTrue(markdown.contains("82.19") && markdown.contains("&lt;INT8\\>"), markdown);

@@ -46,9 +46,7 @@ class BootstrapTest {
     assertThrows(
         IllegalArgumentException.class,
         () -> Bootstrap.pairedMeanDifference(new double[1], new double[2], 10, 0.9, 1));
-    assertThrows(
-        IllegalArgumentException.class, () -> Bootstrap.mean(new double[0], 10, 0.9, 1));
-    assertThrows(
-        IllegalArgumentException.class, () -> Bootstrap.mean(new double[1], 10, 1.0, 1));
+    assertThrows(IllegalArgumentException.class, () -> Bootstrap.mean(new double[0], 10, 0.9, 1));
+    assertThrows(IllegalArgumentException.class, () -> Bootstrap.mean(new double[1], 10, 1.0, 1));
   }
 }

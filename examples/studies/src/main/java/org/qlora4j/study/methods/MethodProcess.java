@@ -297,8 +297,7 @@ public final class MethodProcess {
       try (MemoryPlanner planner =
           MemoryPlanner.open(config, model, null, MemoryPlanner.TOKENIZER_AND_EXAMPLES)) {
         MemoryPlan plan =
-            planner.plan(
-                config, request.path("sequence").asInt(), request.path("batch").asInt());
+            planner.plan(config, request.path("sequence").asInt(), request.path("batch").asInt());
         ObjectNode parts = plans.putObject(spec.name());
         plan.parts().forEach(part -> parts.put(part.name(), part.bytes()));
       }

@@ -94,8 +94,8 @@ final class MethodReport {
     return error(result.loss(config.moreSteps()), full, config.moreSteps());
   }
 
-  private static double saved(double bytes, double fullBytes) {
-    return 100 * (1 - bytes / fullBytes);
+  private static double saved(long bytes, long fullBytes) {
+    return 100 * (1 - (double) bytes / fullBytes);
   }
 
   private TrainConfig training(MethodResult result) {
@@ -246,8 +246,8 @@ final class MethodReport {
         PAPER_ERROR_MORE,
         Double.NaN);
     for (MethodResult result : results.subList(1, results.size())) {
-      double fullBytes = full.peakBytes();
-      double bytes = result.peakBytes();
+      long fullBytes = full.peakBytes();
+      long bytes = result.peakBytes();
       ShapeMemory shape = memory;
       if (shape != null) {
         fullBytes = total(shape, full.name());
@@ -323,13 +323,10 @@ final class MethodReport {
 
   private Table searchTable() {
     List<Column> columns = new ArrayList<>(List.of(Column.text("method")));
-    config
-        .rates()
-        .forEach(r -> columns.add(Column.number(String.valueOf(r), "nats/token", 4)));
+    config.rates().forEach(r -> columns.add(Column.number(String.valueOf(r), "nats/token", 4)));
     columns.add(Column.number("chosen", "", 5));
     Table.Builder table =
-        new Table.Builder(
-            "Mean training loss by learning rate", columns.toArray(new Column[0]));
+        new Table.Builder("Mean training loss by learning rate", columns.toArray(new Column[0]));
     for (MethodResult result : results) {
       List<Object> row = new ArrayList<>(List.of(result.name()));
       Map<Double, Double> losses = tries.getOrDefault(result.name(), Map.of());
@@ -359,7 +356,9 @@ final class MethodReport {
     Map<String, List<Double>> parts = new LinkedHashMap<>();
     full.parts().keySet().forEach(part -> parts.put(part, new ArrayList<>()));
     for (MethodResult result : results) {
-      result.parts().forEach((part, bytes) -> parts.getOrDefault(part, new ArrayList<>()).add(bytes / MIB));
+      result
+          .parts()
+          .forEach((part, bytes) -> parts.getOrDefault(part, new ArrayList<>()).add(bytes / MIB));
     }
     return stacked("Counted memory by part, measured", "MiB", names(), parts);
   }
@@ -381,8 +380,7 @@ final class MethodReport {
     List<ScatterChart.Point> points = new ArrayList<>();
     for (MethodResult result : results) {
       points.add(
-          new ScatterChart.Point(
-              result.name(), result.countedBytes() / MIB, errorMore(result)));
+          new ScatterChart.Point(result.name(), result.countedBytes() / MIB, errorMore(result)));
     }
     return new ScatterChart(
         "Counted memory against error with more steps",
@@ -404,7 +402,7 @@ final class MethodReport {
     report.paragraph(
         String.format(
             Locale.ROOT,
-            "%d sequences of %d tokens a micro-batch. Planned: the training's own code counts what it would allocate, as the command plan does."
+            "A micro-batch is %d x %d tokens. Planned: the training's own code counts what it would allocate, as the command plan does."
                 + " Measured: VmHWM of a process that trained two steps on random weights of this shape.",
             shape.batch(),
             shape.sequence()));

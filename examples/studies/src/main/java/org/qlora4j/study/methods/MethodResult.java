@@ -58,7 +58,11 @@ record MethodResult(
 
   /** Held-out loss after a number of steps; NaN where it was not evaluated. */
   double loss(int step) {
-    return curve.stream().filter(p -> p.step() == step).mapToDouble(Point::loss).findFirst().orElse(Double.NaN);
+    return curve.stream()
+        .filter(p -> p.step() == step)
+        .mapToDouble(Point::loss)
+        .findFirst()
+        .orElse(Double.NaN);
   }
 
   ObjectNode toJson() {
@@ -82,7 +86,9 @@ record MethodResult(
 
   static MethodResult of(JsonNode json) {
     Map<String, Long> parts = new LinkedHashMap<>();
-    json.path("counted_bytes").properties().forEach(e -> parts.put(e.getKey(), e.getValue().asLong()));
+    json.path("counted_bytes")
+        .properties()
+        .forEach(e -> parts.put(e.getKey(), e.getValue().asLong()));
     List<Point> curve = new ArrayList<>();
     for (JsonNode point : json.path("curve")) {
       curve.add(

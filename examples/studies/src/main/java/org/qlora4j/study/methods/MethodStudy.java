@@ -36,12 +36,12 @@ import org.qlora4j.study.methods.MethodProcess.Task;
 import org.qlora4j.train.TrainConfig;
 
 /**
- * Compares ways to tune a model: the same base, examples, seed and evaluation for every method, each
- * in a process of its own.
+ * Compares ways to tune a model: the same base, examples, seed and evaluation for every method,
+ * each in a process of its own.
  *
- * <p>What a method's process gave is a file, beside the one that says what it was asked. A study that
- * was interrupted takes the results that answer the same question, goes on with the method it was in
- * from its newest checkpoint, and runs the rest.
+ * <p>What a method's process gave is a file, beside the one that says what it was asked. A study
+ * that was interrupted takes the results that answer the same question, goes on with the method it
+ * was in from its newest checkpoint, and runs the rest.
  */
 public final class MethodStudy {
   private static final long SHAPE_TEXT_BYTES = 2 << 20;
@@ -85,11 +85,7 @@ public final class MethodStudy {
       if (!config.rates().isEmpty()) {
         Map<Double, Double> losses = search(method, own);
         tries.put(method.name(), losses);
-        rate =
-            losses.entrySet().stream()
-                .min(Map.Entry.comparingByValue())
-                .orElseThrow()
-                .getKey();
+        rate = losses.entrySet().stream().min(Map.Entry.comparingByValue()).orElseThrow().getKey();
       }
       MethodResult result = train(method, rate, own);
       progress.message(

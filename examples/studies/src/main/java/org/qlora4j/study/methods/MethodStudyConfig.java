@@ -82,7 +82,8 @@ record MethodStudyConfig(
     int moreSteps = yaml.integer("more_steps", 2 * steps, steps, 1_000_000);
     int evalEvery = yaml.integer("eval_every", steps, 1, steps);
     if (steps % evalEvery != 0 || moreSteps % evalEvery != 0) {
-      throw yaml.wrong("eval_every", "a divisor of steps " + steps + " and more_steps " + moreSteps);
+      throw yaml.wrong(
+          "eval_every", "a divisor of steps " + steps + " and more_steps " + moreSteps);
     }
     ObjectNode common = yaml.object("training");
     List<MethodSpec> methods = new ArrayList<>();
@@ -92,7 +93,8 @@ record MethodStudyConfig(
       String before = slugs.put(spec.slug(), spec.name());
       if (spec.slug().isEmpty() || before != null) {
         throw entry.wrong(
-            "name", before == null ? "a name with letters or digits" : "another name than " + before);
+            "name",
+            before == null ? "a name with letters or digits" : "another name than " + before);
       }
       methods.add(spec);
     }
@@ -111,7 +113,8 @@ record MethodStudyConfig(
       TrainConfig training = config.trainConfig(method, null);
       if (training.data().evalFile() == null && training.data().valSetSize() == 0) {
         throw new InputException(
-            method.where() + ": expected eval_file or val_set_size, for the held-out loss; found neither");
+            method.where()
+                + ": expected eval_file or val_set_size, for the held-out loss; found neither");
       }
     }
     if (config.trainConfig(methods.get(0), null).method() != TrainConfig.Method.FULL) {
@@ -172,16 +175,15 @@ record MethodStudyConfig(
   Path model(MethodSpec method) {
     return method.storedAs() == null
         ? original(method)
-        : outputDir
-            .resolve("bases")
-            .resolve(method.storedAs().name().toLowerCase(Locale.ROOT));
+        : outputDir.resolve("bases").resolve(method.storedAs().name().toLowerCase(Locale.ROOT));
   }
 
   /** The directory that the configuration names. */
   static Path original(MethodSpec method) {
     String model = method.training().path("model").asText();
     if (model.isEmpty()) {
-      throw new InputException(method.where() + ": model: expected a model's directory, found none");
+      throw new InputException(
+          method.where() + ": model: expected a model's directory, found none");
     }
     return Path.of(model);
   }
