@@ -42,6 +42,34 @@ public final class Bootstrap {
     return mean(differences, resamples, level, seed);
   }
 
+  /** Mean of {@code after} over mean of {@code before}; pairs are drawn. NaN where before is 0. */
+  public static Interval pairedRatio(
+      double[] before, double[] after, int resamples, double level, long seed) {
+    if (before.length != after.length || before.length == 0) {
+      throw new IllegalArgumentException(
+          "expected pairs, found " + before.length + " and " + after.length + " values");
+    }
+    SplittableRandom random = new SplittableRandom(seed);
+    double[] ratios = new double[resamples];
+    for (int r = 0; r < resamples; r++) {
+      double sumBefore = 0;
+      double sumAfter = 0;
+      for (int i = 0; i < before.length; i++) {
+        int drawn = random.nextInt(before.length);
+        sumBefore += before[drawn];
+        sumAfter += after[drawn];
+      }
+      ratios[r] = sumBefore == 0 ? Double.NaN : sumAfter / sumBefore;
+    }
+    Arrays.sort(ratios);
+    double tail = (1 - level) / 2;
+    double mean = Arrays.stream(before).sum();
+    return new Interval(
+        mean == 0 ? Double.NaN : Arrays.stream(after).sum() / mean,
+        quantile(ratios, tail),
+        quantile(ratios, 1 - tail));
+  }
+
   /** Mean of the values. */
   public static Interval mean(double[] values, int resamples, double level, long seed) {
     if (values.length == 0 || resamples < 1 || !(level > 0 && level < 1)) {

@@ -163,6 +163,11 @@ public final class StudyYaml {
     return new StudyYaml(object(key), where + ": " + key);
   }
 
+  /** The level below a key, without any where the key is not there. */
+  public StudyYaml optionalLevel(String key) {
+    return has(key) ? level(key) : new StudyYaml(Json.newObject(), where + ": " + key);
+  }
+
   /** The levels of a list, each named by its place. */
   public List<StudyYaml> levels(String key) {
     JsonNode value = required(key, "a list");
@@ -222,6 +227,19 @@ public final class StudyYaml {
       throw wrong(key, "an integer of " + least + " to " + most);
     }
     return value.intValue();
+  }
+
+  /** A number between two bounds, or another where the key is not there. */
+  public double number(String key, double otherwise, double least, double most) {
+    JsonNode value = value(key);
+    if (value == null) {
+      return otherwise;
+    }
+    double number = value.isNumber() ? value.doubleValue() : Double.NaN;
+    if (!(number >= least && number <= most)) {
+      throw wrong(key, "a number of " + least + " to " + most);
+    }
+    return number;
   }
 
   /** Texts of a list; a single one is a list of one; empty where the key is not there. */

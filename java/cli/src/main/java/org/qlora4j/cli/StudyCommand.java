@@ -15,7 +15,7 @@ import picocli.CommandLine.Spec;
       "Runs a published experiment from one file, and writes a report with charts.",
       "A study that was interrupted goes on where it was when it is started again."
     },
-    subcommands = {StudyMethodsCommand.class})
+    subcommands = {StudyGenerationCommand.class, StudyMethodsCommand.class})
 final class StudyCommand implements Runnable {
   @Spec private CommandSpec spec;
 

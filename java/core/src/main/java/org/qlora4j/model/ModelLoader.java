@@ -402,7 +402,7 @@ public final class ModelLoader {
 
     @Override
     public DType held(Module module) {
-      return loader.heldType(module, loader.names.weight(checkpoint, module).dtype());
+      return loader.heldType(module, false, loader.names.weight(checkpoint, module).dtype());
     }
 
     @Override
@@ -454,7 +454,7 @@ public final class ModelLoader {
 
     @Override
     public DType held(Module module) {
-      return loader.heldType(module, stored);
+      return loader.heldType(module, false, stored);
     }
 
     @Override

@@ -231,10 +231,10 @@ public final class MemoryPlanner implements AutoCloseable {
   }
 
   private DecoderModel load(TrainConfig config) {
-    DType compute = TrainingRun.computeType(config);
+    DType compute = config.computeType();
     ModelLoader.Options options =
         new ModelLoader.Options(
-            compute, TrainingRun.quantization(config), !config.method().adapter());
+            compute, config.baseQuantization(), !config.method().adapter());
     if (checkpoint != null) {
       return ModelLoader.load(counting, model, checkpoint, options, Progress.none());
     }
@@ -265,8 +265,8 @@ public final class MemoryPlanner implements AutoCloseable {
           new Pass(
               counting,
               arena,
-              TrainingRun.computeType(config),
-              TrainingRun.loraCompute(config),
+              config.computeType(),
+              config.loraCompute(),
               0,
               0,
               0,
@@ -286,7 +286,7 @@ public final class MemoryPlanner implements AutoCloseable {
    */
   private long inputBytes(TrainConfig config, int sequence, int batch) {
     long one =
-        (long) sequence * batch * model.hiddenSize() * TrainingRun.computeType(config).bytes();
+        (long) sequence * batch * model.hiddenSize() * config.computeType().bytes();
     long every = config.gradientCheckpointing() ? config.checkpointEvery() : 1;
     // Between two inputs that are kept, those of one group of layers exist again in the backward.
     int groups = Math.toIntExact((model.layers() + every - 1) / every);

@@ -13,7 +13,11 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.LoraCompute;
+import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.ComputeDevice;
 
 /**
@@ -295,6 +299,31 @@ public record TrainConfig(
    * @param autoMicroBatch take a smaller micro-batch until it does
    */
   public record Memory(long limit, boolean ignorePlan, boolean autoMicroBatch) {}
+
+  /** Element type of activations and matrix products. */
+  public DType computeType() {
+    return compute == Compute.FLOAT32 ? DType.F32 : DType.BF16;
+  }
+
+  /** Precision of the LoRA branch, as the operators name it. */
+  public LoraCompute loraCompute() {
+    return lora.precision() == LoraPrecision.FLOAT32 ? LoraCompute.F32 : LoraCompute.FAST;
+  }
+
+  /** How the base's linear weights are held, or null: as they are stored. */
+  public @Nullable QuantizationConfig baseQuantization() {
+    if (method == Method.LORA && quantization.eightBit() != null) {
+      return switch (quantization.eightBit()) {
+        case INT8 -> QuantizationConfig.int8((float) quantization.outlierThreshold());
+        case FP8 -> QuantizationConfig.fp8();
+      };
+    }
+    if (method != Method.QLORA) {
+      return null;
+    }
+    WeightFormat format = quantization.type() == QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
+    return new QuantizationConfig(format, quantization.blockSize(), quantization.doubleQuant());
+  }
 
   /** The same with another method. */
   public TrainConfig withMethod(Method other) {

@@ -25,9 +25,7 @@ import org.qlora4j.data.Tokenizer;
 import org.qlora4j.generate.TextGenerator;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
-import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.PackOptions;
-import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
@@ -36,7 +34,6 @@ import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.model.WeightNames;
-import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.TensorArena;
 
 /**
@@ -115,7 +112,7 @@ public final class TrainingRun {
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
-    DType compute = computeType(config);
+    DType compute = config.computeType();
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";
       this.model = resources.own(ModelLoader.random(pack, modelConfig, compute, config.seed()));
@@ -123,7 +120,7 @@ public final class TrainingRun {
       try (ModelCheckpoint checkpoint = ModelCheckpoint.open(config.model())) {
         this.modelFingerprint = checkpoint.fingerprint();
         ModelLoader.Options options =
-            new ModelLoader.Options(compute, quantization(config), !config.method().adapter());
+            new ModelLoader.Options(compute, config.baseQuantization(), !config.method().adapter());
         this.model =
             resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
       }
@@ -155,7 +152,7 @@ public final class TrainingRun {
       resources.own(inputs);
     }
     TensorArena arena = resources.own(new TensorArena(pack));
-    this.pass = new Pass(pack, arena, compute, loraCompute(config), config.seed(), 0, 0, true);
+    this.pass = new Pass(pack, arena, compute, config.loraCompute(), config.seed(), 0, 0, true);
     this.trainer =
         new Trainer(
             model,
@@ -494,16 +491,6 @@ public final class TrainingRun {
 
   // ---------------------------------------------------------------- parts of the configuration
 
-  static DType computeType(TrainConfig config) {
-    return config.compute() == TrainConfig.Compute.FLOAT32 ? DType.F32 : DType.BF16;
-  }
-
-  static LoraCompute loraCompute(TrainConfig config) {
-    return config.lora().precision() == TrainConfig.LoraPrecision.FLOAT32
-        ? LoraCompute.F32
-        : LoraCompute.FAST;
-  }
-
   /**
    * Where the kept inputs of micro-batches of at most {@code tokens} go, or null: into the arena.
    */
@@ -513,29 +500,13 @@ public final class TrainingRun {
     if (!config.activationOffloading() || groups == 0) {
       return null;
     }
-    long bytes = tokens * model.hiddenSize() * computeType(config).bytes();
+    long bytes = tokens * model.hiddenSize() * config.computeType().bytes();
     return new PagedInputs(pack, groups, bytes, pagingDirectory(config));
   }
 
   static DecoderModel.StepOptions stepOptions(TrainConfig config, @Nullable PagedInputs inputs) {
     return new DecoderModel.StepOptions(
         config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk(), inputs);
-  }
-
-  static @Nullable QuantizationConfig quantization(TrainConfig config) {
-    TrainConfig.Quantization q = config.quantization();
-    if (config.method() == TrainConfig.Method.LORA && q.eightBit() != null) {
-      return switch (q.eightBit()) {
-        case INT8 -> QuantizationConfig.int8((float) q.outlierThreshold());
-        case FP8 -> QuantizationConfig.fp8();
-      };
-    }
-    if (config.method() != TrainConfig.Method.QLORA) {
-      return null;
-    }
-    WeightFormat format =
-        q.type() == TrainConfig.QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
-    return new QuantizationConfig(format, q.blockSize(), q.doubleQuant());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {

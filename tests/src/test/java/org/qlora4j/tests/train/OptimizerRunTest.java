@@ -257,9 +257,50 @@ class OptimizerRunTest {
     byte[] states = Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors"));
     assertTrue(states.length > 1 << 20, "the limit would not be reached: " + states.length);
 
+    assertFixable(
+        limited(output, optim("paged_adamw_32bit")), "no room", "paging_dir");
+    assertArrayEquals(
+        states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
+
+    Ran resumed = train(output, and(optim("paged_adamw_32bit"), "--resume"));
+    assertEquals(0, resumed.code(), resumed.err());
+    assertArrayEquals(expected, adapter(output), "after the disk had room again");
+  }
+
+  @Test
+  void aDiskThatIsFullWhenACheckpointIsWritten() throws IOException, InterruptedException {
+    Path output = done("out");
+    byte[] expected = adapter(output);
+    byte[] states = Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors"));
+    assertTrue(states.length > 1 << 20, "the limit would not be reached: " + states.length);
+
+    assertFixable(
+        limited(output, "--set", "save_steps=5"), "cannot write", "optimizer.safetensors");
+    try (Stream<Path> checkpoints = Files.list(output.resolve("checkpoints"))) {
+      assertEquals(
+          List.of(checkpoint(output)), checkpoints.toList(), "the last checkpoint, and no part");
+    }
+    assertArrayEquals(
+        states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
+
+    Ran resumed = train(output, "--resume");
+    assertEquals(0, resumed.code(), resumed.err());
+    assertArrayEquals(expected, adapter(output), "after the disk had room again");
+  }
+
+  @Test
+  void outputsThatCannotBeMade() throws IOException {
+    assertFixable(train(Path.of("/sys/qlora4j")), "cannot make output_dir /sys/qlora4j");
+    Path file = Files.writeString(directory.resolve("a-file"), "x");
+    assertFixable(train(file.resolve("out")), "cannot make output_dir", "a-file");
+  }
+
+  /** Resumes in a process that cannot write files beyond 1 MiB. */
+  private Ran limited(Path output, String... more) throws IOException, InterruptedException {
     Path log = directory.resolve("limited.log");
-    Process process =
-        new ProcessBuilder(
+    List<String> command =
+        new ArrayList<>(
+            List.of(
                 "bash",
                 "-c",
                 "ulimit -f 1024; exec \"$@\"",
@@ -275,20 +316,14 @@ class OptimizerRunTest {
                 config.toString(),
                 "--set",
                 "output_dir=" + output,
-                "--set",
-                "optim=paged_adamw_32bit",
-                "--resume")
+                "--resume"));
+    command.addAll(List.of(more));
+    Process process =
+        new ProcessBuilder(command)
             .redirectErrorStream(true)
             .redirectOutput(log.toFile())
             .start();
     assertTrue(process.waitFor(3, TimeUnit.MINUTES), "the process did not end");
-    String text = Files.readString(log, StandardCharsets.UTF_8);
-    assertFixable(new Ran(process.exitValue(), text), "no room", "paging_dir");
-    assertArrayEquals(
-        states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
-
-    Ran resumed = train(output, and(optim("paged_adamw_32bit"), "--resume"));
-    assertEquals(0, resumed.code(), resumed.err());
-    assertArrayEquals(expected, adapter(output), "after the disk had room again");
+    return new Ran(process.exitValue(), Files.readString(log, StandardCharsets.UTF_8));
   }
 }

@@ -5,7 +5,6 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -18,7 +17,6 @@ import java.util.stream.Stream;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.common.AtomicOutput;
-import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.DType;
@@ -29,7 +27,7 @@ import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.RandomCheckpoint;
 import org.qlora4j.model.WeightFiles;
-import org.qlora4j.study.ChildJvm;
+import org.qlora4j.study.ChildTask;
 import org.qlora4j.study.OtherLoad;
 import org.qlora4j.train.MemoryPlan;
 import org.qlora4j.train.MemoryPlanner;
@@ -42,8 +40,6 @@ import org.qlora4j.train.TrainingSummary;
  * it writes its result to another, whole or not at all.
  */
 public final class MethodProcess {
-  private static final long MAX_BYTES = 64 << 20;
-
   /** Steps that only measure memory: the second is the first with optimizer states. */
   private static final int MEASURED_STEPS = 2;
 
@@ -68,44 +64,19 @@ public final class MethodProcess {
 
   private MethodProcess() {}
 
-  /** Runs a task in a process of its own and gives its result. */
-  static ObjectNode run(
-      Task task, ObjectNode request, Path directory, Progress progress, String name) {
-    String file = task.name().toLowerCase(Locale.ROOT);
-    try {
-      Files.createDirectories(directory);
-    } catch (IOException e) {
-      throw new InputException("cannot make " + directory + ": " + e, e);
-    }
-    Path asked = directory.resolve(file + "-request.json");
-    Path result = directory.resolve(file + ".json");
-    AtomicOutput.write(asked, Json.pretty(request).getBytes(StandardCharsets.UTF_8));
-    ChildJvm.run(
-        MethodProcess.class,
-        List.of(task.name(), asked.toString(), result.toString()),
-        directory.resolve(file + ".log"),
-        progress,
-        name);
-    return Json.readObject(result, MAX_BYTES);
-  }
-
-  /** A child's main method: task, request file, result file. */
+  /** A child's main method. */
   public static void main(String[] arguments) {
-    ChildJvm.child(
-        progress -> {
-          ObjectNode request = Json.readObject(Path.of(arguments[1]), MAX_BYTES);
-          ObjectNode result =
-              switch (Task.valueOf(arguments[0])) {
-                case CONVERT -> convert(request, progress);
-                case SEARCH -> search(request, progress);
-                case TRAIN -> train(request, progress);
-                case PLAN -> plan(request);
-                case MAKE -> make(request, progress);
-                case MEASURE -> measure(request, progress);
-              };
-          AtomicOutput.write(
-              Path.of(arguments[2]), Json.pretty(result).getBytes(StandardCharsets.UTF_8));
-        });
+    ChildTask.child(
+        arguments,
+        (task, request, progress) ->
+            switch (Task.valueOf(task.toUpperCase(Locale.ROOT))) {
+              case CONVERT -> convert(request, progress);
+              case SEARCH -> search(request, progress);
+              case TRAIN -> train(request, progress);
+              case PLAN -> plan(request);
+              case MAKE -> make(request, progress);
+              case MEASURE -> measure(request, progress);
+            });
   }
 
   private static Path path(ObjectNode request, String key) {

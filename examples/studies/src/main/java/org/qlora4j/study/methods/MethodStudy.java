@@ -6,16 +6,11 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.InputStream;
-import java.io.OutputStream;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.security.DigestInputStream;
-import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
@@ -31,6 +26,8 @@ import org.qlora4j.data.Tokenizer;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.report.Report;
+import org.qlora4j.study.ChildTask;
+import org.qlora4j.study.FileHash;
 import org.qlora4j.study.StudyReport;
 import org.qlora4j.study.methods.MethodProcess.Task;
 import org.qlora4j.train.TrainConfig;
@@ -150,30 +147,11 @@ public final class MethodStudy {
     return request;
   }
 
-  /** The answer of an earlier process to the same request, or that of a new one. */
   private static ObjectNode answered(
       Task task, ObjectNode request, Path directory, Progress progress) {
     String file = task.name().toLowerCase(Locale.ROOT);
-    Path asked = directory.resolve(file + "-request.json");
-    Path answer = directory.resolve(file + ".json");
-    try {
-      if (Files.exists(asked)) {
-        if (Files.readString(asked).equals(Json.pretty(request))) {
-          if (Files.exists(answer)) {
-            return Json.readObject(answer, 64 << 20);
-          }
-        } else {
-          Files.deleteIfExists(answer);
-          if (request.has("directory")) {
-            AtomicOutput.deleteTree(Path.of(request.path("directory").asText()));
-          }
-        }
-      }
-    } catch (IOException e) {
-      throw new UncheckedIOException("cannot use " + directory, e);
-    }
     String name = request.path("method").path("name").asText(file);
-    return MethodProcess.run(task, request, directory, progress, name);
+    return ChildTask.answered(MethodProcess.class, file, request, directory, progress, name);
   }
 
   // ---------------------------------------------------------------- what results depend on
@@ -187,7 +165,7 @@ public final class MethodStudy {
       files.add(data.evalFile());
     }
     for (Path file : files) {
-      content.append(' ').append(contents.computeIfAbsent(file.toString(), f -> hash(file)));
+      content.append(' ').append(contents.computeIfAbsent(file.toString(), f -> FileHash.sha256(file)));
     }
     return content.toString();
   }
@@ -201,21 +179,6 @@ public final class MethodStudy {
             return checkpoint.fingerprint();
           }
         });
-  }
-
-  private static String hash(Path file) {
-    if (!Files.isRegularFile(file)) {
-      throw new InputException("no such file: " + file);
-    }
-    try (InputStream in = Files.newInputStream(file)) {
-      MessageDigest digest = MessageDigest.getInstance("SHA-256");
-      new DigestInputStream(in, digest).transferTo(OutputStream.nullOutputStream());
-      return HexFormat.of().formatHex(digest.digest());
-    } catch (IOException e) {
-      throw new InputException("cannot read " + file + ": " + e, e);
-    } catch (NoSuchAlgorithmException e) {
-      throw new IllegalStateException("every Java runtime has SHA-256", e);
-    }
   }
 
   // ---------------------------------------------------------------- memory at a shape

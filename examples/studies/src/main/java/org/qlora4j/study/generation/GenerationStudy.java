@@ -1,0 +1,285 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.study.generation;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Progress;
+import org.qlora4j.common.Text;
+import org.qlora4j.data.Example;
+import org.qlora4j.data.ExampleReader;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.refine.RefineConfig;
+import org.qlora4j.refine.RefineConfigReader;
+import org.qlora4j.refine.RefineReport;
+import org.qlora4j.refine.Refinement;
+import org.qlora4j.report.Report;
+import org.qlora4j.sentiment.SentimentModel;
+import org.qlora4j.study.ChildTask;
+import org.qlora4j.study.FileHash;
+import org.qlora4j.study.OtherLoad;
+import org.qlora4j.study.StudyReport;
+import org.qlora4j.study.generation.TextMeasures.CopyFinder;
+import org.qlora4j.train.TrainConfig;
+
+/**
+ * Tunes a model by QLoRA on refined reviews, lets the base and the tuned model write to prompts that
+ * training never saw, and measures both.
+ *
+ * <p>Training and writing have processes of their own, whose answers are files. A study that was
+ * interrupted takes the answers to the same questions, and a training goes on from its newest
+ * checkpoint.
+ */
+public final class GenerationStudy {
+  private final GenerationStudyConfig config;
+  private final Progress progress;
+
+  private GenerationStudy(GenerationStudyConfig config, Progress progress) {
+    this.config = config;
+    this.progress = progress;
+  }
+
+  /**
+   * Runs a study to its end.
+   *
+   * @param file its configuration; docs/study-generation.md has the keys
+   * @param settings {@code key=value} in place of the file's
+   * @return the report's HTML file; JSON and Markdown lie beside it
+   * @throws InputException for whatever the user can fix
+   */
+  public static Path run(Path file, List<String> settings, Progress progress) {
+    return new GenerationStudy(GenerationStudyConfig.read(file, settings), progress).run();
+  }
+
+  private Path run() {
+    OtherLoad others = new OtherLoad();
+    // Whatever is wrong must show before the training.
+    SentimentModel sentiment = SentimentModel.read(config.sentimentModel());
+    List<String> prompts = prompts();
+    RefineReport refined = null;
+    List<Path> more = new ArrayList<>();
+    if (config.refine() != null) {
+      Path target = config.outputDir().resolve("refined.jsonl");
+      refined = refine(config.refine(), target);
+      more.add(target);
+    }
+    TrainConfig training = config.trainConfig(more);
+    Map<String, String> completions = completions(training);
+    for (String prompt : prompts) {
+      if (completions.containsKey(prompt)) {
+        throw new InputException(
+            config.prompts()
+                + ": the prompt "
+                + Text.quote(prompt)
+                + " is among the training examples too; choose prompts that training never sees");
+      }
+    }
+    CopyFinder finder = new CopyFinder(List.copyOf(completions.values()));
+
+    ObjectNode trained = train(more, training);
+    Path adapter = Path.of(trained.path("adapter").asText());
+    WrittenTexts base =
+        written("base", prompts, null, trained.path("loss_before").asDouble(), sentiment, finder);
+    WrittenTexts tuned =
+        written("tuned", prompts, adapter, trained.path("loss_after").asDouble(), sentiment, finder);
+    for (WrittenTexts each : List.of(base, tuned)) {
+      if (each.texts().stream().allMatch(t -> t.text().isBlank())) {
+        throw new InputException(
+            "the "
+                + each.name()
+                + " model wrote nothing for any of the "
+                + prompts.size()
+                + " prompts; see whether they end as the training's prompts do, or train longer");
+      }
+    }
+    Report report =
+        new GenerationReport(
+                config,
+                training,
+                prompts,
+                base,
+                tuned,
+                trained,
+                refined,
+                memory(),
+                others.cpus())
+            .make();
+    return StudyReport.write(report, config.outputDir());
+  }
+
+  private List<String> prompts() {
+    List<String> prompts = new ArrayList<>();
+    for (Example example : new ExampleReader("alpaca").read(config.prompts())) {
+      if (!(example instanceof Example.Completion completion)) {
+        throw new InputException(
+            config.prompts() + ": expected rows with prompt and completion, found another kind");
+      }
+      if (prompts.size() < config.promptCount()) {
+        prompts.add(completion.prompt());
+      }
+    }
+    if (prompts.size() < config.promptCount()) {
+      throw new InputException(
+          config.prompts()
+              + ": expected "
+              + config.promptCount()
+              + " prompts (prompt_count), found "
+              + prompts.size());
+    }
+    return prompts;
+  }
+
+  /** Collected posts to positive examples, all of them for training: the prompts come from elsewhere. */
+  private RefineReport refine(Path file, Path target) {
+    RefineConfig refinement =
+        RefineConfigReader.read(
+            file,
+            List.of(
+                "output=" + target,
+                "held_out=",
+                "sentiment_model=" + config.sentimentModel(),
+                "min_positive=" + config.threshold()));
+    RefineReport report = Refinement.run(refinement, progress);
+    progress.message(
+        String.format(
+            Locale.ROOT, "refined: %,d of %,d posts are examples", report.kept(), report.rows()));
+    return report;
+  }
+
+  /** Completions of the training examples by prompt, to see what was copied. */
+  private static Map<String, String> completions(TrainConfig training) {
+    Map<String, String> completions = new LinkedHashMap<>();
+    for (Path file : training.data().trainFiles()) {
+      for (Example example : new ExampleReader("alpaca").read(file)) {
+        if (example instanceof Example.Completion completion) {
+          // Two examples of one prompt are both looked at.
+          completions.merge(completion.prompt(), completion.completion(), (a, b) -> a + " \u0000 " + b);
+        }
+      }
+    }
+    if (completions.isEmpty()) {
+      throw new InputException(
+          "the training files have no row with prompt and completion; nothing can be compared");
+    }
+    return completions;
+  }
+
+  // ---------------------------------------------------------------- processes
+
+  private ObjectNode request(List<Path> more) {
+    ObjectNode request = Json.newObject().put("where", config.where());
+    request.set("training", config.trainingKeys(more));
+    return request;
+  }
+
+  private ObjectNode train(List<Path> more, TrainConfig training) {
+    ModelConfig.read(training.model());
+    ObjectNode request = request(more);
+    // The files by content, so that a result of others is not taken for an answer.
+    ArrayNode contents = request.putArray("contents");
+    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(training.model())) {
+      contents.add(checkpoint.fingerprint());
+    }
+    training.data().trainFiles().forEach(file -> contents.add(FileHash.sha256(file)));
+    if (training.data().evalFile() != null) {
+      contents.add(FileHash.sha256(training.data().evalFile()));
+    }
+    request.put("directory", config.outputDir().resolve("training").toString());
+    ObjectNode trained =
+        ChildTask.answered(
+            GenerationProcess.class,
+            GenerationProcess.TRAIN,
+            request,
+            config.outputDir(),
+            new Quiet(progress),
+            "training");
+    progress.message(
+        String.format(
+            Locale.ROOT,
+            "trained %d steps in %.0f s: held-out loss %.4f to %.4f",
+            trained.path("steps").asInt(),
+            trained.path("seconds").asDouble(),
+            trained.path("loss_before").asDouble(),
+            trained.path("loss_after").asDouble()));
+    return trained;
+  }
+
+  private WrittenTexts written(
+      String name,
+      List<String> prompts,
+      @Nullable Path adapter,
+      double loss,
+      SentimentModel sentiment,
+      CopyFinder finder) {
+    ObjectNode request = request(List.of());
+    request.set("generation", config.generation());
+    ArrayNode array = request.putArray("prompts");
+    prompts.forEach(array::add);
+    if (adapter != null) {
+      request.put("adapter", adapter.toString());
+      request.put("content", FileHash.sha256(adapter.resolve("adapter_model.safetensors")));
+    }
+    JsonNode answer =
+        ChildTask.answered(
+            GenerationProcess.class,
+            GenerationProcess.GENERATE,
+            request,
+            config.outputDir().resolve(name),
+            new Quiet(progress),
+            name + " model");
+    List<GeneratedText> texts = new ArrayList<>();
+    answer.path("texts").forEach(text -> texts.add(GeneratedText.of(text)));
+    return WrittenTexts.measure(name, texts, sentiment, finder, Math.exp(loss));
+  }
+
+  /** Parts of LoRA's and QLoRA's memory at the larger shape, planned; null without one. */
+  private @Nullable ObjectNode memory() {
+    GenerationStudyConfig.Shape shape = config.shape();
+    if (shape == null) {
+      return null;
+    }
+    ObjectNode request = Json.newObject().put("where", config.where());
+    request.set("training", config.shapeKeys(shape));
+    request.put("config", shape.config().toString());
+    request.put("shape", ModelConfig.readFile(shape.config()).toString());
+    request.put("sequence", shape.sequence()).put("batch", shape.batch());
+    return ChildTask.answered(
+        GenerationProcess.class,
+        GenerationProcess.PLAN,
+        request,
+        config.outputDir().resolve("shape"),
+        new Quiet(progress),
+        "memory plan");
+  }
+
+  /** Keeps the trainings' own messages out. */
+  private record Quiet(Progress progress) implements Progress {
+    @Override
+    public void start(String task, long total) {
+      progress.start(task, total);
+    }
+
+    @Override
+    public void update(long done, String detail) {
+      progress.update(done, detail);
+    }
+
+    @Override
+    public void message(String line) {}
+
+    @Override
+    public void finish() {
+      progress.finish();
+    }
+  }
+}
