@@ -116,7 +116,8 @@ public final class RefineConfigReader {
   }
 
   /**
-   * Reads a YAML file, then applies `key=value` overrides in order; a value is YAML.
+   * Reads a YAML file, then applies `key=value` overrides in order; a value is YAML, and none puts
+   * the key back to its default.
    *
    * @throws InputException for anything that is not as documented
    */
@@ -129,7 +130,11 @@ public final class RefineConfigReader {
         throw new InputException("--set: expected KEY=VALUE, found " + Text.quote(override));
       }
       String key = override.substring(0, equals).strip();
-      reader.add(key, parse(override.substring(equals + 1), "--set " + key), "--set");
+      String value = override.substring(equals + 1);
+      reader.add(key, parse(value, "--set " + key), "--set");
+      if (value.isBlank()) {
+        reader.values.remove(key);
+      }
     }
     return reader.config();
   }
