@@ -12,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import org.qlora4j.common.Failures;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Progress;
 
@@ -148,12 +149,14 @@ public final class ChildJvm {
     int code = 0;
     try {
       work.run(new ProgressLines(out));
-    } catch (InputException e) {
-      out.println(e.getMessage());
-      code = FIXABLE;
     } catch (Exception | LinkageError | OutOfMemoryError e) {
-      e.printStackTrace(out);
-      code = 1;
+      String fixable = Failures.fixable(e);
+      if (fixable == null) {
+        e.printStackTrace(out);
+      } else {
+        out.println(fixable);
+      }
+      code = fixable == null ? 1 : FIXABLE;
     }
     out.flush();
     System.exit(code);

@@ -1,9 +1,9 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.study;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -22,6 +22,8 @@ public final class ChildTask {
   /** Bytes of a request or an answer. */
   public static final long MAX_BYTES = 64 << 20;
 
+  private static final String WHERE = "where";
+
   private ChildTask() {}
 
   /**
@@ -29,8 +31,9 @@ public final class ChildTask {
    *
    * @param main calls {@link #child} with the arguments of its main method
    * @param task names the work, and its files in {@code directory}
-   * @param request what the answer depends on; a "directory" in it, where the work keeps what it
-   *     goes on from, is deleted when anything else changed
+   * @param request what the answer depends on. A "where" in it is only for messages. A "directory"
+   *     in it, where the work keeps what it goes on from, is deleted when anything else changed. A
+   *     "target" in it is what the work makes, and makes again where it is gone
    * @param name of the work, for messages
    */
   public static ObjectNode answered(
@@ -44,8 +47,8 @@ public final class ChildTask {
     Path answer = directory.resolve(task + ".json");
     try {
       if (Files.exists(asked)) {
-        if (Files.readString(asked).equals(Json.pretty(request))) {
-          if (Files.exists(answer)) {
+        if (question(Json.readObject(asked, MAX_BYTES)).equals(question(request))) {
+          if (Files.exists(answer) && madeIsThere(request)) {
             return Json.readObject(answer, MAX_BYTES);
           }
         } else {
@@ -69,6 +72,18 @@ public final class ChildTask {
     return Json.readObject(answer, MAX_BYTES);
   }
 
+  /** A request without what is only for messages. */
+  private static JsonNode question(JsonNode request) {
+    JsonNode question = Json.value(Json.compact(request), "a request");
+    question.findParents(WHERE).forEach(parent -> ((ObjectNode) parent).remove(WHERE));
+    return question;
+  }
+
+  /** Whether what the request had made, a "target", was not deleted since. */
+  private static boolean madeIsThere(ObjectNode request) {
+    return !request.has("target") || Files.exists(Path.of(request.path("target").asText()));
+  }
+
   /** Does what a request asks for. */
   public interface Work {
     /** The answer to a request for {@code task}. */
@@ -81,12 +96,8 @@ public final class ChildTask {
         progress -> {
           ObjectNode request = Json.readObject(Path.of(arguments[1]), MAX_BYTES);
           ObjectNode answer = work.answer(arguments[0], request, progress);
-          try {
-            AtomicOutput.write(
-                Path.of(arguments[2]), Json.pretty(answer).getBytes(StandardCharsets.UTF_8));
-          } catch (UncheckedIOException e) {
-            throw new InputException("cannot write " + arguments[2] + ": " + e.getMessage(), e);
-          }
+          AtomicOutput.write(
+              Path.of(arguments[2]), Json.pretty(answer).getBytes(StandardCharsets.UTF_8));
         });
   }
 }

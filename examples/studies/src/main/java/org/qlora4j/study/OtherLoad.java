@@ -16,6 +16,9 @@ public final class OtherLoad {
   /** Units of /proc/stat in a second, the same on every Linux of today. */
   private static final double TICKS = 100;
 
+  /** From so many on, times are not worth comparing. */
+  public static final double CROWDED = 0.15;
+
   private final long startedAt = System.nanoTime();
   private final double busy = busySeconds();
   private final double own = ownSeconds();

@@ -19,6 +19,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
+import org.qlora4j.train.TrainConfigKeys;
 
 /**
  * A level of a study's configuration, read strictly: an unknown key is refused with the nearest
@@ -161,6 +162,26 @@ public final class StudyYaml {
   /** The level below a key. */
   public StudyYaml level(String key) {
     return new StudyYaml(object(key), where + ": " + key);
+  }
+
+  /**
+   * The keys of a training configuration below a key, by their canonical names; two names of one
+   * key are left for the training's own reader to refuse.
+   */
+  public ObjectNode trainingKeys(String key) {
+    return canonical(object(key));
+  }
+
+  /** The tree with the canonical names of a training configuration's keys. */
+  public static ObjectNode canonical(ObjectNode keys) {
+    ObjectNode canonical = Json.newObject();
+    keys.properties()
+        .forEach(
+            entry -> {
+              String name = TrainConfigKeys.canonical(entry.getKey());
+              canonical.set(keys.has(name) ? entry.getKey() : name, entry.getValue());
+            });
+    return canonical;
   }
 
   /** The level below a key, without any where the key is not there. */

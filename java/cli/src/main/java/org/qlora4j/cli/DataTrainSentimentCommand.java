@@ -108,6 +108,13 @@ final class DataTrainSentimentCommand implements Callable<Integer> {
   @Override
   public Integer call() throws IOException {
     SentimentTraining settings = settings();
+    if (Files.isDirectory(model)) {
+      throw new InputException(model + ": expected a file for the model, found a directory");
+    }
+    if (Files.exists(model) && Files.isSameFile(model, reviews)) {
+      throw new InputException(
+          model + ": the model would replace the reviews it is made from; choose another file");
+    }
     SentimentTrainer.Result result;
     LabelledReviews labelled;
     try (ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {

@@ -3,14 +3,11 @@ package org.qlora4j.cli;
 
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
-import java.io.IOException;
 import java.io.PrintStream;
 import java.io.PrintWriter;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
-import org.qlora4j.common.InputException;
+import org.qlora4j.common.Failures;
 import org.qlora4j.common.Text;
-import org.qlora4j.kernels.OutOfDeviceMemoryException;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.ParameterException;
@@ -97,17 +94,8 @@ public final class Main implements Runnable {
         (exception, command, result) -> failed(exception, err));
     try {
       return commandLine.execute(args);
-    } catch (OutOfMemoryError e) {
-      err.println(
-          "qlora4j: the Java heap is full; give it more with QLORA4J_JAVA_OPTIONS=-Xmx4g, or use smaller examples");
-      return FIXABLE;
-    } catch (LinkageError e) {
-      Throwable cause = e.getCause() == null ? e : e.getCause();
-      err.println(
-          "qlora4j: a native library cannot be loaded: "
-              + Text.oneLine(String.valueOf(cause.getMessage()))
-              + "; with QLORA4J_GPU=1, the libraries of CUDA 13 and cuDNN 9 must be installed (docs/cuda.md)");
-      return FIXABLE;
+    } catch (OutOfMemoryError | LinkageError e) {
+      return failed(e, err);
     } finally {
       out.flush();
       err.flush();
@@ -124,28 +112,10 @@ public final class Main implements Runnable {
     return FIXABLE;
   }
 
-  private static int failed(Exception e, PrintWriter err) {
-    if (e instanceof InputException) {
-      err.println("qlora4j: " + e.getMessage());
-      return FIXABLE;
-    }
-    if (e instanceof OutOfDeviceMemoryException) {
-      err.println(
-          "qlora4j: out of memory: "
-              + Text.oneLine(String.valueOf(e.getMessage()))
-              + "; use method: qlora, gradient_checkpointing: true, optim: paged_adamw_8bit, a smaller per_device_train_batch_size or sequence_length");
-      return FIXABLE;
-    }
-    if (e instanceof UncheckedIOException || e instanceof IOException) {
-      Throwable cause = e.getCause() == null ? e : e.getCause();
-      err.println(
-          "qlora4j: "
-              + Text.oneLine(String.valueOf(e.getMessage()))
-              + (cause == e ? "" : ": " + Text.oneLine(String.valueOf(cause.getMessage()))));
-      return FIXABLE;
-    }
-    if (e instanceof UnsupportedOperationException && e.getMessage() != null) {
-      err.println("qlora4j: not supported here: " + Text.oneLine(e.getMessage()));
+  private static int failed(Throwable e, PrintWriter err) {
+    String fixable = Failures.fixable(e);
+    if (fixable != null) {
+      err.println("qlora4j: " + fixable);
       return FIXABLE;
     }
     err.println("qlora4j: a defect of qlora4j; please report it with the lines below");

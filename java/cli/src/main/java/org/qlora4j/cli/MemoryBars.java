@@ -3,11 +3,9 @@ package org.qlora4j.cli;
 
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import org.qlora4j.common.Text;
 import org.qlora4j.train.MemoryPlan;
-import org.qlora4j.train.TrainConfig.Method;
 
 /** Memory plans as bars of letters, all of one scale. */
 final class MemoryBars {
@@ -16,22 +14,23 @@ final class MemoryBars {
   private MemoryBars() {}
 
   /** A line that explains the letters, and a line for each method. */
-  static List<String> of(Map<Method, MemoryPlan> plans) {
+  static List<String> of(Map<String, MemoryPlan> plans) {
     long largest = plans.values().stream().mapToLong(MemoryPlan::total).max().orElse(0);
     long unit = 1 << 20;
     while (unit * LONGEST < largest) {
       unit *= 2;
     }
+    int longest = plans.keySet().stream().mapToInt(String::length).max().orElse(1);
     List<String> lines = new ArrayList<>();
     lines.add(
         "a letter is "
             + Text.bytes(unit)
             + ": W weights, A adapters, G gradients, O optimizer states, S what a step holds, J Java and the rest");
-    for (Map.Entry<Method, MemoryPlan> plan : plans.entrySet()) {
+    for (Map.Entry<String, MemoryPlan> plan : plans.entrySet()) {
       lines.add(
           String.format(
-              "%-5s %s %s",
-              plan.getKey().name().toLowerCase(Locale.ROOT),
+              "%-" + longest + "s %s %s",
+              plan.getKey(),
               bar(plan.getValue(), unit),
               Text.bytes(plan.getValue().total())));
     }

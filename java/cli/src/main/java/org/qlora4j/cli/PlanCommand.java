@@ -6,7 +6,7 @@ import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.EnumMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -121,17 +121,18 @@ final class PlanCommand implements Callable<Integer> {
                 : MachineMemory.now();
     pack.choosePack();
     boolean weights = ModelCheckpoint.exists(shape) && run.init() == TrainConfig.Init.CHECKPOINT;
-    Map<Method, MemoryPlan> plans = new EnumMap<>(Method.class);
-    Map<Method, int[]> largest = new EnumMap<>(Method.class);
+    Map<String, MemoryPlan> plans = new LinkedHashMap<>();
+    Map<String, int[]> largest = new LinkedHashMap<>();
     String description;
     try (ModelCheckpoint checkpoint = weights ? ModelCheckpoint.open(shape) : null;
         MemoryPlanner planner =
             MemoryPlanner.open(
                 run, modelConfig, checkpoint, MemoryPlanner.TOKENIZER_AND_EXAMPLES)) {
       description = planner.pack().description();
-      for (Method each : Method.values()) {
-        TrainConfig one = run.withMethod(each);
-        if (each == Method.FULL && checkpoint != null && planner.holds4Bit()) {
+      for (Map.Entry<String, TrainConfig> column : columns(run).entrySet()) {
+        String each = column.getKey();
+        TrainConfig one = column.getValue();
+        if (one.method() == Method.FULL && checkpoint != null && planner.holds4Bit()) {
           continue;
         }
         plans.put(each, planner.plan(one, tokens, sequences));
@@ -190,8 +191,8 @@ final class PlanCommand implements Callable<Integer> {
       ModelConfig modelConfig,
       String description,
       MachineMemory available,
-      Map<Method, MemoryPlan> plans,
-      Map<Method, int[]> largest) {
+      Map<String, MemoryPlan> plans,
+      Map<String, int[]> largest) {
     PrintWriter out = spec.commandLine().getOut();
     MemoryPlan first = plans.values().iterator().next();
     out.printf(
@@ -208,7 +209,7 @@ final class PlanCommand implements Callable<Integer> {
     out.println();
     List<List<String>> rows = new ArrayList<>();
     List<String> head = new ArrayList<>(List.of("planned memory"));
-    plans.keySet().forEach(m -> head.add(name(m, run)));
+    plans.keySet().forEach(m -> head.add(m.equals(name(run)) ? m + "*" : m));
     rows.add(head);
     for (int i = 0; i < first.parts().size(); i++) {
       List<String> row = new ArrayList<>(List.of(first.parts().get(i).name()));
@@ -228,17 +229,26 @@ final class PlanCommand implements Callable<Integer> {
     out.println("* the configuration's method. Memory to fit: " + available.text() + ".");
   }
 
-  /** "lora int8*": the method, how it holds the base in 8 bits, whether it is the chosen one. */
-  private static String name(Method method, TrainConfig run) {
-    TrainConfig.EightBit eightBit = run.quantization().eightBit();
-    return method.name().toLowerCase(Locale.ROOT)
-        + (method == Method.LORA && eightBit != null
-            ? " " + eightBit.name().toLowerCase(Locale.ROOT)
-            : "")
-        + (method == run.method() ? "*" : "");
+  /** What is planned, by its name: every method, and LoRA on 8 bits where that is configured. */
+  private static Map<String, TrainConfig> columns(TrainConfig run) {
+    Map<String, TrainConfig> columns = new LinkedHashMap<>();
+    columns.put(name(run.withMethod(Method.FULL)), run.withMethod(Method.FULL));
+    columns.put(name(run.withDenseBase()), run.withDenseBase());
+    columns.put(name(run.withMethod(Method.LORA)), run.withMethod(Method.LORA));
+    columns.put(name(run.withMethod(Method.QLORA)), run.withMethod(Method.QLORA));
+    return columns;
   }
 
-  private static String count(Map<Method, int[]> largest, Method method, int index) {
+  /** "lora int8": the method, and how it holds the base in 8 bits. */
+  private static String name(TrainConfig run) {
+    TrainConfig.EightBit eightBit = run.quantization().eightBit();
+    return run.method().name().toLowerCase(Locale.ROOT)
+        + (run.method() == Method.LORA && eightBit != null
+            ? " " + eightBit.name().toLowerCase(Locale.ROOT)
+            : "");
+  }
+
+  private static String count(Map<String, int[]> largest, String method, int index) {
     int[] found = largest.get(method);
     int n = found == null ? 0 : found[index];
     return n == 0 ? "none" : n == MOST_SEQUENCES && index == 0 ? n + "+" : Integer.toString(n);
@@ -246,10 +256,10 @@ final class PlanCommand implements Callable<Integer> {
 
   /** One cell of a row. */
   private interface Cell {
-    String text(Method method, MemoryPlan plan);
+    String text(String method, MemoryPlan plan);
   }
 
-  private static List<String> row(String name, Map<Method, MemoryPlan> plans, Cell cell) {
+  private static List<String> row(String name, Map<String, MemoryPlan> plans, Cell cell) {
     List<String> row = new ArrayList<>(List.of(name));
     plans.forEach((method, plan) -> row.add(cell.text(method, plan)));
     return row;
@@ -260,8 +270,8 @@ final class PlanCommand implements Callable<Integer> {
       MachineMemory available,
       int tokens,
       int sequences,
-      Map<Method, MemoryPlan> plans,
-      Map<Method, int[]> largest) {
+      Map<String, MemoryPlan> plans,
+      Map<String, int[]> largest) {
     ObjectNode node = Json.newObject();
     node.put("method", run.method().name().toLowerCase(Locale.ROOT));
     node.put("sequence", tokens);
@@ -270,7 +280,7 @@ final class PlanCommand implements Callable<Integer> {
     ObjectNode methods = node.putObject("methods");
     plans.forEach(
         (method, plan) -> {
-          ObjectNode one = methods.putObject(method.name().toLowerCase(Locale.ROOT));
+          ObjectNode one = methods.putObject(method);
           ObjectNode parts = one.putObject("bytes");
           plan.parts().forEach(part -> parts.put(part.key(), part.bytes()));
           one.put("total_bytes", plan.total());

@@ -6,7 +6,7 @@ package org.qlora4j.common;
  * says what was expected, what was found, where, and where useful what to do next. The command line
  * prints that line and exits with code 2.
  */
-public final class InputException extends RuntimeException {
+public class InputException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
   public InputException(String message) {

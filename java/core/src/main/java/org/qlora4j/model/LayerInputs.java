@@ -20,6 +20,6 @@ public interface LayerInputs {
   /** Takes a copy of a group's input; {@code x} may be overwritten once this returns. */
   void keep(int group, DeviceTensor x);
 
-  /** Copies a group's input back, and forgets it. */
+  /** Copies a group's input back. */
   void restore(int group, DeviceTensor x);
 }

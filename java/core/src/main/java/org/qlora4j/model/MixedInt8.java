@@ -123,7 +123,7 @@ final class MixedInt8 {
                 .mul(new Scalar((double) (1f / 127f))));
   }
 
-  /** y += s * xa * b^T in f32, rounded once. */
+  /** y += s * xa * b^T; the product in f32, the sum rounded to the type of y once more. */
   private static void addBranch(Pass pass, LoraTerm term, DeviceTensor xa, DeviceTensor y) {
     long most = Math.min(BRANCH_ROWS, y.rows());
     DeviceTensor branch = pass.arena().allocate(DType.F32, most, y.cols());

@@ -173,7 +173,7 @@ public final class AdamWOptimizer implements AutoCloseable {
   /** What the moments take, and how pages moved so far. */
   public OptimizerMemory memory() {
     long total = 0;
-    OptimizerMemory.Held held = OptimizerMemory.Held.NONE;
+    PagedMemory held = PagedMemory.NONE;
     for (MomentStates part : states) {
       total += part.bytes();
       held = held.plus(part.memory().held());

@@ -233,8 +233,7 @@ public final class MemoryPlanner implements AutoCloseable {
   private DecoderModel load(TrainConfig config) {
     DType compute = config.computeType();
     ModelLoader.Options options =
-        new ModelLoader.Options(
-            compute, config.baseQuantization(), !config.method().adapter());
+        new ModelLoader.Options(compute, config.baseQuantization(), !config.method().adapter());
     if (checkpoint != null) {
       return ModelLoader.load(counting, model, checkpoint, options, Progress.none());
     }
@@ -262,15 +261,7 @@ public final class MemoryPlanner implements AutoCloseable {
     try (PagedInputs inputs = TrainingRun.pagedInputs(config, counting, model, tokens);
         TensorArena arena = new TensorArena(counting)) {
       Pass pass =
-          new Pass(
-              counting,
-              arena,
-              config.computeType(),
-              config.loraCompute(),
-              0,
-              0,
-              0,
-              true);
+          new Pass(counting, arena, config.computeType(), config.loraCompute(), 0, 0, 0, true);
       decoder.trainingStep(
           pass,
           SequenceBatch.of(arena, new int[tokens], positions, starts),
@@ -285,8 +276,7 @@ public final class MemoryPlanner implements AutoCloseable {
    * Inputs of the layers that keep theirs, the last one's output, and two gradients of that size.
    */
   private long inputBytes(TrainConfig config, int sequence, int batch) {
-    long one =
-        (long) sequence * batch * model.hiddenSize() * config.computeType().bytes();
+    long one = (long) sequence * batch * model.hiddenSize() * config.computeType().bytes();
     long every = config.gradientCheckpointing() ? config.checkpointEvery() : 1;
     // Between two inputs that are kept, those of one group of layers exist again in the backward.
     int groups = Math.toIntExact((model.layers() + every - 1) / every);

@@ -66,12 +66,12 @@ final class PagedInputs implements LayerInputs, AutoCloseable {
   }
 
   /** What moved since this was made. */
-  OptimizerMemory.Held held() {
+  PagedMemory held() {
     if (store == null) {
-      return OptimizerMemory.Held.NONE;
+      return PagedMemory.NONE;
     }
     PagedStore.Statistics s = store.statistics();
-    return new OptimizerMemory.Held(
+    return new PagedMemory(
         s.deviceBytes(), s.fetched() * pageBytes, s.writtenBack() * pageBytes, s.misses());
   }
 

@@ -75,9 +75,9 @@ final class PagedStates implements StateMemory {
   }
 
   @Override
-  public OptimizerMemory.Held held() {
+  public PagedMemory held() {
     PagedStore.Statistics statistics = store.statistics();
-    return new OptimizerMemory.Held(
+    return new PagedMemory(
         statistics.deviceBytes(),
         statistics.fetched() * pageBytes,
         statistics.writtenBack() * pageBytes,

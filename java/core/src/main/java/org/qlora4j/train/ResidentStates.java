@@ -30,8 +30,8 @@ final class ResidentStates implements StateMemory {
   }
 
   @Override
-  public OptimizerMemory.Held held() {
-    return new OptimizerMemory.Held(memory.bytes(), 0, 0, 0);
+  public PagedMemory held() {
+    return new PagedMemory(memory.bytes(), 0, 0, 0);
   }
 
   @Override

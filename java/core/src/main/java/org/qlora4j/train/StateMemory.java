@@ -22,7 +22,7 @@ sealed interface StateMemory extends AutoCloseable permits ResidentStates, Paged
   void write(int page, long offset, ByteBuffer source);
 
   /** Bytes held in the memory of the device, and what was moved. */
-  OptimizerMemory.Held held();
+  PagedMemory held();
 
   @Override
   void close();

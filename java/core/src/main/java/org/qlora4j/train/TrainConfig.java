@@ -321,21 +321,29 @@ public record TrainConfig(
     if (method != Method.QLORA) {
       return null;
     }
-    WeightFormat format = quantization.type() == QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
+    WeightFormat format =
+        quantization.type() == QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
     return new QuantizationConfig(format, quantization.blockSize(), quantization.doubleQuant());
   }
 
   /** The same with another method. */
   public TrainConfig withMethod(Method other) {
-    return with(other, schedule);
+    return with(other, schedule, quantization);
+  }
+
+  /** LoRA on a base in 16 or 32 bits. */
+  public TrainConfig withDenseBase() {
+    Quantization q = quantization;
+    return with(
+        Method.LORA, schedule, new Quantization(q.type(), q.doubleQuant(), q.blockSize(), null, 0));
   }
 
   /** The same with other micro-batches. */
   public TrainConfig withSchedule(Schedule other) {
-    return with(method, other);
+    return with(method, other, quantization);
   }
 
-  private TrainConfig with(Method newMethod, Schedule newSchedule) {
+  private TrainConfig with(Method newMethod, Schedule newSchedule, Quantization newQuantization) {
     return new TrainConfig(
         model,
         init,
@@ -344,7 +352,7 @@ public record TrainConfig(
         compute,
         device,
         data,
-        quantization,
+        newQuantization,
         lora,
         optimizer,
         newSchedule,

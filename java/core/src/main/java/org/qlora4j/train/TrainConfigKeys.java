@@ -235,6 +235,12 @@ public final class TrainConfigKeys {
     return null;
   }
 
+  /** The name of the key that is meant; an unknown one as it is. */
+  public static String canonical(String name) {
+    Key key = find(name);
+    return key == null ? name : key.name();
+  }
+
   /** All names and aliases. */
   static List<String> names() {
     List<String> names = new ArrayList<>();

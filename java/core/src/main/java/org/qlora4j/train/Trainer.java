@@ -82,11 +82,11 @@ public final class Trainer {
     double learningRate = learningRates.applyAsDouble(step);
     double loss = sum / labelTokens;
     if (!Double.isFinite(loss)) {
-      throw new InputException(notFinite("loss", step));
+      throw new DivergedException(notFinite("loss", step));
     }
     double norm = optimizer.step(learningRate);
     if (!Double.isFinite(norm)) {
-      throw new InputException(notFinite("gradient norm", step));
+      throw new DivergedException(notFinite("gradient norm", step));
     }
     return new StepResult(loss, norm, learningRate, tokens, labelTokens);
   }

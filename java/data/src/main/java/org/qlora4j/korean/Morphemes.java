@@ -26,14 +26,6 @@ public final class Morphemes {
    */
   private final ConcurrentLinkedQueue<Analyzer> idle = new ConcurrentLinkedQueue<>();
 
-  /** What is said of one morpheme. Offsets are in UTF-16 units of the text. */
-  public record Morpheme(String text, POS.Tag tag, int start, int end) {
-    /** Whether it names something: a common, a proper or a Latin-letter noun. */
-    public boolean isNoun() {
-      return tag == POS.Tag.NNG || tag == POS.Tag.NNP || tag == POS.Tag.SL;
-    }
-  }
-
   /** Takes morphemes in their order. */
   @FunctionalInterface
   public interface Visitor {
@@ -49,22 +41,6 @@ public final class Morphemes {
     analyzer.visit(text, visitor);
     // Not after a failure, which leaves a tokenizer in the middle of its work.
     idle.add(analyzer);
-  }
-
-  /** The morphemes of the text, without spaces and punctuation. */
-  public List<Morpheme> of(String text) {
-    List<Morpheme> morphemes = new ArrayList<>();
-    visit(
-        text,
-        (term, tag, start, end) -> morphemes.add(new Morpheme(term.toString(), tag, start, end)));
-    return morphemes;
-  }
-
-  /** The nouns that a text is about; see {@link NounCounter#mostFrequent}. */
-  public List<String> keywords(String text, int most) {
-    NounCounter nouns = new NounCounter();
-    visit(text, nouns);
-    return nouns.mostFrequent(most);
   }
 
   /** Counts the nouns that it is shown. */

@@ -59,10 +59,6 @@ final class Hashes {
       size++;
     }
 
-    int size() {
-      return size;
-    }
-
     private void grow() {
       long[] moreKeys = new long[keys.length * 2];
       int[] moreValues = new int[keys.length * 2];

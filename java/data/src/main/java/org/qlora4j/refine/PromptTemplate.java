@@ -23,7 +23,7 @@ final class PromptTemplate {
   }
 
   /** A prompt and what follows it. */
-  record Pair(String prompt, String completion) {}
+  record Pair(String prompt, String completion, String text) {}
 
   /** Checks a template. */
   static void check(String source, String template) {
@@ -79,7 +79,7 @@ final class PromptTemplate {
       completion = String.join(" ", words.subList(settings.firstWords(), words.size()));
     }
     String prompt = filled(template, heading, String.join(", ", chosen), firstWords);
-    return new Pair(prompt, settings.completionPrefix() + completion);
+    return new Pair(prompt, settings.completionPrefix() + completion, text);
   }
 
   /** In one pass, so that braces inside the values are left alone. */

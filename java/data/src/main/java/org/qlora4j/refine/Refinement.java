@@ -34,6 +34,8 @@ import org.qlora4j.sentiment.SentimentModel;
 public final class Refinement {
   private static final long PROGRESS_NANOS = 100_000_000;
 
+  private static final String WHOLE_TEXT = "whole_text";
+
   private final RefineConfig config;
   private final Progress progress;
   private final @Nullable SentimentModel sentiment;
@@ -164,7 +166,7 @@ public final class Refinement {
     example.put("prompt", candidate.pair().prompt());
     example.put("completion", candidate.pair().completion());
     if (held) {
-      for (long run : runs(candidate.pair().completion())) {
+      for (long run : runs(candidate.pair().text())) {
         if (heldOutRuns.get(run) < 0) {
           heldOutRuns.put(run, 0);
         }
@@ -177,6 +179,8 @@ public final class Refinement {
     if (twoPasses) {
       // Counted in the second pass.
       training.write(key(candidate) + " " + candidate.words() + " " + candidate.positive() + " ");
+      // A part of the text may be in the prompt.
+      example.put(WHOLE_TEXT, candidate.pair().text());
     } else {
       counter.keep(false, candidate.words(), candidate.positive());
     }
@@ -221,20 +225,18 @@ public final class Refinement {
         BufferedWriter out = Files.newBufferedWriter(to)) {
       for (String line = in.readLine(); line != null; line = in.readLine()) {
         String[] parts = line.split(" ", 4);
-        String completion = Json.object(parts[3], from.toString()).path("completion").textValue();
+        ObjectNode example = Json.object(parts[3], from.toString());
+        String text = example.remove(WHOLE_TEXT).textValue();
         boolean shared = false;
-        for (long run : runs(completion)) {
+        for (long run : runs(text)) {
           shared = shared || heldOutRuns.get(run) >= 0;
         }
         if (shared) {
           counter.drop(
-              DropReason.SHARED_WITH_HELD_OUT,
-              source(Long.parseLong(parts[0])),
-              "",
-              shown(completion));
+              DropReason.SHARED_WITH_HELD_OUT, source(Long.parseLong(parts[0])), "", shown(text));
         } else {
           counter.keep(false, Integer.parseInt(parts[1]), Double.parseDouble(parts[2]));
-          out.write(parts[3]);
+          out.write(Json.compact(example));
           out.write('\n');
         }
         if (++done % 1000 == 0) {

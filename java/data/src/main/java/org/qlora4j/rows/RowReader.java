@@ -30,6 +30,9 @@ public final class RowReader implements AutoCloseable {
   /** Of a row that is too long, what is kept to show. */
   private static final int SHOWN_BYTES = 400;
 
+  /** How far the end of a record that is too long is looked for, in longest rows. */
+  private static final int LOOKED_AHEAD = 16;
+
   private static final int XZ_MEMORY_KIB = 256 << 10;
 
   private final Path path;
@@ -49,7 +52,10 @@ public final class RowReader implements AutoCloseable {
   private int chunkEnd;
   private long line;
 
-  private record Line(long number, byte[] bytes, boolean tooLong) {}
+  /**
+   * @param oddQuotes whether the line, all of it, has an odd number of quotes
+   */
+  private record Line(long number, byte[] bytes, boolean tooLong, boolean oddQuotes) {}
 
   /**
    * Opens a file.
@@ -62,17 +68,33 @@ public final class RowReader implements AutoCloseable {
     this.file = file;
     this.format = format;
     this.maxRowBytes = maxRowBytes;
+    boolean opened = false;
+    CountingStream stream = null;
     try {
       if (Files.isDirectory(path)) {
         throw new InputException(path + ": expected a file of rows, found a directory");
       }
-      this.compressed = new CountingStream(Files.newInputStream(path));
-      this.in = decompress(path, compressed);
+      stream = new CountingStream(Files.newInputStream(path));
+      this.compressed = stream;
+      this.in = decompress(path, stream);
       this.parser = format == RowFormat.JSONL ? RowParser.jsonl() : header();
+      opened = true;
     } catch (NoSuchFileException e) {
       throw new InputException("no such file: " + path, e);
     } catch (IOException e) {
       throw new InputException("cannot read " + path + ": " + e, e);
+    } finally {
+      if (!opened && stream != null) {
+        closeQuietly(stream);
+      }
+    }
+  }
+
+  private static void closeQuietly(InputStream stream) {
+    try {
+      stream.close();
+    } catch (IOException e) {
+      // The failure that led here says more.
     }
   }
 
@@ -127,7 +149,7 @@ public final class RowReader implements AutoCloseable {
         return null;
       }
       if (first.tooLong) {
-        return tooLong(first);
+        return format == RowFormat.CSV && first.oddQuotes ? longRecord(first) : tooLong(first);
       }
       return format == RowFormat.CSV
           ? record(first)
@@ -145,7 +167,11 @@ public final class RowReader implements AutoCloseable {
         new BadRow(BadRow.Kind.TOO_LONG, "longer than " + maxRowBytes + " bytes"));
   }
 
-  /** A CSV record: lines until every quote is closed. */
+  /**
+   * A CSV record: lines until every quote is closed. One that is too long is read to its end, so
+   * that its lines are not taken for rows; where no end comes, or a quote closes in the middle of a
+   * value, the first line had a quote too many and the others are rows.
+   */
   private RawRow record(Line first) throws IOException {
     QuoteState state = new QuoteState();
     state.read(first.bytes);
@@ -155,18 +181,20 @@ public final class RowReader implements AutoCloseable {
     Deque<Line> taken = new ArrayDeque<>();
     ByteArrayOutputStream record = new ByteArrayOutputStream(first.bytes.length * 2);
     record.writeBytes(first.bytes);
+    long size = first.bytes.length;
     while (state.open()) {
       Line more = nextLine();
       if (more != null) {
         taken.addLast(more);
+        // Of a line that is too long, the rest is gone; its quotes were counted.
+        if (more.tooLong) {
+          state.toggle(more.oddQuotes);
+        } else {
+          state.read(more.bytes);
+        }
+        size += more.tooLong ? maxRowBytes : more.bytes.length + 1;
       }
-      if (more != null) {
-        state.read(more.bytes);
-      }
-      if (more == null
-          || more.tooLong
-          || state.broken
-          || record.size() + more.bytes.length >= maxRowBytes) {
+      if (more == null || state.broken || size > LOOKED_AHEAD * (long) maxRowBytes) {
         while (!taken.isEmpty()) {
           pushedBack.addFirst(taken.removeLast());
         }
@@ -176,10 +204,35 @@ public final class RowReader implements AutoCloseable {
             first.bytes,
             new BadRow(BadRow.Kind.MALFORMED, "a quote that is not closed"));
       }
-      record.write('\n');
-      record.writeBytes(more.bytes);
+      if (size <= maxRowBytes) {
+        record.write('\n');
+        record.writeBytes(more.bytes);
+      }
     }
-    return new RawRow(file, first.number, record.toByteArray(), null);
+    return size > maxRowBytes
+        ? tooLong(first)
+        : new RawRow(file, first.number, record.toByteArray(), null);
+  }
+
+  /** A CSV record whose first line is too long already and ends inside a quote. */
+  private RawRow longRecord(Line first) throws IOException {
+    Deque<Line> taken = new ArrayDeque<>();
+    long size = 0;
+    while (size <= LOOKED_AHEAD * (long) maxRowBytes) {
+      Line more = nextLine();
+      if (more == null) {
+        break;
+      }
+      if (more.oddQuotes) {
+        return tooLong(first);
+      }
+      taken.addLast(more);
+      size += more.tooLong ? maxRowBytes : more.bytes.length + 1;
+    }
+    while (!taken.isEmpty()) {
+      pushedBack.addFirst(taken.removeLast());
+    }
+    return tooLong(first);
   }
 
   private @Nullable Line nextLine() throws IOException {
@@ -193,9 +246,11 @@ public final class RowReader implements AutoCloseable {
     }
     line++;
     long size = 0;
+    int quotes = 0;
     for (boolean ended = false; !ended && fill(); ) {
       int end = chunkAt;
       while (end < chunkEnd && chunk[end] != '\n') {
+        quotes += chunk[end] == '"' ? 1 : 0;
         end++;
       }
       int length = end - chunkAt;
@@ -206,14 +261,16 @@ public final class RowReader implements AutoCloseable {
     }
     byte[] bytes = buffer.toByteArray();
     if (size > maxRowBytes) {
-      return new Line(line, Arrays.copyOf(bytes, Math.min(bytes.length, SHOWN_BYTES)), true);
+      return new Line(
+          line, Arrays.copyOf(bytes, Math.min(bytes.length, SHOWN_BYTES)), true, quotes % 2 != 0);
     }
     int length = bytes.length;
     if (length > 0 && bytes[length - 1] == '\r') {
       length--;
     }
     int start = line == 1 && startsWithMark(bytes) ? 3 : 0;
-    return new Line(line, Arrays.copyOfRange(bytes, start, Math.max(start, length)), false);
+    return new Line(
+        line, Arrays.copyOfRange(bytes, start, Math.max(start, length)), false, quotes % 2 != 0);
   }
 
   /** Whether there is another byte in the chunk; reads the next chunk where there is none. */
@@ -276,6 +333,11 @@ public final class RowReader implements AutoCloseable {
       }
     }
 
+    /** A line of which only the number of quotes is known. */
+    void toggle(boolean oddQuotes) {
+      quoted ^= oddQuotes;
+    }
+
     boolean open() {
       return quoted;
     }
@@ -302,6 +364,12 @@ public final class RowReader implements AutoCloseable {
       int read = in.read(bytes, offset, length);
       count += Math.max(0, read);
       return read;
+    }
+
+    /** GZIPInputStream asks for it between the members of a file. */
+    @Override
+    public int available() throws IOException {
+      return in.available();
     }
 
     @Override

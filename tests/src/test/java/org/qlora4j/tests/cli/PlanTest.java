@@ -260,6 +260,25 @@ class PlanTest {
       int letters = bar.group(1).length();
       assertTrue(letters <= 100 && (letters > 49 || !method.equals("full")), out);
     }
+    String eightBit =
+        assertDone(
+                run(
+                    "plan",
+                    "--model",
+                    config,
+                    "--set",
+                    "quantization=int8",
+                    "--memory",
+                    "8GB",
+                    "--json",
+                    json))
+            .out();
+    assertTrue(eightBit.contains("lora int8*"), eightBit);
+    JsonNode both = Json.readObject(json, 1 << 20).get("methods");
+    assertTrue(
+        both.get("lora int8").get("bytes").get("linear_weights").longValue()
+            < both.get("lora").get("bytes").get("linear_weights").longValue(),
+        eightBit);
     String small = assertDone(run("plan", "--model", config, "--memory", "1MB")).out();
     assertTrue(small.contains("none"), small);
     assertFixable(run("plan"), "CONFIG.yaml or --model");

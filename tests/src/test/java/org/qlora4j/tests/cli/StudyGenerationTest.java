@@ -140,8 +140,7 @@ class StudyGenerationTest {
               config: %s
               training: {lora_r: 8}
             """
-                .formatted(
-                    refine, FixtureFiles.project("examples/shapes/polyglot-ko-12.8b.json")));
+                .formatted(refine, FixtureFiles.project("examples/shapes/polyglot-ko-12.8b.json")));
     String printed = assertDone(run("study", "generation", config)).out();
     assertTrue(printed.contains("report " + out.resolve("report.html")), printed);
 

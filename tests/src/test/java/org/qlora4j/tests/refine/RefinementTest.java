@@ -22,6 +22,8 @@ import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
@@ -172,8 +174,10 @@ final class RefinementTest {
     assertEquals(5, example.path("prompt").asText().split(" ", -1).length);
   }
 
-  @Test
-  void heldOutExamplesShareNoRunOfWordsWithTraining() throws IOException {
+  /** Of texts whose first words are in the prompt, too. */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void heldOutExamplesShareNoRunOfWordsWithTraining(boolean firstWords) throws IOException {
     Random random = new Random(11);
     List<String> rows = new ArrayList<>();
     List<String> quotes = new ArrayList<>();
@@ -192,21 +196,26 @@ final class RefinementTest {
             input,
             "held_out=" + dir.resolve("held.jsonl"),
             "held_out_fraction=0.3",
+            firstWords ? "prompt='{first_words}'" : "seed=42",
+            firstWords ? "first_words=6" : "first_words=5",
             "held_out_shared_words=8");
     assertTrue(report.heldOut() > 50 && report.training() > 100, report.toString());
     assertTrue(
         report.drops().getOrDefault(DropReason.SHARED_WITH_HELD_OUT, 0L) > 0, report.toString());
-    Set<String> heldOut = runs(dir.resolve("held.jsonl"));
-    Set<String> training = runs(dir.resolve("out.jsonl"));
+    Set<String> heldOut = runs(dir.resolve("held.jsonl"), firstWords);
+    Set<String> training = runs(dir.resolve("out.jsonl"), firstWords);
     training.retainAll(heldOut);
     assertEquals(Set.of(), training);
   }
 
-  private static Set<String> runs(Path file) throws IOException {
+  private static Set<String> runs(Path file, boolean firstWords) throws IOException {
     Set<String> runs = new HashSet<>();
     for (String line : Files.readAllLines(file)) {
-      List<String> words =
-          Arrays.asList(Json.object(line, "x").path("completion").asText().strip().split(" ", -1));
+      ObjectNode example = Json.object(line, "x");
+      String text =
+          (firstWords ? example.path("prompt").asText() : "") + example.path("completion").asText();
+      assertEquals(2, example.size(), line);
+      List<String> words = Arrays.asList(text.strip().split(" ", -1));
       for (int i = 0; i + 8 <= words.size(); i++) {
         runs.add(String.join(" ", words.subList(i, i + 8)));
       }

@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertNotNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
@@ -95,6 +96,32 @@ final class RowReaderTest {
     assertEquals(1001, rows.size());
     assertEquals("2!MALFORMED", rows.get(0));
     assertEquals("1002:둘", rows.get(1000));
+  }
+
+  @Test
+  void aRecordThatIsTooLongIsOneRow() throws IOException {
+    // Its lines have as many commas as a row of this table.
+    String lines = "쉼표, 하나\n".repeat(300);
+    Path file = file("a.csv", "id,t\n1,\"" + lines + "\"\n2,둘\n");
+    assertEquals(List.of("2!TOO_LONG", "303:둘"), read(file, "t"));
+    Path first = file("b.csv", "id,t\n1,\"" + "긴 줄".repeat(1000) + "\n" + lines + "\"\n2,둘\n");
+    assertEquals(List.of("2!TOO_LONG", "304:둘"), read(first, "t"));
+  }
+
+  @Test
+  void everyMemberOfAGzipFileIsRead() throws IOException {
+    Path file = dir.resolve("members.jsonl.gz");
+    int members = 5000;
+    try (OutputStream out = Files.newOutputStream(file)) {
+      for (int i = 0; i < members; i++) {
+        ByteArrayOutputStream member = new ByteArrayOutputStream();
+        try (OutputStream gzip = new GZIPOutputStream(member)) {
+          gzip.write(("{\"t\": \"" + i + "\"}\n").getBytes(StandardCharsets.UTF_8));
+        }
+        out.write(member.toByteArray());
+      }
+    }
+    assertEquals(members, read(file, "t").size());
   }
 
   @Test

@@ -29,6 +29,7 @@ import org.qlora4j.common.Json;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.SmallModel;
 import org.qlora4j.train.TrainingRun;
 
 /** Whole runs of the example with every kind of optimizer: results, resuming, disks that fail. */
@@ -215,10 +216,7 @@ class OptimizerRunTest {
               "checkpoint_every=" + every);
       assertEquals(losses(kept), losses(offloaded));
       assertArrayEquals(adapter(kept), adapter(offloaded));
-      ObjectNode last = steps(offloaded).get(STEPS - 1);
-      // The example has four layers, so that three pages are all there are.
-      assertTrue(last.has("activation_bytes_in"), last.toString());
-      assertEquals(0, last.get("activation_bytes_in").longValue() % 256, last.toString());
+      assertTrue(steps(offloaded).get(STEPS - 1).has("activation_bytes_in"));
       try (Stream<Path> left = Files.list(offloaded)) {
         assertFalse(
             left.anyMatch(f -> f.getFileName().toString().contains("pages")), "a page file");
@@ -232,6 +230,52 @@ class OptimizerRunTest {
             "--set",
             "gradient_checkpointing=false"),
         "activation_offloading: expected false, or gradient_checkpointing: true");
+  }
+
+  /** With more layers than resident pages, and several micro-batches of different length. */
+  @Test
+  void offloadedActivationsOfADeepModelChangeNoBit() throws IOException {
+    Path shape =
+        Files.writeString(
+            directory.resolve("deep.json"),
+            SmallModel.llama(4608, 64, 12, 4, 2, 96).replace("512", "256"));
+    Path model = directory.resolve("deep");
+    assertEquals(
+        0,
+        Main.run(
+            new PrintWriter(new StringWriter()),
+            new PrintWriter(new StringWriter()),
+            "make-model",
+            "--config",
+            shape.toString(),
+            "--tokenizer",
+            FixtureFiles.project("examples/model").toString(),
+            model.toString()));
+    String[] deep = {
+      "--set", "model=" + model, "--set", "gradient_accumulation_steps=3", "--set", "max_steps=3"
+    };
+    Path kept = done("kept", deep);
+    for (String every : List.of("1", "2", "5")) {
+      Path offloaded =
+          done(
+              "offloaded" + every,
+              and(
+                  deep,
+                  "--set",
+                  "activation_offloading=true",
+                  "--set",
+                  "checkpoint_every=" + every));
+      assertEquals(losses(kept), losses(offloaded), "every " + every);
+      assertArrayEquals(adapter(kept), adapter(offloaded), "every " + every);
+      ObjectNode last = steps(offloaded).get(2);
+      // Of 11 kept inputs three are resident; the others left and came back in each of nine passes.
+      // Of 5 or 2 fewer moved, or none.
+      long passes = every.equals("1") ? 9 * 8 : every.equals("2") ? 9 * 2 : 0;
+      long page = 2L * 64 * 64;
+      assertTrue(last.get("activation_bytes_in").longValue() >= passes * page, every + ": " + last);
+      assertTrue(
+          last.get("activation_bytes_out").longValue() >= passes * page, every + ": " + last);
+    }
   }
 
   @Test
@@ -257,8 +301,7 @@ class OptimizerRunTest {
     byte[] states = Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors"));
     assertTrue(states.length > 1 << 20, "the limit would not be reached: " + states.length);
 
-    assertFixable(
-        limited(output, optim("paged_adamw_32bit")), "no room", "paging_dir");
+    assertFixable(limited(output, optim("paged_adamw_32bit")), "no room", "paging_dir");
     assertArrayEquals(
         states, Files.readAllBytes(checkpoint(output).resolve("optimizer.safetensors")));
 
@@ -319,10 +362,7 @@ class OptimizerRunTest {
                 "--resume"));
     command.addAll(List.of(more));
     Process process =
-        new ProcessBuilder(command)
-            .redirectErrorStream(true)
-            .redirectOutput(log.toFile())
-            .start();
+        new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(log.toFile()).start();
     assertTrue(process.waitFor(3, TimeUnit.MINUTES), "the process did not end");
     return new Ran(process.exitValue(), Files.readString(log, StandardCharsets.UTF_8));
   }

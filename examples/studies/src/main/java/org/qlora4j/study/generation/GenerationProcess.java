@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.common.Json;
@@ -22,6 +23,7 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Pass;
 import org.qlora4j.study.ChildTask;
+import org.qlora4j.study.OtherLoad;
 import org.qlora4j.study.StudyYaml;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.train.MemoryPlan;
@@ -64,8 +66,10 @@ public final class GenerationProcess {
   }
 
   private static ObjectNode train(ObjectNode request, Progress progress) {
+    OtherLoad others = new OtherLoad();
     TrainingSummary summary = TrainingRun.run(config(request), true, progress);
     return Json.newObject()
+        .put("others_cpus", others.cpus())
         .put("adapter", summary.output().toString())
         .put("steps", summary.steps())
         .put("trained_parameters", summary.trainedParameters())
@@ -79,6 +83,7 @@ public final class GenerationProcess {
 
   /** The base as the training held it, alone or with the adapter. */
   private static ObjectNode generate(ObjectNode request, Progress progress) {
+    OtherLoad others = new OtherLoad();
     TrainConfig config = config(request);
     Path directory = config.model();
     ModelConfig modelConfig = ModelConfig.read(directory);
@@ -115,7 +120,7 @@ public final class GenerationProcess {
       }
       progress.finish();
     }
-    return result.put("peak_bytes", MemoryUse.now().peakBytes());
+    return result.put("others_cpus", others.cpus()).put("peak_bytes", MemoryUse.now().peakBytes());
   }
 
   private static @Nullable LoraAdapter adapter(
@@ -147,7 +152,7 @@ public final class GenerationProcess {
                 config.withMethod(method),
                 request.path("sequence").asInt(),
                 request.path("batch").asInt());
-        ObjectNode parts = result.putObject(method.name());
+        ObjectNode parts = result.putObject(method.name().toLowerCase(Locale.ROOT));
         plan.parts().forEach(part -> parts.put(part.name(), part.bytes()));
       }
     }

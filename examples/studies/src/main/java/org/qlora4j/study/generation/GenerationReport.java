@@ -22,6 +22,8 @@ import org.qlora4j.report.Table;
 import org.qlora4j.study.Bootstrap;
 import org.qlora4j.study.Bootstrap.Interval;
 import org.qlora4j.study.Machine;
+import org.qlora4j.study.OtherLoad;
+import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.train.TrainConfig;
 
 /** The study's report. */
@@ -30,7 +32,6 @@ final class GenerationReport {
   private static final double PERCENT = 100;
   private static final int RESAMPLES = 10_000;
   private static final double LEVEL = 0.95;
-  private static final double CROWDED = 0.15;
 
   // The paper's figures: KoAlpaca/Polyglot-Ko 12.8B tuned by QLoRA, 100 unseen inputs.
   private static final double PAPER_RATIO = 2;
@@ -47,7 +48,7 @@ final class GenerationReport {
   private final ObjectNode trained;
   private final @Nullable RefineReport refined;
   private final @Nullable ObjectNode memory;
-  private final double othersCpus;
+  private final Map<String, ShapeMeasurement.Used> measured;
 
   GenerationReport(
       GenerationStudyConfig config,
@@ -58,7 +59,7 @@ final class GenerationReport {
       ObjectNode trained,
       @Nullable RefineReport refined,
       @Nullable ObjectNode memory,
-      double othersCpus) {
+      Map<String, ShapeMeasurement.Used> measured) {
     this.config = config;
     this.training = training;
     this.prompts = prompts;
@@ -67,7 +68,7 @@ final class GenerationReport {
     this.trained = trained;
     this.refined = refined;
     this.memory = memory;
-    this.othersCpus = othersCpus;
+    this.measured = measured;
   }
 
   Report make() {
@@ -143,7 +144,7 @@ final class GenerationReport {
     ObjectNode plans = memory;
     return plans == null
         ? Double.NaN
-        : PERCENT * (1 - (double) total(plans.path("QLORA")) / total(plans.path("LORA")));
+        : PERCENT * (1 - (double) total(plans.path("qlora")) / total(plans.path("lora")));
   }
 
   // ---------------------------------------------------------------- text
@@ -238,7 +239,7 @@ final class GenerationReport {
 
   private String settings() {
     StringBuilder text = new StringBuilder();
-    text.append(Machine.description());
+    text.append(Machine.description(training.device()));
     text.append(
         String.format(
             Locale.ROOT,
@@ -260,12 +261,16 @@ final class GenerationReport {
             config.generation().path("top_p").asText(),
             config.generation().path("repetition_penalty").asText(),
             config.generation().path("seed").asInt()));
-    if (othersCpus >= CROWDED) {
+    double others =
+        Math.max(
+            trained.path("others_cpus").asDouble(),
+            Math.max(base.othersCpus(), tuned.othersCpus()));
+    if (others >= OtherLoad.CROWDED) {
       text.append(
           String.format(
               Locale.ROOT,
-              "%nTimes are contended: other processes, this study's own among them, kept %.1f processors busy meanwhile.",
-              othersCpus));
+              "%nTimes are contended: other processes kept up to %.1f processors busy meanwhile.",
+              others));
     }
     return text.toString();
   }
@@ -279,8 +284,12 @@ final class GenerationReport {
             Column.text(""),
             Column.number("base", "", 3),
             Column.number("tuned", "", 3),
-            Column.text("tuned - base, 95 %"),
-            Column.text("tuned / base, 95 %"));
+            Column.number("tuned - base", "", 3),
+            Column.number("from", "95 %", 3),
+            Column.number("to", "95 %", 3),
+            Column.number("tuned / base", "", 3),
+            Column.number("from", "95 % ", 3),
+            Column.number("to", "95 % ", 3));
     paired(table, "words", base.words(), tuned.words());
     paired(table, "characters", base.characters(), tuned.characters());
     paired(table, "tokens", base.tokens(), tuned.tokens());
@@ -294,10 +303,10 @@ final class GenerationReport {
     paired(table, "longest run copied from training, words", base.copied(), tuned.copied());
     paired(table, "time a text, s", base.seconds(), tuned.seconds());
     for (int n : new int[] {1, 2, 3}) {
-      table.row("distinct-" + n, base.distinct(n), tuned.distinct(n), "", "");
+      unpaired(table, "distinct-" + n, base.distinct(n), tuned.distinct(n));
     }
-    table.row("texts that the model ended itself, share", base.stopped(), tuned.stopped(), "", "");
-    table.row("perplexity of held-out examples", base.perplexity(), tuned.perplexity(), "", "");
+    unpaired(table, "texts that the model ended itself, share", base.stopped(), tuned.stopped());
+    unpaired(table, "perplexity of held-out examples", base.perplexity(), tuned.perplexity());
     return table.build();
   }
 
@@ -305,18 +314,30 @@ final class GenerationReport {
     Interval difference =
         Bootstrap.pairedMeanDifference(before, after, RESAMPLES, LEVEL, config.seed());
     Interval ratio = Bootstrap.pairedRatio(before, after, RESAMPLES, LEVEL, config.seed());
-    table.row(name, mean(before), mean(after), text(difference), text(ratio));
+    table.row(
+        name,
+        mean(before),
+        mean(after),
+        difference.estimate(),
+        difference.low(),
+        difference.high(),
+        ratio.estimate(),
+        ratio.low(),
+        ratio.high());
   }
 
-  private static String text(Interval interval) {
-    return Double.isNaN(interval.estimate())
-        ? ""
-        : String.format(
-            Locale.ROOT,
-            "%.3f (%.3f to %.3f)",
-            interval.estimate(),
-            interval.low(),
-            interval.high());
+  /** A figure of all texts together, which has no interval. */
+  private static void unpaired(Table.Builder table, String name, double before, double after) {
+    table.row(
+        name,
+        before,
+        after,
+        after - before,
+        Double.NaN,
+        Double.NaN,
+        after / before,
+        Double.NaN,
+        Double.NaN);
   }
 
   private static Histogram.Sample sample(String name, double[] values) {
@@ -346,27 +367,30 @@ final class GenerationReport {
     report.paragraph(
         String.format(
             Locale.ROOT,
-            "%d sequences of %d tokens a micro-batch, same rank and optimizer on both sides. All of it is planned: the training's own code counts what it would allocate, as the command plan does; docs/memory.md has how close plans were to what processes used.",
+            "%d sequences of %d tokens a micro-batch, same rank and optimizer on both sides. Planned: the training's own code counts what it would allocate, as the command plan does."
+                + " Measured: VmHWM of a process that trained two steps on random weights of this shape; empty where nothing was measured.",
             shape.batch(),
             shape.sequence()));
     Table.Builder table =
         new Table.Builder(
             "Memory at the shape of " + shape.name(),
             Column.text("method"),
-            Column.number("memory", "GiB", 2),
-            Column.number("saved", "%", 1),
-            Column.text("source"));
+            Column.number("planned", "GiB", 2),
+            Column.number("saved, planned", "%", 1),
+            Column.number("measured", "GiB", 2),
+            Column.number("measured / planned", "", 3),
+            Column.number("time a step", "s", 1));
     Map<String, List<Double>> parts = new LinkedHashMap<>();
-    List<String> methods = new ArrayList<>();
-    for (String method : List.of("LORA", "QLORA")) {
+    for (String method : GenerationStudyConfig.METHODS) {
       JsonNode plan = plans.path(method);
-      String name = method.equals("LORA") ? "LoRA" : "QLoRA";
-      methods.add(name);
+      ShapeMeasurement.Used used = measured.get(method);
       table.row(
-          name,
+          method,
           total(plan) / GIB,
-          PERCENT * (1 - (double) total(plan) / total(plans.path("LORA"))),
-          "planned");
+          PERCENT * (1 - (double) total(plan) / total(plans.path("lora"))),
+          used == null ? Double.NaN : used.peakBytes() / GIB,
+          used == null ? Double.NaN : (double) used.peakBytes() / used.plannedBytes(),
+          used == null ? Double.NaN : used.secondsPerStep());
       plan.properties()
           .forEach(
               part ->
@@ -379,7 +403,7 @@ final class GenerationReport {
         BarChart.stacked(
             "Memory at the shape of " + shape.name() + " by part, planned",
             Axis.fromZero("memory", "GiB"),
-            methods,
+            GenerationStudyConfig.METHODS,
             parts.entrySet().stream()
                 .map(part -> new BarChart.Part(part.getKey(), part.getValue()))
                 .toList()));

@@ -4,6 +4,7 @@ package org.qlora4j.study.generation;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import com.fasterxml.jackson.databind.node.TextNode;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
@@ -11,7 +12,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
-import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
@@ -27,26 +27,36 @@ import org.qlora4j.report.Report;
 import org.qlora4j.sentiment.SentimentModel;
 import org.qlora4j.study.ChildTask;
 import org.qlora4j.study.FileHash;
-import org.qlora4j.study.OtherLoad;
+import org.qlora4j.study.Machine;
+import org.qlora4j.study.ModelContent;
+import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.study.StudyReport;
 import org.qlora4j.study.generation.TextMeasures.CopyFinder;
 import org.qlora4j.train.TrainConfig;
 
 /**
- * Tunes a model by QLoRA on refined reviews, lets the base and the tuned model write to prompts that
- * training never saw, and measures both.
+ * Tunes a model by QLoRA on refined reviews, lets the base and the tuned model write to prompts
+ * that training never saw, and measures both.
  *
  * <p>Training and writing have processes of their own, whose answers are files. A study that was
  * interrupted takes the answers to the same questions, and a training goes on from its newest
  * checkpoint.
  */
 public final class GenerationStudy {
+  /** A word that no text has, so that no run goes from one text to the next. */
+  private static final String BETWEEN = " \u0000 ";
+
   private final GenerationStudyConfig config;
   private final Progress progress;
+  private final String model;
+  private final String pack;
 
   private GenerationStudy(GenerationStudyConfig config, Progress progress) {
     this.config = config;
     this.progress = progress;
+    TrainConfig training = config.trainConfig(List.of());
+    this.model = ModelContent.of(training.model());
+    this.pack = Machine.packName(training.device());
   }
 
   /**
@@ -62,7 +72,6 @@ public final class GenerationStudy {
   }
 
   private Path run() {
-    OtherLoad others = new OtherLoad();
     // Whatever is wrong must show before the training.
     SentimentModel sentiment = SentimentModel.read(config.sentimentModel());
     List<String> prompts = prompts();
@@ -91,7 +100,8 @@ public final class GenerationStudy {
     WrittenTexts base =
         written("base", prompts, null, trained.path("loss_before").asDouble(), sentiment, finder);
     WrittenTexts tuned =
-        written("tuned", prompts, adapter, trained.path("loss_after").asDouble(), sentiment, finder);
+        written(
+            "tuned", prompts, adapter, trained.path("loss_after").asDouble(), sentiment, finder);
     for (WrittenTexts each : List.of(base, tuned)) {
       if (each.texts().stream().allMatch(t -> t.text().isBlank())) {
         throw new InputException(
@@ -112,7 +122,7 @@ public final class GenerationStudy {
                 trained,
                 refined,
                 memory(),
-                others.cpus())
+                measured(training))
             .make();
     return StudyReport.write(report, config.outputDir());
   }
@@ -139,15 +149,18 @@ public final class GenerationStudy {
     return prompts;
   }
 
-  /** Collected posts to positive examples, all of them for training: the prompts come from elsewhere. */
+  /**
+   * Collected posts to positive examples, all of them for training: the prompts come from
+   * elsewhere.
+   */
   private RefineReport refine(Path file, Path target) {
     RefineConfig refinement =
         RefineConfigReader.read(
             file,
             List.of(
-                "output=" + target,
+                "output=" + quoted(target),
                 "held_out=",
-                "sentiment_model=" + config.sentimentModel(),
+                "sentiment_model=" + quoted(config.sentimentModel()),
                 "min_positive=" + config.threshold()));
     RefineReport report = Refinement.run(refinement, progress);
     progress.message(
@@ -156,40 +169,56 @@ public final class GenerationStudy {
     return report;
   }
 
-  /** Completions of the training examples by prompt, to see what was copied. */
+  /** A path as YAML, whatever characters it has. */
+  private static String quoted(Path path) {
+    return Json.compact(TextNode.valueOf(path.toString()));
+  }
+
+  /** Texts of the training examples by prompt, to see what was copied. */
   private static Map<String, String> completions(TrainConfig training) {
     Map<String, String> completions = new LinkedHashMap<>();
     for (Path file : training.data().trainFiles()) {
       for (Example example : new ExampleReader("alpaca").read(file)) {
-        if (example instanceof Example.Completion completion) {
-          // Two examples of one prompt are both looked at.
-          completions.merge(completion.prompt(), completion.completion(), (a, b) -> a + " \u0000 " + b);
-        }
+        // Two examples of one prompt are both looked at.
+        completions.merge(prompt(example), text(example), (a, b) -> a + BETWEEN + b);
       }
     }
-    if (completions.isEmpty()) {
-      throw new InputException(
-          "the training files have no row with prompt and completion; nothing can be compared");
-    }
     return completions;
+  }
+
+  /** What a prompt of the study must not be. */
+  private static String prompt(Example example) {
+    return example instanceof Example.Completion completion ? completion.prompt() : "";
+  }
+
+  /** What a model learns to write. */
+  private static String text(Example example) {
+    if (example instanceof Example.Completion completion) {
+      return completion.completion();
+    }
+    if (example instanceof Example.Text text) {
+      return text.text();
+    }
+    StringBuilder messages = new StringBuilder();
+    for (Example.Message message : ((Example.Chat) example).messages()) {
+      messages.append(message.content()).append(BETWEEN);
+    }
+    return messages.toString();
   }
 
   // ---------------------------------------------------------------- processes
 
   private ObjectNode request(List<Path> more) {
-    ObjectNode request = Json.newObject().put("where", config.where());
+    ObjectNode request = Json.newObject().put("where", config.where()).put("pack", pack);
+    request.put("model", model);
     request.set("training", config.trainingKeys(more));
     return request;
   }
 
   private ObjectNode train(List<Path> more, TrainConfig training) {
-    ModelConfig.read(training.model());
     ObjectNode request = request(more);
     // The files by content, so that a result of others is not taken for an answer.
     ArrayNode contents = request.putArray("contents");
-    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(training.model())) {
-      contents.add(checkpoint.fingerprint());
-    }
     training.data().trainFiles().forEach(file -> contents.add(FileHash.sha256(file)));
     if (training.data().evalFile() != null) {
       contents.add(FileHash.sha256(training.data().evalFile()));
@@ -239,7 +268,8 @@ public final class GenerationStudy {
             name + " model");
     List<GeneratedText> texts = new ArrayList<>();
     answer.path("texts").forEach(text -> texts.add(GeneratedText.of(text)));
-    return WrittenTexts.measure(name, texts, sentiment, finder, Math.exp(loss));
+    return WrittenTexts.measure(
+        name, texts, sentiment, finder, Math.exp(loss), answer.path("others_cpus").asDouble());
   }
 
   /** Parts of LoRA's and QLoRA's memory at the larger shape, planned; null without one. */
@@ -248,7 +278,7 @@ public final class GenerationStudy {
     if (shape == null) {
       return null;
     }
-    ObjectNode request = Json.newObject().put("where", config.where());
+    ObjectNode request = Json.newObject().put("where", config.where()).put("pack", pack);
     request.set("training", config.shapeKeys(shape));
     request.put("config", shape.config().toString());
     request.put("shape", ModelConfig.readFile(shape.config()).toString());
@@ -260,6 +290,34 @@ public final class GenerationStudy {
         config.outputDir().resolve("shape"),
         new Quiet(progress),
         "memory plan");
+  }
+
+  /** What LoRA and QLoRA really took at the larger shape, of those that are to be measured. */
+  private Map<String, ShapeMeasurement.Used> measured(TrainConfig training) {
+    Map<String, ShapeMeasurement.Used> measured = new LinkedHashMap<>();
+    GenerationStudyConfig.Shape shape = config.shape();
+    if (shape == null) {
+      return measured;
+    }
+    for (String method : shape.measure()) {
+      ObjectNode keys = config.shapeKeys(shape).put("method", method);
+      measured.put(
+          method,
+          ShapeMeasurement.measure(
+              method,
+              new ShapeMeasurement.Shape(
+                  shape.config(),
+                  null,
+                  training.model(),
+                  training.data().trainFiles().get(0),
+                  shape.sequence(),
+                  shape.batch()),
+              keys,
+              pack,
+              config.outputDir().resolve("shape"),
+              new Quiet(progress)));
+    }
+    return measured;
   }
 
   /** Keeps the trainings' own messages out. */

@@ -58,8 +58,22 @@ record GenerationStudyConfig(
    * @param sequence tokens of a sequence
    * @param batch sequences of a micro-batch
    * @param training keys that differ there
+   * @param measure which of lora and qlora are run for two steps with random weights
    */
-  record Shape(String name, Path config, int sequence, int batch, ObjectNode training) {}
+  record Shape(
+      String name,
+      Path config,
+      int sequence,
+      int batch,
+      ObjectNode training,
+      List<String> measure) {
+    Shape {
+      measure = List.copyOf(measure);
+    }
+  }
+
+  /** What is compared at a larger shape. */
+  static final List<String> METHODS = List.of("lora", "qlora");
 
   private static final Set<String> DECIDED = Set.of("output_dir", "sample_prompts", "method");
 
@@ -86,7 +100,7 @@ record GenerationStudyConfig(
     if (!yaml.text("study").equals("generation")) {
       throw yaml.wrong("study", "generation");
     }
-    ObjectNode training = yaml.object("training");
+    ObjectNode training = yaml.trainingKeys("training");
     for (String key : (Iterable<String>) training::fieldNames) {
       if (DECIDED.contains(key)) {
         throw new InputException(
@@ -116,6 +130,12 @@ record GenerationStudyConfig(
           yaml.where()
               + ": training: expected eval_file or val_set_size, for the perplexity; found neither");
     }
+    if (config.shape() != null) {
+      TrainConfigReader.parse(
+          StudyYaml.write(config.shapeKeys(config.shape())),
+          yaml.where() + ": memory_shape",
+          List.of());
+    }
     return config;
   }
 
@@ -135,14 +155,25 @@ record GenerationStudyConfig(
 
   private static Shape shape(StudyYaml yaml) {
     yaml.allow(
-        Set.of("name", "config", "sequence_length", "per_device_train_batch_size", "training"));
+        Set.of(
+            "name",
+            "config",
+            "sequence_length",
+            "per_device_train_batch_size",
+            "training",
+            "measure"));
+    List<String> measure = yaml.texts("measure");
+    if (!METHODS.containsAll(measure)) {
+      throw yaml.wrong("measure", "a list of lora and qlora");
+    }
     ModelConfig.readFile(yaml.path("config"));
     return new Shape(
         yaml.text("name"),
         yaml.path("config"),
         yaml.integer("sequence_length", 512, 2, 1 << 24),
         yaml.integer("per_device_train_batch_size", 1, 1, 1 << 20),
-        yaml.has("training") ? yaml.object("training") : Json.newObject());
+        yaml.has("training") ? yaml.trainingKeys("training") : Json.newObject(),
+        measure);
   }
 
   /** The training's keys, with further files of examples. */

@@ -25,8 +25,8 @@ public final class TextMeasures {
   }
 
   /**
-   * Different runs of n words among all runs of n words in all texts (Li et al. 2016, "distinct-n");
-   * NaN where no text has n words.
+   * Different runs of n words among all runs of n words in all texts (Li et al. 2016,
+   * "distinct-n"); NaN where no text has n words.
    */
   public static double distinct(List<String> texts, int n) {
     Set<List<String>> different = new HashSet<>();
@@ -69,9 +69,7 @@ public final class TextMeasures {
         int[] ids = new int[words.size()];
         for (int i = 0; i < ids.length; i++) {
           ids[i] = numbers.computeIfAbsent(words.get(i), w -> numbers.size());
-          places
-              .computeIfAbsent(ids[i], w -> new ArrayList<>())
-              .add(new int[] {sources.size(), i});
+          places.computeIfAbsent(ids[i], w -> new ArrayList<>()).add(new int[] {sources.size(), i});
         }
         sources.add(ids);
       }

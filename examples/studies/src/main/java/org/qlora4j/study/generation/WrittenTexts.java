@@ -16,6 +16,7 @@ import org.qlora4j.study.generation.TextMeasures.CopyFinder;
  * @param repetition share of runs of three words that a text had before
  * @param copied words of the longest run shared with the training examples
  * @param perplexity exp of the held-out loss per token
+ * @param othersCpus processors that other processes kept busy while it wrote
  */
 record WrittenTexts(
     String name,
@@ -25,14 +26,16 @@ record WrittenTexts(
     double[] positive,
     double[] repetition,
     double[] copied,
-    double perplexity) {
+    double perplexity,
+    double othersCpus) {
 
   static WrittenTexts measure(
       String name,
       List<GeneratedText> texts,
       SentimentModel sentiment,
       CopyFinder training,
-      double perplexity) {
+      double perplexity,
+      double othersCpus) {
     int n = texts.size();
     WrittenTexts made =
         new WrittenTexts(
@@ -43,7 +46,8 @@ record WrittenTexts(
             new double[n],
             new double[n],
             new double[n],
-            perplexity);
+            perplexity,
+            othersCpus);
     for (int i = 0; i < n; i++) {
       String text = texts.get(i).text();
       made.words[i] = TextMeasures.words(text).size();

@@ -15,7 +15,6 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.qlora4j.checkpoint.ModelCheckpoint;
-import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
@@ -25,10 +24,10 @@ import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.ParameterSet;
-import org.qlora4j.model.RandomCheckpoint;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.study.ChildTask;
 import org.qlora4j.study.OtherLoad;
+import org.qlora4j.train.DivergedException;
 import org.qlora4j.train.MemoryPlan;
 import org.qlora4j.train.MemoryPlanner;
 import org.qlora4j.train.TrainConfig;
@@ -40,9 +39,6 @@ import org.qlora4j.train.TrainingSummary;
  * it writes its result to another, whole or not at all.
  */
 public final class MethodProcess {
-  /** Steps that only measure memory: the second is the first with optimizer states. */
-  private static final int MEASURED_STEPS = 2;
-
   /** Steps that are slower, because caches and Java are cold. */
   private static final int COLD_STEPS = 3;
 
@@ -55,11 +51,7 @@ public final class MethodProcess {
     /** Trains a method to the end. */
     TRAIN,
     /** Plans memory at a shape. */
-    PLAN,
-    /** Makes a model of a shape with random weights. */
-    MAKE,
-    /** Trains two steps at a shape. */
-    MEASURE
+    PLAN
   }
 
   private MethodProcess() {}
@@ -74,8 +66,6 @@ public final class MethodProcess {
               case SEARCH -> search(request, progress);
               case TRAIN -> train(request, progress);
               case PLAN -> plan(request);
-              case MAKE -> make(request, progress);
-              case MEASURE -> measure(request, progress);
             });
   }
 
@@ -123,20 +113,6 @@ public final class MethodProcess {
     };
   }
 
-  private static ObjectNode make(ObjectNode request, Progress progress) {
-    Path config = path(request, "config");
-    new RandomCheckpoint(
-            ModelConfig.readFile(config), StoredType.valueOf(request.path("stored_as").asText()), 0)
-        .write(
-            config,
-            path(request, "tokenizer"),
-            path(request, "target"),
-            5_000_000_000L,
-            Runtime.getRuntime().availableProcessors(),
-            progress);
-    return Json.newObject().put("done", true);
-  }
-
   // ---------------------------------------------------------------- trainings
 
   /** Mean training loss of the second half of each try; no held-out example is looked at. */
@@ -150,7 +126,13 @@ public final class MethodProcess {
       AtomicOutput.deleteTree(directory);
       TrainConfig config =
           spec.trainConfig(path(request, "model"), directory, rate.asDouble(), steps, 0);
-      TrainingRun.run(config, false, progress);
+      try {
+        TrainingRun.run(config, false, progress);
+      } catch (DivergedException e) {
+        progress.message("learning rate " + rate.asText() + ": " + e.getMessage());
+        tries.addObject().put("learning_rate", rate.asDouble()).putNull("loss");
+        continue;
+      }
       double sum = 0;
       int counted = 0;
       for (ObjectNode line : metrics(directory)) {
@@ -284,18 +266,5 @@ public final class MethodProcess {
       json.put("torch_dtype", torchName(spec.storedAs()));
     }
     return ModelConfig.parse(json, configFile.toString());
-  }
-
-  private static ObjectNode measure(ObjectNode request, Progress progress) {
-    MethodSpec spec = spec(request.path("method"));
-    TrainConfig config =
-        spec.trainConfig(
-            path(request, "model"), path(request, "directory"), null, MEASURED_STEPS, 0);
-    TrainingSummary summary = TrainingRun.run(config, false, progress);
-    return Json.newObject()
-        .put("peak_bytes", summary.peakBytes())
-        .put("planned_bytes", summary.plan().total())
-        .put("sequence", summary.plan().sequence())
-        .put("seconds_per_step", summary.trainedSeconds() / MEASURED_STEPS);
   }
 }

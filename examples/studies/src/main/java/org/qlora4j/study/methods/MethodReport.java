@@ -18,6 +18,8 @@ import org.qlora4j.report.ScatterChart;
 import org.qlora4j.report.Series;
 import org.qlora4j.report.Table;
 import org.qlora4j.study.Machine;
+import org.qlora4j.study.OtherLoad;
+import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.train.TrainConfig;
 
 /** The study's report. */
@@ -177,7 +179,7 @@ final class MethodReport {
     String text =
         "Peak memory is VmHWM of the method's own process. Counted memory is what the kernels' device holds; the rest is Java, libtorch, tokenizer and examples, about the same for every method."
             + " Times are of optimizer steps alone, the median of each run.";
-    if (most >= 0.15) {
+    if (most >= OtherLoad.CROWDED) {
       text +=
           String.format(
               Locale.ROOT,
@@ -208,7 +210,7 @@ final class MethodReport {
     return String.format(
         Locale.ROOT,
         "%s\nBase %s, examples %s, held out %s; sequences of up to %d tokens, %d x %d a step, seed %d, schedule %s.",
-        Machine.description(),
+        Machine.description(training.device()),
         MethodStudyConfig.original(config.methods().get(0)),
         training.data().trainFiles(),
         training.data().evalFile() == null
@@ -330,7 +332,13 @@ final class MethodReport {
     for (MethodResult result : results) {
       List<Object> row = new ArrayList<>(List.of(result.name()));
       Map<Double, Double> losses = tries.getOrDefault(result.name(), Map.of());
-      config.rates().forEach(r -> row.add(losses.getOrDefault(r, Double.NaN)));
+      config
+          .rates()
+          .forEach(
+              r -> {
+                double loss = losses.getOrDefault(r, Double.NaN);
+                row.add(Double.isInfinite(loss) ? Double.NaN : loss);
+              });
       row.add(result.rate());
       table.row(row.toArray());
     }
@@ -418,7 +426,7 @@ final class MethodReport {
             Column.number("time a step", "s", 2));
     long fullBytes = total(memory, full.name());
     for (String name : memory.planned().keySet()) {
-      ShapeMemory.Measured measured = memory.measured().get(name);
+      ShapeMeasurement.Used measured = memory.measured().get(name);
       double saved = saved(total(memory, name), fullBytes);
       table.row(
           name,

@@ -50,7 +50,7 @@ record MethodSpec(String name, @Nullable DType storedAs, ObjectNode training, St
   static MethodSpec read(StudyYaml entry, ObjectNode common) {
     String name = entry.text(NAME);
     String where = entry.where() + " (" + name + ")";
-    ObjectNode own = entry.tree();
+    ObjectNode own = StudyYaml.canonical(entry.tree());
     own.remove(List.of(NAME, STORED_AS));
     for (ObjectNode keys : List.of(common, own)) {
       for (String key : (Iterable<String>) keys::fieldNames) {
@@ -112,16 +112,6 @@ record MethodSpec(String name, @Nullable DType storedAs, ObjectNode training, St
       keys.put("learning_rate", rate);
     }
     return TrainConfigReader.parse(StudyYaml.write(keys), where, List.of());
-  }
-
-  /** The same on other examples, without held-out ones. */
-  MethodSpec on(Path trainFile, int sequence, int batch) {
-    ObjectNode keys = training.deepCopy();
-    keys.remove(List.of("eval_file", "val_set_size"));
-    keys.put("train_file", trainFile.toString());
-    keys.put("sequence_length", sequence).put("per_device_train_batch_size", batch);
-    keys.put("gradient_accumulation_steps", 1);
-    return new MethodSpec(name, storedAs, keys, where);
   }
 
   /** The same without a file of held-out examples: they must not choose a learning rate. */

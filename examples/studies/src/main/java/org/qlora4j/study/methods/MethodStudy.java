@@ -4,30 +4,25 @@ package org.qlora4j.study.methods;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.UncheckedIOException;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
-import org.qlora4j.checkpoint.ModelCheckpoint;
-import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
 import org.qlora4j.common.Text;
-import org.qlora4j.data.Tokenizer;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.report.Report;
 import org.qlora4j.study.ChildTask;
 import org.qlora4j.study.FileHash;
+import org.qlora4j.study.Machine;
+import org.qlora4j.study.ModelContent;
+import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.study.StudyReport;
 import org.qlora4j.study.methods.MethodProcess.Task;
 import org.qlora4j.train.TrainConfig;
@@ -41,15 +36,15 @@ import org.qlora4j.train.TrainConfig;
  * was in from its newest checkpoint, and runs the rest.
  */
 public final class MethodStudy {
-  private static final long SHAPE_TEXT_BYTES = 2 << 20;
-
   private final MethodStudyConfig config;
   private final Progress progress;
+  private final String pack;
   private final Map<String, String> contents = new LinkedHashMap<>();
 
   private MethodStudy(MethodStudyConfig config, Progress progress) {
     this.config = config;
     this.progress = progress;
+    this.pack = Machine.packName(config.trainConfig(config.methods().get(0), null).device());
   }
 
   /**
@@ -127,7 +122,14 @@ public final class MethodStudy {
     config.rates().forEach(rates::add);
     Map<Double, Double> losses = new LinkedHashMap<>();
     for (JsonNode one : answered(Task.SEARCH, request, directory, own).path("tries")) {
-      losses.put(one.path("learning_rate").asDouble(), one.path("loss").asDouble());
+      // None for a rate at which the training diverged.
+      losses.put(
+          one.path("learning_rate").asDouble(),
+          one.path("loss").asDouble(Double.POSITIVE_INFINITY));
+    }
+    if (losses.values().stream().allMatch(loss -> loss.isInfinite())) {
+      throw new InputException(
+          method.name() + ": the training diverged at every one of learning_rates; add lower ones");
     }
     return losses;
   }
@@ -142,7 +144,7 @@ public final class MethodStudy {
 
   private ObjectNode request(MethodSpec method) {
     ObjectNode request = Json.newObject().put("model", config.model(method).toString());
-    request.put("content", content(method));
+    request.put("content", content(method)).put("pack", pack);
     request.set("method", method.toJson());
     return request;
   }
@@ -165,20 +167,15 @@ public final class MethodStudy {
       files.add(data.evalFile());
     }
     for (Path file : files) {
-      content.append(' ').append(contents.computeIfAbsent(file.toString(), f -> FileHash.sha256(file)));
+      content
+          .append(' ')
+          .append(contents.computeIfAbsent(file.toString(), f -> FileHash.sha256(file)));
     }
     return content.toString();
   }
 
   private String fingerprint(Path model) {
-    return contents.computeIfAbsent(
-        model + "/",
-        m -> {
-          ModelConfig.read(model);
-          try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model)) {
-            return checkpoint.fingerprint();
-          }
-        });
+    return contents.computeIfAbsent(model + "/", m -> ModelContent.of(model));
   }
 
   // ---------------------------------------------------------------- memory at a shape
@@ -187,7 +184,7 @@ public final class MethodStudy {
     Path directory = config.outputDir().resolve("shape");
     ModelConfig model = ModelConfig.readFile(shape.config());
     ObjectNode request = Json.newObject().put("config", shape.config().toString());
-    request.put("shape", model.toString());
+    request.put("shape", model.toString()).put("pack", pack);
     request.put("sequence", shape.sequence()).put("batch", shape.batch());
     ArrayNode methods = request.putArray("methods");
     config.methods().forEach(m -> methods.add(m.toJson()));
@@ -207,56 +204,31 @@ public final class MethodStudy {
               planned.put(plan.getKey(), new ShapeMemory.Planned(parts));
             });
     own.finish();
-    Map<String, ShapeMemory.Measured> measured = new LinkedHashMap<>();
+    Map<String, ShapeMeasurement.Used> measured = new LinkedHashMap<>();
     for (MethodSpec method : config.methods()) {
       if (shape.measure().contains(method.name())) {
-        measured.put(method.name(), measure(shape, model, method, directory));
+        measured.put(method.name(), measure(shape, method, directory));
       }
     }
     return new ShapeMemory(shape, planned, measured);
   }
 
-  private ShapeMemory.Measured measure(
-      MethodStudyConfig.Shape shape, ModelConfig model, MethodSpec method, Path directory) {
+  private ShapeMeasurement.Used measure(
+      MethodStudyConfig.Shape shape, MethodSpec method, Path directory) {
     Progress own = new Prefixed(progress, shape.name() + ", " + method.name() + ": ");
-    Path tokenizer = MethodStudyConfig.original(method);
-    if (!Tokenizer.exists(tokenizer)) {
-      throw new InputException("no tokenizer.json in " + tokenizer);
-    }
-    DType declared = model.dtype() == null ? DType.BF16 : model.dtype();
-    DType stored = method.storedAs() == null ? declared : method.storedAs();
-    Path target = directory.resolve("model-" + stored.name().toLowerCase(Locale.ROOT));
-    ObjectNode make = Json.newObject().put("config", shape.config().toString());
-    make.put("shape", model.toString()).put("stored_as", stored.name());
-    make.put("tokenizer", tokenizer.toString()).put("target", target.toString());
-    answered(Task.MAKE, make, directory.resolve(target.getFileName() + "-made"), own);
-    Path text = shapeText(method, directory);
-    Path work = directory.resolve(method.slug());
-    ObjectNode request = Json.newObject().put("model", target.toString());
-    request.set("method", method.on(text, shape.sequence(), shape.batch()).toJson());
-    request.put("directory", work.resolve("run").toString());
-    JsonNode result = answered(Task.MEASURE, request, work, own);
-    return new ShapeMemory.Measured(
-        result.path("peak_bytes").asLong(),
-        result.path("planned_bytes").asLong(),
-        result.path("seconds_per_step").asDouble());
-  }
-
-  /** The beginning of the examples as plain text, which fills sequences of any length. */
-  private Path shapeText(MethodSpec method, Path directory) {
-    Path source = config.trainConfig(method, null).data().trainFiles().get(0);
-    Path target = directory.resolve("text.txt");
-    try (InputStream in = Files.newInputStream(source)) {
-      byte[] bytes = in.readNBytes((int) SHAPE_TEXT_BYTES);
-      int end = bytes.length;
-      while (end > 0 && end == SHAPE_TEXT_BYTES && bytes[end - 1] != '\n') {
-        end--; // a line, so that no character is cut
-      }
-      AtomicOutput.write(target, Arrays.copyOf(bytes, end));
-      return target;
-    } catch (IOException e) {
-      throw new UncheckedIOException("cannot read " + source, e);
-    }
+    return ShapeMeasurement.measure(
+        method.name(),
+        new ShapeMeasurement.Shape(
+            shape.config(),
+            method.storedAs(),
+            MethodStudyConfig.original(method),
+            config.trainConfig(method, null).data().trainFiles().get(0),
+            shape.sequence(),
+            shape.batch()),
+        method.training(),
+        pack,
+        directory,
+        own);
   }
 
   /** Says which method the work is for, and keeps the trainings' own messages out. */

@@ -85,7 +85,7 @@ record MethodStudyConfig(
       throw yaml.wrong(
           "eval_every", "a divisor of steps " + steps + " and more_steps " + moreSteps);
     }
-    ObjectNode common = yaml.object("training");
+    ObjectNode common = yaml.trainingKeys("training");
     List<MethodSpec> methods = new ArrayList<>();
     Map<String, String> slugs = new HashMap<>();
     for (StudyYaml entry : yaml.levels("methods")) {

@@ -2,6 +2,7 @@
 package org.qlora4j.study.methods;
 
 import java.util.Map;
+import org.qlora4j.study.ShapeMeasurement;
 
 /**
  * Memory at another model's shape.
@@ -11,7 +12,9 @@ import java.util.Map;
  * @param measured by method, of those that were run
  */
 record ShapeMemory(
-    MethodStudyConfig.Shape shape, Map<String, Planned> planned, Map<String, Measured> measured) {
+    MethodStudyConfig.Shape shape,
+    Map<String, Planned> planned,
+    Map<String, ShapeMeasurement.Used> measured) {
 
   /**
    * What the memory planner counts.
@@ -23,13 +26,4 @@ record ShapeMemory(
       return parts.values().stream().mapToLong(Long::longValue).sum();
     }
   }
-
-  /**
-   * Two steps with random weights.
-   *
-   * @param peakBytes VmHWM of the process
-   * @param plannedBytes what that process planned
-   * @param secondsPerStep of the two
-   */
-  record Measured(long peakBytes, long plannedBytes, double secondsPerStep) {}
 }
