@@ -4,6 +4,7 @@ package org.qlora4j.generate;
 import java.util.Arrays;
 import java.util.List;
 import org.qlora4j.common.InputException;
+import org.qlora4j.data.Tokenizer;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.Pass;
@@ -15,9 +16,8 @@ import org.qlora4j.model.SequenceBatch;
  * other prompts this way.
  *
  * <pre>{@code
- * double[] p = scorer.probabilities(
- *     tokenizer.encode("리뷰: " + text + " / 감정:"),
- *     List.of(tokenizer.encodeContinuation(" 긍정"), tokenizer.encodeContinuation(" 부정")));
+ * double[] p =
+ *     scorer.probabilities(tokenizer, "리뷰: " + text + " / 감정:", List.of(" 긍정", " 부정"));
  * }</pre>
  */
 public final class ChoiceScorer {
@@ -30,6 +30,24 @@ public final class ChoiceScorer {
   public ChoiceScorer(DecoderModel model, Pass pass) {
     this.model = model;
     this.pass = pass;
+  }
+
+  /**
+   * The same for texts. Prompt and choice are encoded as one text, as in training: where the
+   * prompt's last tokens depend on what follows, they count as part of the choices.
+   */
+  public double[] probabilities(Tokenizer tokenizer, String prompt, List<String> choices) {
+    int[] alone = tokenizer.encode(prompt);
+    List<int[]> whole = choices.stream().map(choice -> tokenizer.encode(prompt + choice)).toList();
+    int shared = alone.length;
+    for (int[] ids : whole) {
+      int same = Arrays.mismatch(alone, ids);
+      shared = Math.min(shared, same < 0 ? alone.length : same);
+    }
+    int end = shared;
+    return probabilities(
+        Arrays.copyOf(alone, end),
+        whole.stream().map(ids -> Arrays.copyOfRange(ids, end, ids.length)).toList());
   }
 
   /**

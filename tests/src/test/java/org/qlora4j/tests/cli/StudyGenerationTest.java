@@ -55,7 +55,7 @@ class StudyGenerationTest {
         training:
           model: %s
           train_file: %s
-          val_set_size: 4
+          eval_file: %s
           sequence_length: 128
           per_device_train_batch_size: 8
           learning_rate: 2e-3
@@ -69,6 +69,7 @@ class StudyGenerationTest {
                 FixtureFiles.project("examples/sentiment/korean-reviews.model"),
                 model,
                 FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                FixtureFiles.project("examples/data/blog-reviews-heldout.jsonl"),
                 more));
   }
 
@@ -182,7 +183,7 @@ class StudyGenerationTest {
     assertNotEquals(tuned, texts("tuned"));
 
     try (Browser browser = Browser.start()) {
-      ReportPage.check(browser, out.resolve("report.html"), 4, 4);
+      ReportPage.check(browser, out.resolve("report.html"), 4, 5);
     }
   }
 
@@ -215,7 +216,7 @@ class StudyGenerationTest {
         "prompts: none.jsonl | none.jsonl",
         "study: methods | study: expected generation, found 'methods'",
         "training.method: lora | method is decided by the study",
-        "training.val_set_size: 0 | expected eval_file or val_set_size",
+        "training.eval_file: null | expected eval_file or val_set_size",
         "training.lora_rnak: 3 | lora_rnak",
         "generation.top_p: 0 | generation: top_p: expected a number of",
         "generation.topk: 5 | unknown key 'topk'; did you mean top_k?",

@@ -233,11 +233,12 @@ class StudyMethodsTest {
         "training.model: nowhere | nowhere",
         "training.train_file: nothing.jsonl | no such file: nothing.jsonl",
         "memory_shape: {config: none.json} | none.json",
-        "memory_shape: {config: examples/shapes/polyglot-ko-1.3b.json, measure: [B]} | measure: expected true, false, or names",
+        "memory_shape: {config: ROOT/examples/shapes/polyglot-ko-1.3b.json, measure: [B]} | measure: expected true, false, or names",
       })
   void oneLineForWhatAUserCanMend(String setting, String part) throws IOException {
     Path config = config("", FULL);
-    String[] keyAndValue = setting.split(": ", 2);
+    String[] keyAndValue =
+        setting.replace("ROOT", FixtureFiles.project("").toString()).split(": ", 2);
     assertFixable(
         run("study", "methods", config, "--set", keyAndValue[0] + "=" + keyAndValue[1]), part);
     assertFalse(Files.exists(out), "nothing was written");
@@ -251,6 +252,6 @@ class StudyMethodsTest {
         "Full FP32: ",
         "does not fit");
     assertFixable(run("study", "methods", folder.resolve("none.yaml")), "no such file");
-    assertFixable(run("study"), "expected a study: methods");
+    assertFixable(run("study"), "expected a study: generation, methods");
   }
 }

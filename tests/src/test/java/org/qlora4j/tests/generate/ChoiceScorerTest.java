@@ -123,9 +123,9 @@ class ChoiceScorerTest {
             method: lora
             compute: float32
             lora_r: 8
-            learning_rate: 5e-3
+            learning_rate: 3e-3
             per_device_train_batch_size: 16
-            max_steps: 30
+            max_steps: 60
             train_on_inputs: false
             """
                 .formatted(MODEL, data, folder.resolve("out")),
@@ -138,15 +138,13 @@ class ChoiceScorerTest {
         true,
         (model, pass, tokenizer) -> {
           ChoiceScorer scorer = new ChoiceScorer(model, pass);
-          List<int[]> choices =
-              List.of(tokenizer.encodeContinuation(" 긍정"), tokenizer.encodeContinuation(" 부정"));
+          List<String> choices = List.of(" 긍정", " 부정");
           int right = 0;
           for (int i = 0; i < 8; i++) {
             // Pairs in an order that training mostly did not see.
             String[] words = i < 4 ? good : bad;
-            int[] prompt =
-                tokenizer.encode("리뷰: " + words[i % 4] + ", " + words[(i + 1) % 4] + " / 감정:");
-            double positive = scorer.probabilities(prompt, choices)[0];
+            String prompt = "리뷰: " + words[i % 4] + ", " + words[(i + 1) % 4] + " / 감정:";
+            double positive = scorer.probabilities(tokenizer, prompt, choices)[0];
             right += positive > 0.5 == i < 4 ? 1 : 0;
           }
           assertTrue(right >= 7, right + " of 8");
