@@ -33,8 +33,9 @@ public final class ChoiceScorer {
   }
 
   /**
-   * The same for texts. Prompt and choice are encoded as one text, as in training: where the
-   * prompt's last tokens depend on what follows, they count as part of the choices.
+   * The same for texts. Prompt and choice are encoded as one text, which is what training does
+   * wherever no token spans the border of the two; a prompt's last tokens that depend on what
+   * follows count as part of the choices.
    */
   public double[] probabilities(Tokenizer tokenizer, String prompt, List<String> choices) {
     int[] alone = tokenizer.encode(prompt);

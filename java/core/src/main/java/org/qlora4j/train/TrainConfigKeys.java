@@ -33,7 +33,7 @@ public final class TrainConfigKeys {
           key(
               "init",
               "checkpoint",
-              "checkpoint, or random to draw every weight (the directory then needs only config.json and the tokenizer)"),
+              "checkpoint, or random to draw every weight, with method: full (the directory then needs only config.json and the tokenizer)"),
           key("method", "qlora", "full, lora or qlora", "adapter", "finetuning_type"),
           key("output_dir", "", "directory of the result (required)"),
           key(
