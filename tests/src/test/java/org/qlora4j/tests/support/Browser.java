@@ -10,6 +10,7 @@ import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.WebSocket;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.DirectoryNotEmptyException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -193,11 +194,24 @@ public final class Browser implements AutoCloseable {
   @Override
   public void close() throws IOException, InterruptedException {
     socket.abort();
+    List<ProcessHandle> helpers = process.descendants().toList();
     process.destroy();
     if (!process.waitFor(10, TimeUnit.SECONDS)) {
       process.destroyForcibly().waitFor();
     }
-    AtomicOutput.deleteTree(profile);
+    helpers.forEach(ProcessHandle::destroyForcibly);
+    // They may still write into the profile for a moment.
+    for (int attempt = 0; ; attempt++) {
+      try {
+        AtomicOutput.deleteTree(profile);
+        return;
+      } catch (DirectoryNotEmptyException e) {
+        if (attempt == 50) {
+          throw e;
+        }
+        Thread.sleep(100);
+      }
+    }
   }
 
   /** Puts whole messages into a queue. */
