@@ -3,6 +3,7 @@ package org.qlora4j.study;
 
 import java.util.Arrays;
 import java.util.SplittableRandom;
+import java.util.function.ToDoubleFunction;
 
 /**
  * Percentile bootstrap intervals (Efron 1979): the same statistic of samples drawn again, with
@@ -31,10 +32,7 @@ public final class Bootstrap {
    */
   public static Interval pairedMeanDifference(
       double[] before, double[] after, int resamples, double level, long seed) {
-    if (before.length != after.length) {
-      throw new IllegalArgumentException(
-          "expected pairs, found " + before.length + " and " + after.length + " values");
-    }
+    check(before, after);
     double[] differences = new double[before.length];
     for (int i = 0; i < differences.length; i++) {
       differences[i] = after[i] - before[i];
@@ -45,54 +43,62 @@ public final class Bootstrap {
   /** Mean of {@code after} over mean of {@code before}; pairs are drawn. NaN where before is 0. */
   public static Interval pairedRatio(
       double[] before, double[] after, int resamples, double level, long seed) {
-    if (before.length != after.length || before.length == 0) {
-      throw new IllegalArgumentException(
-          "expected pairs, found " + before.length + " and " + after.length + " values");
-    }
-    SplittableRandom random = new SplittableRandom(seed);
-    double[] ratios = new double[resamples];
-    for (int r = 0; r < resamples; r++) {
-      double sumBefore = 0;
-      double sumAfter = 0;
-      for (int i = 0; i < before.length; i++) {
-        int drawn = random.nextInt(before.length);
-        sumBefore += before[drawn];
-        sumAfter += after[drawn];
-      }
-      ratios[r] = sumBefore == 0 ? Double.NaN : sumAfter / sumBefore;
-    }
-    Arrays.sort(ratios);
-    double tail = (1 - level) / 2;
-    double mean = Arrays.stream(before).sum();
-    return new Interval(
-        mean == 0 ? Double.NaN : Arrays.stream(after).sum() / mean,
-        quantile(ratios, tail),
-        quantile(ratios, 1 - tail));
+    check(before, after);
+    return interval(
+        before.length,
+        subjects -> {
+          double sum = sum(before, subjects);
+          return sum == 0 ? Double.NaN : sum(after, subjects) / sum;
+        },
+        resamples,
+        level,
+        seed);
   }
 
   /** Mean of the values. */
   public static Interval mean(double[] values, int resamples, double level, long seed) {
-    if (values.length == 0 || resamples < 1 || !(level > 0 && level < 1)) {
+    return interval(
+        values.length, subjects -> sum(values, subjects) / values.length, resamples, level, seed);
+  }
+
+  private static void check(double[] before, double[] after) {
+    if (before.length != after.length) {
+      throw new IllegalArgumentException(
+          "expected pairs, found " + before.length + " and " + after.length + " values");
+    }
+  }
+
+  private static double sum(double[] values, int[] subjects) {
+    double sum = 0;
+    for (int subject : subjects) {
+      sum += values[subject];
+    }
+    return sum;
+  }
+
+  /** The statistic of all subjects, and of as many that are drawn from them again and again. */
+  private static Interval interval(
+      int subjects, ToDoubleFunction<int[]> statistic, int resamples, double level, long seed) {
+    if (subjects == 0 || resamples < 1 || !(level > 0 && level < 1)) {
       throw new IllegalArgumentException(
           String.format(
               "expected values, resamples and a level between 0 and 1, found %d, %d, %s",
-              values.length, resamples, level));
+              subjects, resamples, level));
     }
     SplittableRandom random = new SplittableRandom(seed);
-    double[] means = new double[resamples];
+    double[] statistics = new double[resamples];
+    int[] drawn = new int[subjects];
     for (int r = 0; r < resamples; r++) {
-      double sum = 0;
-      for (int i = 0; i < values.length; i++) {
-        sum += values[random.nextInt(values.length)];
+      for (int i = 0; i < subjects; i++) {
+        drawn[i] = random.nextInt(subjects);
       }
-      means[r] = sum / values.length;
+      statistics[r] = statistic.applyAsDouble(drawn);
     }
-    Arrays.sort(means);
+    Arrays.sort(statistics);
     double tail = (1 - level) / 2;
+    Arrays.setAll(drawn, i -> i);
     return new Interval(
-        Arrays.stream(values).average().orElseThrow(),
-        quantile(means, tail),
-        quantile(means, 1 - tail));
+        statistic.applyAsDouble(drawn), quantile(statistics, tail), quantile(statistics, 1 - tail));
   }
 
   /** Between the two nearest of sorted values. */

@@ -8,6 +8,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import org.qlora4j.common.AtomicOutput;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
@@ -70,6 +71,12 @@ public final class ChildTask {
         progress,
         name);
     return Json.readObject(answer, MAX_BYTES);
+  }
+
+  /** A name as a directory's: "QLoRA NF4 + DQ" as "qlora-nf4-dq". */
+  public static String directoryName(String name) {
+    String slug = name.toLowerCase(Locale.ROOT).replaceAll("[^a-z0-9]+", "-");
+    return slug.replaceAll("^-|-$", "");
   }
 
   /** A request without what is only for messages. */

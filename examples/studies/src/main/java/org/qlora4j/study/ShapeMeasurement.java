@@ -98,8 +98,7 @@ public final class ShapeMeasurement {
         directory.resolve(target.getFileName() + "-made"),
         progress,
         name);
-    String slug = name.toLowerCase(Locale.ROOT).replaceAll("[^a-z0-9]+", "-");
-    Path work = directory.resolve(slug);
+    Path work = directory.resolve(ChildTask.directoryName(name));
     ObjectNode request = Json.newObject().put("shape", model.toString()).put("pack", pack);
     request.put("directory", work.resolve("run").toString()).put("where", name);
     request.set("training", keys(shape, training, target, text(shape.examples(), directory), work));

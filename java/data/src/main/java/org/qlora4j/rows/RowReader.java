@@ -195,9 +195,7 @@ public final class RowReader implements AutoCloseable {
         size += more.tooLong ? maxRowBytes : more.bytes.length + 1;
       }
       if (more == null || state.broken || size > LOOKED_AHEAD * (long) maxRowBytes) {
-        while (!taken.isEmpty()) {
-          pushedBack.addFirst(taken.removeLast());
-        }
+        pushBack(taken);
         return new RawRow(
             file,
             first.number,
@@ -229,10 +227,14 @@ public final class RowReader implements AutoCloseable {
       taken.addLast(more);
       size += more.tooLong ? maxRowBytes : more.bytes.length + 1;
     }
+    pushBack(taken);
+    return tooLong(first);
+  }
+
+  private void pushBack(Deque<Line> taken) {
     while (!taken.isEmpty()) {
       pushedBack.addFirst(taken.removeLast());
     }
-    return tooLong(first);
   }
 
   private @Nullable Line nextLine() throws IOException {

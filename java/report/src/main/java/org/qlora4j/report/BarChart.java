@@ -2,6 +2,7 @@
 package org.qlora4j.report;
 
 import java.util.List;
+import java.util.Map;
 
 /**
  * Bars from the left, one below the other, so that names of any length can be read. With several
@@ -59,6 +60,16 @@ public final class BarChart implements Chart {
   public static BarChart stacked(
       String title, Axis value, List<String> categories, List<Part> parts) {
     return new BarChart(title, value, categories, parts, true);
+  }
+
+  /** The same with the parts by name, in order. */
+  public static BarChart stacked(
+      String title, Axis value, List<String> categories, Map<String, List<Double>> parts) {
+    return stacked(
+        title,
+        value,
+        categories,
+        parts.entrySet().stream().map(e -> new Part(e.getKey(), e.getValue())).toList());
   }
 
   @Override

@@ -4,8 +4,8 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
@@ -20,7 +20,7 @@ import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.common.Json;
-import org.qlora4j.tests.cli.CommandRuns.Ran;
+import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.Packs;
 
 /**

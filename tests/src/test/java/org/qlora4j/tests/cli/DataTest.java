@@ -4,9 +4,9 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertDone;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -25,7 +25,7 @@ import org.qlora4j.refine.CleaningStep;
 import org.qlora4j.refine.DropReason;
 import org.qlora4j.refine.RefineConfigReader;
 import org.qlora4j.sentiment.SentimentModel;
-import org.qlora4j.tests.cli.CommandRuns.Ran;
+import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
 
 final class DataTest {

@@ -4,9 +4,9 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertDone;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
@@ -23,7 +23,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.Json;
-import org.qlora4j.tests.cli.CommandRuns.Ran;
+import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.Packs;
 

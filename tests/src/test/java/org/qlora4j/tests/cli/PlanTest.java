@@ -5,10 +5,10 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertDone;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
-import static org.qlora4j.tests.cli.CommandRuns.runAlone;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.runAlone;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -26,7 +26,7 @@ import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MachineMemory;
-import org.qlora4j.tests.cli.CommandRuns.Ran;
+import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
 
 /** The memory plan: counted exactly, and heeded. */

@@ -5,9 +5,9 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertDone;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -81,16 +81,6 @@ class StudyGenerationTest {
     return Json.readObject(file, 1 << 24);
   }
 
-  private static JsonNode table(ObjectNode report, String title) {
-    for (JsonNode block : report.path("blocks")) {
-      if (block.path("type").asText().equals("table")
-          && block.path("title").asText().equals(title)) {
-        return block.path("rows");
-      }
-    }
-    throw new AssertionError("no table " + title);
-  }
-
   private static JsonNode row(JsonNode rows, String name) {
     for (JsonNode row : rows) {
       if (row.get(0).asText().equals(name)) {
@@ -152,7 +142,7 @@ class StudyGenerationTest {
     assertNotEquals(base, tuned, "three steps change something");
 
     ObjectNode report = json(out.resolve("report.json"));
-    JsonNode figures = table(report, "Base against tuned");
+    JsonNode figures = ReportPage.rows(report, "Base against tuned");
     double words = base.stream().mapToInt(t -> t.split("\\s+", -1).length).average().orElseThrow();
     assertEquals(words, row(figures, "words").get(1).asDouble(), 1e-9);
     SentimentModel sentiment =
@@ -166,9 +156,9 @@ class StudyGenerationTest {
     double before = json(out.resolve("train.json")).path("loss_before").asDouble();
     assertEquals(
         Math.exp(before), row(figures, "perplexity of held-out examples").get(1).asDouble(), 1e-6);
-    JsonNode memory = table(report, "Memory at the shape of Polyglot-Ko 12.8B");
+    JsonNode memory = ReportPage.rows(report, "Memory at the shape of Polyglot-Ko 12.8B");
     assertTrue(memory.get(1).get(2).asDouble() > 58.8, memory.toString());
-    JsonNode posts = table(report, "What became of the collected posts");
+    JsonNode posts = ReportPage.rows(report, "What became of the collected posts");
     assertEquals(3, row(posts, "collected").get(1).asInt());
     assertEquals(2, row(posts, "kept").get(1).asInt(), posts.toString());
 

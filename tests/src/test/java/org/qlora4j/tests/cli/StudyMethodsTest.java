@@ -4,9 +4,9 @@ package org.qlora4j.tests.cli;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.qlora4j.tests.cli.CommandRuns.assertDone;
-import static org.qlora4j.tests.cli.CommandRuns.assertFixable;
-import static org.qlora4j.tests.cli.CommandRuns.run;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -14,16 +14,15 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.FileTime;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.qlora4j.cli.Main;
 import org.qlora4j.common.Json;
 import org.qlora4j.tests.support.Browser;
+import org.qlora4j.tests.support.CommandRuns;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.ReportPage;
 
@@ -109,7 +108,7 @@ class StudyMethodsTest {
     assertTrue(full.path("saved_bytes").asLong() > 10 * int8.path("saved_bytes").asLong());
 
     ObjectNode report = json(out.resolve("report.json"));
-    JsonNode losses = table(report, "Held-out loss and error").path("rows");
+    JsonNode losses = ReportPage.rows(report, "Held-out loss and error");
     assertEquals(2, losses.size());
     double expected =
         100
@@ -117,7 +116,7 @@ class StudyMethodsTest {
                     / full.path("curve").get(1).path("loss").asDouble()
                 - 1);
     assertEquals(expected, losses.get(1).get(7).asDouble(), 1e-9, "error at equal steps");
-    JsonNode shape = table(report, "Memory at the shape of Polyglot-Ko 1.3B").path("rows");
+    JsonNode shape = ReportPage.rows(report, "Memory at the shape of Polyglot-Ko 1.3B");
     assertEquals("LoRA <INT8>", shape.get(1).get(0).asText());
     assertTrue(shape.get(0).get(1).asDouble() > 21, "16 bytes for each of 1.3 billion parameters");
     assertTrue(
@@ -140,39 +139,14 @@ class StudyMethodsTest {
     }
   }
 
-  private static JsonNode table(ObjectNode report, String title) {
-    for (JsonNode block : report.path("blocks")) {
-      if (block.path("type").asText().equals("table")
-          && block.path("title").asText().equals(title)) {
-        return block;
-      }
-    }
-    throw new AssertionError("no table " + title);
-  }
-
   /** A study that is killed takes its child with it, and goes on from the checkpoint. */
   @Test
   void goesOnWhereItWasKilled() throws Exception {
     Path config = config("more_steps: 60\neval_every: 2\n", FULL).toAbsolutePath();
     String text = Files.readString(config).replaceFirst("more_steps: 4\neval_every: 2\n", "");
     Files.writeString(config, text);
-    List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-    for (String property :
-        List.of("org.bytedeco.javacpp.maxPhysicalBytes", "org.bytedeco.javacpp.maxBytes")) {
-      command.add("-D" + property + "=0");
-    }
-    command.addAll(
-        List.of(
-            "-Xmx1g",
-            "-cp",
-            System.getProperty("java.class.path"),
-            Main.class.getName(),
-            "study",
-            "methods",
-            config.toString()));
     Process study =
-        new ProcessBuilder(command)
+        new ProcessBuilder(CommandRuns.command("study", "methods", config))
             .redirectErrorStream(true)
             .redirectOutput(folder.resolve("log").toFile())
             .start();

@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.nio.file.Path;
 import java.util.List;
 
@@ -85,5 +86,16 @@ public final class ReportPage {
       assertEquals(0, browser.evaluate("performance.getEntriesByType('resource').length").asInt());
       assertEquals(0, browser.evaluate("document.scripts.length").asInt());
     }
+  }
+
+  /** Rows of a table in a report's JSON. */
+  public static JsonNode rows(ObjectNode report, String title) {
+    for (JsonNode block : report.path("blocks")) {
+      if (block.path("type").asText().equals("table")
+          && block.path("title").asText().equals(title)) {
+        return block.path("rows");
+      }
+    }
+    throw new AssertionError("no table " + title);
   }
 }

@@ -7,8 +7,6 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -18,9 +16,9 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.checkpoint.PeftAdapterFile;
-import org.qlora4j.cli.Main;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Progress;
+import org.qlora4j.tests.support.CommandRuns;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigReader;
@@ -108,30 +106,14 @@ class EightBitBaseTest {
                 "--max-new-tokens",
                 "8"));
     arguments.addAll(more);
-    StringWriter out = new StringWriter();
-    StringWriter err = new StringWriter();
-    int code =
-        Main.run(
-            new PrintWriter(out, true),
-            new PrintWriter(err, true),
-            arguments.toArray(new String[0]));
-    assertEquals(0, code, err.toString());
-    return out.toString();
+    return CommandRuns.assertDone(CommandRuns.run(arguments.toArray())).out();
   }
 
   @Test
   void aBaseIn4BitsIsRefused() {
     Path four = folder.resolve("four");
-    StringWriter err = new StringWriter();
-    assertEquals(
-        0,
-        Main.run(
-            new PrintWriter(new StringWriter()),
-            new PrintWriter(err, true),
-            "quantize",
-            FixtureFiles.project("examples/model").toString(),
-            four.toString()),
-        err.toString());
+    CommandRuns.assertDone(
+        CommandRuns.run("quantize", FixtureFiles.project("examples/model"), four));
     InputException e =
         assertThrows(
             InputException.class,

@@ -9,7 +9,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.TimeUnit;
@@ -17,6 +16,7 @@ import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.tests.support.CommandRuns;
 import org.qlora4j.train.TrainingRun;
 
 /**
@@ -92,19 +92,7 @@ class KillResumeTest {
   }
 
   private static Process train(Path config, Path output, boolean resume) throws IOException {
-    List<String> command = new ArrayList<>();
-    command.add(Path.of(System.getProperty("java.home"), "bin", "java").toString());
-    command.addAll(
-        List.of(
-            "-Xmx512m",
-            "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
-            "-cp",
-            System.getProperty("java.class.path"),
-            "org.qlora4j.cli.Main",
-            "train",
-            config.toString(),
-            "--set",
-            "output_dir=" + output));
+    List<String> command = CommandRuns.command("train", config, "--set", "output_dir=" + output);
     if (resume) {
       command.add("--resume");
     }

@@ -28,6 +28,7 @@ import org.qlora4j.cli.Main;
 import org.qlora4j.common.Json;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
+import org.qlora4j.tests.support.CommandRuns;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.SmallModel;
 import org.qlora4j.train.TrainingRun;
@@ -342,24 +343,9 @@ class OptimizerRunTest {
   private Ran limited(Path output, String... more) throws IOException, InterruptedException {
     Path log = directory.resolve("limited.log");
     List<String> command =
-        new ArrayList<>(
-            List.of(
-                "bash",
-                "-c",
-                "ulimit -f 1024; exec \"$@\"",
-                "bash",
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-Xmx512m",
-                "-XX:-UsePerfData",
-                "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
-                "-cp",
-                System.getProperty("java.class.path"),
-                "org.qlora4j.cli.Main",
-                "train",
-                config.toString(),
-                "--set",
-                "output_dir=" + output,
-                "--resume"));
+        new ArrayList<>(List.of("bash", "-c", "ulimit -f 1024; exec \"$@\"", "bash"));
+    command.addAll(
+        CommandRuns.command("train", config, "--set", "output_dir=" + output, "--resume"));
     command.addAll(List.of(more));
     Process process =
         new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(log.toFile()).start();

@@ -404,9 +404,7 @@ final class GenerationReport {
             "Memory at the shape of " + shape.name() + " by part, planned",
             Axis.fromZero("memory", "GiB"),
             GenerationStudyConfig.METHODS,
-            parts.entrySet().stream()
-                .map(part -> new BarChart.Part(part.getKey(), part.getValue()))
-                .toList()));
+            parts));
   }
 
   private static Table drops(RefineReport refined) {
@@ -421,7 +419,7 @@ final class GenerationReport {
     for (Map.Entry<DropReason, Long> drop : refined.drops().entrySet()) {
       if (drop.getValue() > 0) {
         table.row(
-            "dropped: " + drop.getKey().name().toLowerCase(Locale.ROOT).replace('_', ' '),
+            "dropped: " + drop.getKey().key().replace('_', ' '),
             drop.getValue(),
             PERCENT * drop.getValue() / rows);
       }

@@ -31,6 +31,7 @@ import org.qlora4j.study.Machine;
 import org.qlora4j.study.ModelContent;
 import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.study.StudyReport;
+import org.qlora4j.study.WorkProgress;
 import org.qlora4j.study.generation.TextMeasures.CopyFinder;
 import org.qlora4j.train.TrainConfig;
 
@@ -48,12 +49,14 @@ public final class GenerationStudy {
 
   private final GenerationStudyConfig config;
   private final Progress progress;
+  private final Progress work;
   private final String model;
   private final String pack;
 
   private GenerationStudy(GenerationStudyConfig config, Progress progress) {
     this.config = config;
     this.progress = progress;
+    this.work = new WorkProgress(progress, "");
     TrainConfig training = config.trainConfig(List.of());
     this.model = ModelContent.of(training.model());
     this.pack = Machine.packName(training.device());
@@ -230,7 +233,7 @@ public final class GenerationStudy {
             GenerationProcess.TRAIN,
             request,
             config.outputDir(),
-            new Quiet(progress),
+            work,
             "training");
     progress.message(
         String.format(
@@ -264,7 +267,7 @@ public final class GenerationStudy {
             GenerationProcess.GENERATE,
             request,
             config.outputDir().resolve(name),
-            new Quiet(progress),
+            work,
             name + " model");
     List<GeneratedText> texts = new ArrayList<>();
     answer.path("texts").forEach(text -> texts.add(GeneratedText.of(text)));
@@ -288,7 +291,7 @@ public final class GenerationStudy {
         GenerationProcess.PLAN,
         request,
         config.outputDir().resolve("shape"),
-        new Quiet(progress),
+        work,
         "memory plan");
   }
 
@@ -315,29 +318,8 @@ public final class GenerationStudy {
               keys,
               pack,
               config.outputDir().resolve("shape"),
-              new Quiet(progress)));
+              work));
     }
     return measured;
-  }
-
-  /** Keeps the trainings' own messages out. */
-  private record Quiet(Progress progress) implements Progress {
-    @Override
-    public void start(String task, long total) {
-      progress.start(task, total);
-    }
-
-    @Override
-    public void update(long done, String detail) {
-      progress.update(done, detail);
-    }
-
-    @Override
-    public void message(String line) {}
-
-    @Override
-    public void finish() {
-      progress.finish();
-    }
   }
 }

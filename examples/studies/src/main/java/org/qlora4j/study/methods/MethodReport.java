@@ -368,20 +368,12 @@ final class MethodReport {
           .parts()
           .forEach((part, bytes) -> parts.getOrDefault(part, new ArrayList<>()).add(bytes / MIB));
     }
-    return stacked("Counted memory by part, measured", "MiB", names(), parts);
+    return BarChart.stacked(
+        "Counted memory by part, measured", Axis.fromZero("memory", "MiB"), names(), parts);
   }
 
   private List<String> names() {
     return results.stream().map(MethodResult::name).toList();
-  }
-
-  private static BarChart stacked(
-      String title, String unit, List<String> names, Map<String, List<Double>> parts) {
-    return BarChart.stacked(
-        title,
-        Axis.fromZero("memory", unit),
-        names,
-        parts.entrySet().stream().map(e -> new BarChart.Part(e.getKey(), e.getValue())).toList());
   }
 
   private ScatterChart memoryAgainstError() {
@@ -450,9 +442,9 @@ final class MethodReport {
                         (part, bytes) ->
                             parts.computeIfAbsent(part, p -> new ArrayList<>()).add(bytes / GB)));
     report.add(
-        stacked(
+        BarChart.stacked(
             "Memory at the shape of " + shape.name() + " by part, planned",
-            "GB",
+            Axis.fromZero("memory", "GB"),
             List.copyOf(memory.planned().keySet()),
             parts));
   }

@@ -4,12 +4,12 @@ package org.qlora4j.study.methods;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Locale;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.kernels.DType;
+import org.qlora4j.study.ChildTask;
 import org.qlora4j.study.StudyYaml;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigReader;
@@ -91,8 +91,7 @@ record MethodSpec(String name, @Nullable DType storedAs, ObjectNode training, St
 
   /** A directory's name: "qlora-nf4-double-quantization". */
   String slug() {
-    String slug = name.toLowerCase(Locale.ROOT).replaceAll("[^a-z0-9]+", "-");
-    return slug.replaceAll("^-|-$", "");
+    return ChildTask.directoryName(name);
   }
 
   /**

@@ -24,6 +24,7 @@ import org.qlora4j.study.Machine;
 import org.qlora4j.study.ModelContent;
 import org.qlora4j.study.ShapeMeasurement;
 import org.qlora4j.study.StudyReport;
+import org.qlora4j.study.WorkProgress;
 import org.qlora4j.study.methods.MethodProcess.Task;
 import org.qlora4j.train.TrainConfig;
 
@@ -70,7 +71,7 @@ public final class MethodStudy {
     for (int i = 0; i < config.methods().size(); i++) {
       MethodSpec method = config.methods().get(i);
       Progress own =
-          new Prefixed(
+          new WorkProgress(
               progress, (i + 1) + "/" + config.methods().size() + " " + method.name() + ": ");
       convert(method, own);
       Double rate = null;
@@ -188,7 +189,7 @@ public final class MethodStudy {
     request.put("sequence", shape.sequence()).put("batch", shape.batch());
     ArrayNode methods = request.putArray("methods");
     config.methods().forEach(m -> methods.add(m.toJson()));
-    Progress own = new Prefixed(progress, shape.name() + ": ");
+    Progress own = new WorkProgress(progress, shape.name() + ": ");
     own.start("planning memory", 0);
     ObjectNode plans = answered(Task.PLAN, request, directory, own);
     Map<String, ShapeMemory.Planned> planned = new LinkedHashMap<>();
@@ -215,7 +216,7 @@ public final class MethodStudy {
 
   private ShapeMeasurement.Used measure(
       MethodStudyConfig.Shape shape, MethodSpec method, Path directory) {
-    Progress own = new Prefixed(progress, shape.name() + ", " + method.name() + ": ");
+    Progress own = new WorkProgress(progress, shape.name() + ", " + method.name() + ": ");
     return ShapeMeasurement.measure(
         method.name(),
         new ShapeMeasurement.Shape(
@@ -229,34 +230,5 @@ public final class MethodStudy {
         pack,
         directory,
         own);
-  }
-
-  /** Says which method the work is for, and keeps the trainings' own messages out. */
-  private static final class Prefixed implements Progress {
-    private final Progress progress;
-    private final String prefix;
-
-    Prefixed(Progress progress, String prefix) {
-      this.progress = progress;
-      this.prefix = prefix;
-    }
-
-    @Override
-    public void start(String task, long total) {
-      progress.start(prefix + task, total);
-    }
-
-    @Override
-    public void update(long done, String detail) {
-      progress.update(done, detail);
-    }
-
-    @Override
-    public void message(String line) {}
-
-    @Override
-    public void finish() {
-      progress.finish();
-    }
   }
 }

@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-package org.qlora4j.tests.cli;
+package org.qlora4j.tests.support;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
@@ -17,13 +17,14 @@ import java.util.concurrent.TimeUnit;
 import org.qlora4j.cli.Main;
 
 /** Runs commands, in this process or in one of their own. */
-final class CommandRuns {
+public final class CommandRuns {
   private CommandRuns() {}
 
   /** What a command printed, and its exit code. */
-  record Ran(int code, String out, String err) {}
+  public record Ran(int code, String out, String err) {}
 
-  static Ran run(Object... args) {
+  /** Runs a command in this process. */
+  public static Ran run(Object... args) {
     StringWriter out = new StringWriter();
     StringWriter err = new StringWriter();
     int code =
@@ -39,19 +40,10 @@ final class CommandRuns {
    *
    * @param folder where its output is kept
    */
-  static Ran runAlone(Path folder, Object... args) throws IOException, InterruptedException {
+  public static Ran runAlone(Path folder, Object... args) throws IOException, InterruptedException {
     Path out = Files.createTempFile(folder, "out", ".txt");
     Path err = Files.createTempFile(folder, "err", ".txt");
-    List<String> command =
-        new ArrayList<>(
-            List.of(
-                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
-                "-Xmx512m",
-                "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
-                "-cp",
-                System.getProperty("java.class.path"),
-                Main.class.getName()));
-    Arrays.stream(args).map(String::valueOf).forEach(command::add);
+    List<String> command = command(args);
     Process process =
         new ProcessBuilder(command)
             .redirectOutput(out.toFile())
@@ -65,13 +57,31 @@ final class CommandRuns {
     return new Ran(process.exitValue(), Files.readString(out), Files.readString(err));
   }
 
-  static Ran assertDone(Ran ran) {
+  /** The command line of a command in a Java process of its own; parts may be added. */
+  public static List<String> command(Object... args) {
+    List<String> command =
+        new ArrayList<>(
+            List.of(
+                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                "-Xmx512m",
+                "-XX:-UsePerfData",
+                "-Dorg.bytedeco.javacpp.maxPhysicalBytes=0",
+                "-Dorg.bytedeco.javacpp.maxBytes=0",
+                "-cp",
+                System.getProperty("java.class.path"),
+                Main.class.getName()));
+    Arrays.stream(args).map(String::valueOf).forEach(command::add);
+    return command;
+  }
+
+  /** Exit code 0. */
+  public static Ran assertDone(Ran ran) {
     assertEquals(0, ran.code(), ran.err());
     return ran;
   }
 
   /** Exit code 2, nothing on standard output, one line, the last, that holds every part. */
-  static void assertFixable(Ran ran, String... parts) {
+  public static void assertFixable(Ran ran, String... parts) {
     assertEquals(2, ran.code(), ran.err());
     assertEquals("", ran.out());
     List<String> lines = ran.err().lines().toList();
