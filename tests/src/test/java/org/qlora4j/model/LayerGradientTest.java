@@ -3,6 +3,7 @@ package org.qlora4j.model;
 
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -18,7 +19,6 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
-import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -147,17 +147,23 @@ class LayerGradientTest {
   @ParameterizedTest
   @EnumSource(Activation.Kind.class)
   void gatedFeedForward(Activation.Kind kind) {
-    feedForward(kind, true);
+    feedForward(kind, ModelConfig.Mlp.GATED);
+  }
+
+  @ParameterizedTest
+  @EnumSource(Activation.Kind.class)
+  void gatedFeedForwardOfOneLinear(Activation.Kind kind) {
+    feedForward(kind, ModelConfig.Mlp.GATED_FUSED);
   }
 
   @ParameterizedTest
   @EnumSource(Activation.Kind.class)
   void plainFeedForwardWithBiases(Activation.Kind kind) {
-    feedForward(kind, false);
+    feedForward(kind, ModelConfig.Mlp.PLAIN);
   }
 
-  private void feedForward(Activation.Kind kind, boolean gated) {
-    Ffn ffn = ffn("ffn", kind, gated, 64, 160);
+  private void feedForward(Activation.Kind kind, ModelConfig.Mlp mlp) {
+    Ffn ffn = ffn("ffn", kind, mlp, 64, 160);
     check(
         23,
         64,
@@ -176,10 +182,24 @@ class LayerGradientTest {
   }
 
   @ParameterizedTest
-  @CsvSource({"false, false", "false, true", "true, false", "true, true"})
-  void attention(boolean fused, boolean byLibtorch) {
+  @CsvSource({
+    "llama, false",
+    "llama, true",
+    "gpt_neox, false",
+    "gpt_neox, true",
+    "mistral, false",
+    "mistral, true",
+    "qwen2, false",
+    "qwen3, false",
+    "phi3, false",
+    "phi3, true",
+    "gemma2, false",
+    "gemma3_text, false",
+    "gemma3_text, true"
+  })
+  void attention(String modelType, boolean byLibtorch) {
     libtorchAttention = byLibtorch;
-    ModelConfig config = fused ? neox(true) : llama();
+    ModelConfig config = config(modelType);
     int[] cu = {0, 9, 10, 31};
     Attend attend = attend("attention", config);
     SequenceBatch batch = batch(cu);
@@ -196,27 +216,29 @@ class LayerGradientTest {
         config.hiddenSize());
   }
 
-  @Test
-  void sequentialBlock() {
-    block(llama());
-  }
-
-  @Test
-  void parallelBlock() {
-    block(neox(true));
-  }
-
-  @Test
-  void sequentialBlockWithBiases() {
-    block(neox(false));
-  }
-
-  private void block(ModelConfig config) {
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma2",
+        "gemma3_text",
+        "gpt_neox",
+        "gpt_neox sequential"
+      })
+  void block(String modelType) {
+    ModelConfig config = config(modelType);
     int[] cu = {0, 17, 29};
-    Norm norm1 = norm("norm1", config.norm(), config.hiddenSize());
+    int hidden = config.hiddenSize();
+    Norm norm1 = norm("norm1", config.norm(), hidden);
     Attend attend = attend("attention", config);
-    Norm norm2 = norm("norm2", config.norm(), config.hiddenSize());
-    Ffn ffn = ffn("ffn", kind(config), config.gatedMlp(), config.hiddenSize(), config.ffnSize());
+    Norm norm2 = norm("norm2", config.norm(), hidden);
+    Ffn ffn = ffn("ffn", kind(config), config.mlp(), hidden, config.ffnSize());
+    Norm norm3 = config.outputNorms() ? norm("norm3", config.norm(), hidden) : null;
+    Norm norm4 = config.outputNorms() ? norm("norm4", config.norm(), hidden) : null;
     DecoderBlock block =
         new DecoderBlock(
             config.parallelResidual(),
@@ -224,6 +246,9 @@ class LayerGradientTest {
             attend.layer,
             norm2.layer,
             ffn.layer,
+            norm3 == null || norm4 == null
+                ? null
+                : new DecoderBlock.OutputNorms(norm3.layer, norm4.layer),
             List.of());
     SequenceBatch batch = batch(cu);
     check(
@@ -232,17 +257,20 @@ class LayerGradientTest {
         (x, y) -> block.forward(pass, batch, x, y, null),
         (saved, dy, dx) -> block.backward(pass, batch, (DecoderBlock.Saved) saved, dy, dx),
         x -> {
-          Tensor middle = attend.torch(norm1.torch(x), cu).add(x);
-          return ffn.torch(norm2.torch(config.parallelResidual() ? x : middle)).add(middle);
+          Tensor attended = attend.torch(norm1.torch(x), cu);
+          Tensor middle = (norm3 == null ? attended : norm3.torch(attended)).add(x);
+          Tensor fed = ffn.torch(norm2.torch(config.parallelResidual() ? x : middle));
+          return (norm4 == null ? fed : norm4.torch(fed)).add(middle);
         },
         config.hiddenSize());
   }
 
-  @Test
-  void lossHead() {
+  @ParameterizedTest
+  @ValueSource(floats = {0, 3})
+  void lossHead(float softcap) {
     Norm norm = norm("norm", ModelConfig.Norm.RMS_NORM, 64);
     Dense head = dense("head", 150, 64, false, 0, 0f);
-    LossHead lossHead = new LossHead(norm.layer, head.layer);
+    LossHead lossHead = new LossHead(norm.layer, head.layer, softcap);
     int tokens = 26;
     int[] labels = new int[tokens];
     for (int i = 0; i < tokens; i++) {
@@ -254,7 +282,7 @@ class LayerGradientTest {
     double loss = lossHead.loss(pass, x, labels, 0.125f, 5, dx);
 
     Tensor leaf = leaf(x);
-    Tensor logits = head.torch(norm.torch(leaf));
+    Tensor logits = capped(head.torch(norm.torch(leaf)), softcap);
     DeviceTensor deviceLabels = arena.allocate(DType.I32, tokens);
     deviceLabels.copyFrom(labels);
     Tensor sum =
@@ -378,7 +406,10 @@ class LayerGradientTest {
             false);
       }
       Tensor meanSquare = x.mul(x).mean(new long[] {1}, true, new ScalarTypeOptional());
-      return x.mul(meanSquare.add(new Scalar(1e-5)).rsqrt()).mul(weight);
+      Tensor normalised = x.mul(meanSquare.add(new Scalar(1e-5)).rsqrt());
+      return kind == ModelConfig.Norm.RMS_NORM
+          ? normalised.mul(weight)
+          : normalised.mul(weight.add(new Scalar(1)));
     }
   }
 
@@ -391,12 +422,26 @@ class LayerGradientTest {
     return new Norm(layer, leaf(weight), bias == null ? null : leaf(bias), kind);
   }
 
+  private static Tensor capped(Tensor x, float cap) {
+    return cap == 0 ? x : torch.tanh(x.div(new Scalar(cap))).mul(new Scalar(cap));
+  }
+
   private record Ffn(
-      FeedForward layer, Activation.Kind kind, @Nullable Dense gate, Dense up, Dense down) {
+      FeedForward layer,
+      Activation.Kind kind,
+      ModelConfig.Mlp mlp,
+      List<Dense> expansion,
+      Dense down) {
     Tensor torch(Tensor x) {
-      Tensor u = up.torch(x);
-      Tensor active = gate == null ? act(u) : act(gate.torch(x)).mul(u);
-      return down.torch(active);
+      Tensor first = expansion.get(0).torch(x);
+      return switch (mlp) {
+        case PLAIN -> down.torch(act(first));
+        case GATED -> down.torch(act(first).mul(expansion.get(1).torch(x)));
+        case GATED_FUSED -> {
+          long ffn = first.size(1) / 2;
+          yield down.torch(act(first.narrow(1, 0, ffn)).mul(first.narrow(1, ffn, ffn)));
+        }
+      };
     }
 
     private Tensor act(Tensor x) {
@@ -408,20 +453,32 @@ class LayerGradientTest {
     }
   }
 
-  private Ffn ffn(String name, Activation.Kind kind, boolean gated, int hidden, int ffn) {
-    Dense gate = gated ? dense(name + ".gate", ffn, hidden, false, 4, 0f) : null;
-    Dense up = dense(name + ".up", ffn, hidden, !gated, 4, 0f);
-    Dense down = dense(name + ".down", hidden, ffn, !gated, 4, 0f);
-    return new Ffn(
-        new FeedForward(kind, gate == null ? null : gate.layer, up.layer, down.layer),
-        kind,
-        gate,
-        up,
-        down);
+  private Ffn ffn(String name, Activation.Kind kind, ModelConfig.Mlp mlp, int hidden, int ffn) {
+    boolean plain = mlp == ModelConfig.Mlp.PLAIN;
+    Dense down = dense(name + ".down", hidden, ffn, plain, 4, 0f);
+    List<Dense> linears = new ArrayList<>();
+    FeedForward.Expansion expansion;
+    if (mlp == ModelConfig.Mlp.GATED_FUSED) {
+      linears.add(dense(name + ".gate_up", 2 * ffn, hidden, false, 4, 0f));
+      expansion = new FeedForward.GatedFused(linears.get(0).layer);
+    } else if (plain) {
+      linears.add(dense(name + ".up", ffn, hidden, true, 4, 0f));
+      expansion = new FeedForward.Plain(linears.get(0).layer);
+    } else {
+      linears.add(dense(name + ".gate", ffn, hidden, false, 4, 0f));
+      linears.add(dense(name + ".up", ffn, hidden, false, 4, 0f));
+      expansion = new FeedForward.Gated(linears.get(0).layer, linears.get(1).layer);
+    }
+    return new Ffn(new FeedForward(kind, expansion, down.layer), kind, mlp, linears, down);
   }
 
   private record Attend(
-      ModelConfig config, SelfAttention layer, List<Dense> projections, Dense output) {
+      ModelConfig config,
+      SelfAttention layer,
+      List<Dense> projections,
+      @Nullable Norm queryNorm,
+      @Nullable Norm keyNorm,
+      Dense output) {
 
     Tensor torch(Tensor x, int[] cu) {
       TensorVector parts = new TensorVector();
@@ -439,26 +496,45 @@ class LayerGradientTest {
       Tensor q;
       Tensor k;
       Tensor v;
-      if (projections.size() == 1) {
-        Tensor qkv = projections.get(0).torch(x).reshape(t, h, 3 * d);
-        q = qkv.narrow(2, 0, d);
-        k = qkv.narrow(2, d, d);
-        v = qkv.narrow(2, 2 * d, d);
-      } else {
-        q = projections.get(0).torch(x).reshape(t, h, d);
-        k = projections.get(1).torch(x).reshape(t, kv, d);
-        v = projections.get(2).torch(x).reshape(t, kv, d);
+      switch (config.qkv()) {
+        case FUSED_PER_HEAD -> {
+          Tensor qkv = projections.get(0).torch(x).reshape(t, h, 3 * d);
+          q = qkv.narrow(2, 0, d);
+          k = qkv.narrow(2, d, d);
+          v = qkv.narrow(2, 2 * d, d);
+        }
+        case FUSED -> {
+          Tensor qkv = projections.get(0).torch(x).reshape(t, h + 2 * kv, d);
+          q = qkv.narrow(1, 0, h);
+          k = qkv.narrow(1, h, kv);
+          v = qkv.narrow(1, h + kv, kv);
+        }
+        default -> {
+          q = normed(queryNorm, projections.get(0).torch(x).reshape(t, h, d));
+          k = normed(keyNorm, projections.get(1).torch(x).reshape(t, kv, d));
+          v = projections.get(2).torch(x).reshape(t, kv, d);
+        }
       }
       q = rotate(q).transpose(0, 1);
       k = share(rotate(k).transpose(0, 1), h / kv);
       v = share(v.transpose(0, 1), h / kv);
-      Tensor future = torch.ones(t, t).triu(1).to(ScalarType.Bool);
+      int window = config.layerAttention().get(0).window();
+      Tensor unseen = torch.ones(t, t).triu(1);
+      if (window > 0) {
+        unseen = unseen.add(torch.ones(t, t).tril(-window));
+      }
       Tensor scores =
-          torch
-              .matmul(q, k.transpose(1, 2))
-              .mul(new Scalar(1 / Math.sqrt((double) d)))
-              .masked_fill(future, new Scalar(Double.NEGATIVE_INFINITY));
+          torch.matmul(q, k.transpose(1, 2)).mul(new Scalar((double) config.attentionScale()));
+      scores =
+          capped(scores, config.attentionSoftcap())
+              .masked_fill(unseen.to(ScalarType.Bool), new Scalar(Double.NEGATIVE_INFINITY));
       return torch.matmul(torch.softmax(scores, 2), v).transpose(0, 1).reshape(t, h * d);
+    }
+
+    private static Tensor normed(@Nullable Norm norm, Tensor x) {
+      return norm == null
+          ? x
+          : norm.torch(x.reshape(x.size(0) * x.size(1), x.size(2))).reshape(x.sizes());
     }
 
     /** [kv heads, t, d] for each of the query heads that share it. */
@@ -470,8 +546,9 @@ class LayerGradientTest {
 
     private Tensor rotate(Tensor x) {
       long t = x.size(0);
-      long half = config.rotaryDim() / 2;
-      float[] frequencies = config.inverseFrequencies();
+      RotaryConfig rotary = config.layerAttention().get(0).rotary();
+      long half = rotary.dim() / 2;
+      float[] frequencies = rotary.inverseFrequencies((int) t);
       float[] cos = new float[(int) (t * half)];
       float[] sin = new float[(int) (t * half)];
       for (int i = 0; i < cos.length; i++) {
@@ -495,33 +572,46 @@ class LayerGradientTest {
 
   private Attend attend(String name, ModelConfig config) {
     int hidden = config.hiddenSize();
-    boolean bias = config.attentionBias();
-    DeviceTensor frequencies = arena.allocate(DType.F32, config.rotaryDim() / 2);
-    frequencies.copyFrom(config.inverseFrequencies());
+    int width = config.queryWidth();
+    boolean bias = config.qkvBias();
+    RotaryEmbedding rotary = new RotaryEmbedding(pack, config.layerAttention().get(0).rotary());
+    owned.add(rotary);
     List<Dense> projections = new ArrayList<>();
     SelfAttention.Projection projection;
-    if (config.fusedQkv()) {
-      projections.add(dense(name + ".qkv", 3 * config.queryWidth(), hidden, bias, 4, 0f));
+    if (config.qkv() != ModelConfig.Qkv.SEPARATE) {
+      projections.add(dense(name + ".qkv", width + 2 * config.kvWidth(), hidden, bias, 4, 0f));
       projection = new SelfAttention.Fused(projections.get(0).layer);
     } else {
-      projections.add(dense(name + ".q", config.queryWidth(), hidden, bias, 4, 0f));
+      projections.add(dense(name + ".q", width, hidden, bias, 4, 0f));
       projections.add(dense(name + ".k", config.kvWidth(), hidden, bias, 4, 0f));
       projections.add(dense(name + ".v", config.kvWidth(), hidden, bias, 4, 0f));
       projection =
           new SelfAttention.Separate(
               projections.get(0).layer, projections.get(1).layer, projections.get(2).layer);
     }
-    Dense output = dense(name + ".o", hidden, config.queryWidth(), bias, 4, 0f);
+    Norm queryNorm = null;
+    Norm keyNorm = null;
+    SelfAttention.HeadNorms headNorms = null;
+    if (config.queryKeyNorm()) {
+      queryNorm = norm(name + ".q_norm", config.norm(), config.headDim());
+      keyNorm = norm(name + ".k_norm", config.norm(), config.headDim());
+      headNorms = new SelfAttention.HeadNorms(queryNorm.layer, keyNorm.layer);
+    }
+    Dense output = dense(name + ".o", hidden, width, config.attentionOutputBias(), 4, 0f);
     return new Attend(
         config,
-        new SelfAttention(config, frequencies, projection, output.layer, core(config)),
+        new SelfAttention(config, projection, headNorms, rotary, core(config), output.layer),
         projections,
+        queryNorm,
+        keyNorm,
         output);
   }
 
   private AttentionCore core(ModelConfig config) {
-    Attention.Shape shape = SelfAttention.shape(config);
-    return libtorchAttention ? AttentionCore.byLibtorch(shape) : AttentionCore.of(pack, shape);
+    Attention.Shape shape = SelfAttention.shape(config, 0);
+    return libtorchAttention
+        ? AttentionCore.byLibtorch(shape)
+        : AttentionCore.of(pack, shape, config.attentionSoftcap());
   }
 
   // ---------------------------------------------------------------- comparison
@@ -652,26 +742,40 @@ class LayerGradientTest {
   }
 
   private static Activation.Kind kind(ModelConfig config) {
-    return config.activation() == ModelConfig.Activation.SILU
-        ? Activation.Kind.SILU
-        : Activation.Kind.GELU_ERF;
+    return switch (config.activation()) {
+      case SILU -> Activation.Kind.SILU;
+      case GELU_ERF -> Activation.Kind.GELU_ERF;
+      case GELU_TANH -> Activation.Kind.GELU_TANH;
+    };
   }
 
-  private static ModelConfig llama() {
-    return config(
-        "{\"model_type\":\"llama\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":1,"
-            + "\"num_attention_heads\":6,\"num_key_value_heads\":2,\"head_dim\":16,\"intermediate_size\":112}");
-  }
-
-  private static ModelConfig neox(boolean parallel) {
-    return config(
-        "{\"model_type\":\"gpt_neox\",\"vocab_size\":96,\"hidden_size\":64,\"num_hidden_layers\":1,"
-            + "\"num_attention_heads\":4,\"intermediate_size\":112,\"rotary_pct\":0.5,\"use_parallel_residual\":"
-            + parallel
-            + "}");
-  }
-
-  private static ModelConfig config(String json) {
-    return ModelConfig.parse(Json.object(json, "test"), "test");
+  /**
+   * A layer of an architecture with whatever sets it apart: odd windows, caps that bend, a scale
+   * that is not that of the heads.
+   */
+  private static ModelConfig config(String modelType) {
+    ObjectNode json =
+        Json.object(
+            """
+            {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 6,
+             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 112}
+            """,
+            "test");
+    json.put("model_type", modelType.replaceAll(" .*", ""));
+    switch (modelType) {
+      case "gpt_neox", "gpt_neox sequential" -> {
+        json.remove("num_key_value_heads");
+        json.put("rotary_pct", 0.5).put("use_parallel_residual", modelType.equals("gpt_neox"));
+      }
+      case "mistral" -> json.put("sliding_window", 7);
+      case "phi3" -> json.put("sliding_window", 11).put("partial_rotary_factor", 0.5);
+      case "gemma2" ->
+          json.put("sliding_window", 5)
+              .put("query_pre_attn_scalar", 24)
+              .put("attn_logit_softcapping", 2.5);
+      case "gemma3_text" -> json.put("sliding_window", 5).put("query_pre_attn_scalar", 24);
+      default -> {}
+    }
+    return ModelConfig.parse(json, "test");
   }
 }

@@ -68,7 +68,7 @@ public final class TextGenerator {
     int[] tokens = Arrays.copyOf(prompt, capacity);
     int length = prompt.length;
     try (KvCache cache = new KvCache(pass.pack(), model.config(), pass.compute(), capacity)) {
-      float[] logits = advance(cache, prompt);
+      float[] logits = advance(cache, tokens, length);
       while (length < capacity) {
         int token = sampler.next(logits, tokens, length);
         if (stopTokens.contains(token)) {
@@ -77,15 +77,22 @@ public final class TextGenerator {
         tokens[length++] = token;
         onToken.accept(token);
         if (length < capacity) {
-          logits = advance(cache, new int[] {token});
+          logits = advance(cache, tokens, length);
         }
       }
     }
     return Arrays.copyOfRange(tokens, prompt.length, length);
   }
 
-  /** Runs the tokens behind what the cache holds; logits of the last one. */
-  private float[] advance(KvCache cache, int[] ids) {
+  /**
+   * Runs those of the first {@code length} tokens that the cache does not hold, or all of them
+   * where keys of the shorter text do not serve the longer; logits of the last one.
+   */
+  private float[] advance(KvCache cache, int[] tokens, int length) {
+    if (model.config().rotatesOtherwise(cache.length(), length)) {
+      cache.clear();
+    }
+    int[] ids = Arrays.copyOfRange(tokens, cache.length(), length);
     var mark = pass.arena().mark();
     SequenceBatch batch = SequenceBatch.single(pass.arena(), ids, cache.length());
     DeviceTensor hidden = model.forward(pass, batch, cache);

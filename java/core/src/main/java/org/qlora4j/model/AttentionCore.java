@@ -8,34 +8,44 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.tensor.SoftcapAttention;
 import org.qlora4j.tensor.TorchAttention;
 
 /**
- * The attention between the projections: the pack's operator where it has one, else libtorch's. The
- * one place where that is decided.
+ * The attention between the projections: the pack's operator where it has one, else libtorch's. A
+ * cap on the scores is something neither has; {@link SoftcapAttention} does. The one place where
+ * that is decided.
  */
 final class AttentionCore {
 
   private final Attention.Shape shape;
+  private final float softcap;
   private final boolean forwardByPack;
   private final boolean backwardByPack;
 
-  private AttentionCore(Attention.Shape shape, boolean forwardByPack, boolean backwardByPack) {
+  private AttentionCore(
+      Attention.Shape shape, float softcap, boolean forwardByPack, boolean backwardByPack) {
     this.shape = shape;
+    this.softcap = softcap;
     this.forwardByPack = forwardByPack;
     this.backwardByPack = backwardByPack;
   }
 
-  /** The core for models on {@code pack}. */
-  static AttentionCore of(KernelPack pack, Attention.Shape shape) {
-    boolean forward = pack.supports("attention_forward");
+  /**
+   * The core for models on {@code pack}.
+   *
+   * @param softcap of the scores, or 0
+   */
+  static AttentionCore of(KernelPack pack, Attention.Shape shape, float softcap) {
+    boolean forward = softcap == 0 && pack.supports("attention_forward");
     // The pack's backward starts from what its forward left.
-    return new AttentionCore(shape, forward, forward && pack.supports("attention_backward"));
+    return new AttentionCore(
+        shape, softcap, forward, forward && pack.supports("attention_backward"));
   }
 
-  /** libtorch's, whatever the pack has. */
+  /** libtorch's, whatever the pack has; without a cap. */
   static AttentionCore byLibtorch(Attention.Shape shape) {
-    return new AttentionCore(shape, false, false);
+    return new AttentionCore(shape, 0, false, false);
   }
 
   /**
@@ -46,6 +56,10 @@ final class AttentionCore {
    */
   @Nullable DeviceTensor forward(
       Pass pass, int[] cuQ, int[] cuK, HeadView q, HeadView k, HeadView v, HeadView out) {
+    if (softcap > 0) {
+      SoftcapAttention.forward(pass.arena(), shape, softcap, cuQ, cuK, q, k, v, out);
+      return null;
+    }
     if (!forwardByPack) {
       TorchAttention.forward(shape, cuQ, cuK, q, k, v, out);
       return null;
@@ -71,7 +85,9 @@ final class AttentionCore {
       HeadView dq,
       HeadView dk,
       HeadView dv) {
-    if (backwardByPack) {
+    if (softcap > 0) {
+      SoftcapAttention.backward(pass.arena(), shape, softcap, cu, cu, q, k, v, dout, dq, dk, dv);
+    } else if (backwardByPack) {
       Attention.backward(
           pass.pack(), shape, cu, cu, q, k, v, out, Objects.requireNonNull(lse), dout, dq, dk, dv);
     } else {

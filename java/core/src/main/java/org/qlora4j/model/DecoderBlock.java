@@ -4,6 +4,7 @@ package org.qlora4j.model;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.tensor.TorchBridge;
 
 /**
  * The one decoder block.
@@ -11,6 +12,8 @@ import org.qlora4j.kernels.DeviceTensor;
  * <ul>
  *   <li>sequential residual: middle = x + attention(norm1(x)); out = middle + ffn(norm2(middle))
  *   <li>parallel residual: out = x + attention(norm1(x)) + ffn(norm2(x))
+ *   <li>with output norms: middle = x + norm3(attention(norm1(x))); out = middle +
+ *       norm4(ffn(norm2(middle)))
  * </ul>
  */
 final class DecoderBlock {
@@ -20,14 +23,24 @@ final class DecoderBlock {
   private final SelfAttention attention;
   private final NormLayer ffnNorm;
   private final FeedForward ffn;
+  private final @Nullable OutputNorms outputNorms;
   private final List<LinearLayer> linears;
 
-  /** What the backward needs of a forward. */
+  /** The norms behind attention and feed-forward. */
+  record OutputNorms(NormLayer attention, NormLayer ffn) {}
+
+  /**
+   * What the backward needs of a forward.
+   *
+   * @param attentionOutputNorm with output norms only, like ffnOutputNorm
+   */
   record Saved(
       NormLayer.Saved attentionNorm,
       SelfAttention.Saved attention,
+      NormLayer.@Nullable Saved attentionOutputNorm,
       NormLayer.Saved ffnNorm,
-      FeedForward.Saved ffn) {}
+      FeedForward.Saved ffn,
+      NormLayer.@Nullable Saved ffnOutputNorm) {}
 
   DecoderBlock(
       boolean parallelResidual,
@@ -35,12 +48,14 @@ final class DecoderBlock {
       SelfAttention attention,
       NormLayer ffnNorm,
       FeedForward ffn,
+      @Nullable OutputNorms outputNorms,
       List<LinearLayer> linears) {
     this.parallelResidual = parallelResidual;
     this.attentionNorm = attentionNorm;
     this.attention = attention;
     this.ffnNorm = ffnNorm;
     this.ffn = ffn;
+    this.outputNorms = outputNorms;
     this.linears = List.copyOf(linears);
   }
 
@@ -62,14 +77,37 @@ final class DecoderBlock {
       DeviceTensor x,
       @Nullable DeviceTensor out,
       KvCache.@Nullable Layer cache) {
-    DeviceTensor h1 = pass.activation(x.rows(), x.cols());
+    DeviceTensor h1 = like(pass, x);
     NormLayer.Saved saved1 = attentionNorm.forward(pass, x, h1);
-    DeviceTensor middle = pass.activation(x.rows(), x.cols());
-    SelfAttention.Saved savedAttention = attention.forward(pass, batch, h1, x, middle, cache);
-    DeviceTensor h2 = pass.activation(x.rows(), x.cols());
+    DeviceTensor middle = like(pass, x);
+    SelfAttention.Saved savedAttention;
+    NormLayer.Saved saved3 = null;
+    if (outputNorms == null) {
+      savedAttention = attention.forward(pass, batch, h1, x, middle, cache);
+    } else {
+      DeviceTensor attended = like(pass, x);
+      savedAttention = attention.forward(pass, batch, h1, null, attended, cache);
+      saved3 = outputNorms.attention().forward(pass, attended, middle);
+      TorchBridge.add(middle, x);
+    }
+
+    DeviceTensor h2 = like(pass, x);
     NormLayer.Saved saved2 = ffnNorm.forward(pass, parallelResidual ? x : middle, h2);
-    FeedForward.Saved savedFfn = ffn.forward(pass, h2, middle, out);
-    return new Saved(saved1, savedAttention, saved2, savedFfn);
+    FeedForward.Saved savedFfn;
+    NormLayer.Saved saved4 = null;
+    if (outputNorms == null) {
+      savedFfn = ffn.forward(pass, h2, middle, out);
+    } else {
+      // The norm saves its input, so that the product before it is computed whoever reads out.
+      DeviceTensor fed = like(pass, x);
+      savedFfn = ffn.forward(pass, h2, null, fed);
+      DeviceTensor normed = out == null ? like(pass, x) : out;
+      saved4 = outputNorms.ffn().forward(pass, fed, normed);
+      if (out != null) {
+        TorchBridge.add(out, middle);
+      }
+    }
+    return new Saved(saved1, savedAttention, saved3, saved2, savedFfn, saved4);
   }
 
   /**
@@ -81,20 +119,33 @@ final class DecoderBlock {
   void backward(
       Pass pass, SequenceBatch batch, Saved saved, DeviceTensor dout, @Nullable DeviceTensor dx) {
     var mark = pass.arena().mark();
-    long rows = dout.rows();
-    long cols = dout.cols();
-    DeviceTensor dh2 = pass.activation(rows, cols);
-    ffn.backward(pass, saved.ffn(), dout, dh2);
-    DeviceTensor dmiddle = pass.activation(rows, cols);
+    DeviceTensor dh2 = like(pass, dout);
+    DeviceTensor dfed = dout;
+    if (outputNorms != null && saved.ffnOutputNorm() != null) {
+      dfed = like(pass, dout);
+      outputNorms.ffn().backward(pass, saved.ffnOutputNorm(), dout, null, dfed);
+    }
+    ffn.backward(pass, saved.ffn(), dfed, dh2);
+    DeviceTensor dmiddle = like(pass, dout);
     ffnNorm.backward(pass, saved.ffnNorm(), dh2, dout, dmiddle);
+
     // Sequential: dmiddle is the gradient of the attention's output. Parallel: that gradient is
-    // dout itself, and dmiddle
-    // is what reaches x along the residual path and the feed-forward.
+    // dout itself, and dmiddle is what reaches x along the residual path and the feed-forward.
+    DeviceTensor dattended = parallelResidual ? dout : dmiddle;
+    if (outputNorms != null && saved.attentionOutputNorm() != null) {
+      DeviceTensor dnormed = dattended;
+      dattended = like(pass, dout);
+      outputNorms.attention().backward(pass, saved.attentionOutputNorm(), dnormed, null, dattended);
+    }
     DeviceTensor dh1 = dx == null ? null : dh2;
-    attention.backward(pass, batch, saved.attention(), parallelResidual ? dout : dmiddle, dh1);
+    attention.backward(pass, batch, saved.attention(), dattended, dh1);
     if (dx != null && dh1 != null) {
       attentionNorm.backward(pass, saved.attentionNorm(), dh1, dmiddle, dx);
     }
     pass.arena().release(mark);
+  }
+
+  private static DeviceTensor like(Pass pass, DeviceTensor x) {
+    return pass.activation(x.rows(), x.cols());
   }
 }

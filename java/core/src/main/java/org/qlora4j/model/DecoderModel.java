@@ -22,7 +22,6 @@ public final class DecoderModel implements AutoCloseable {
   private final KernelPack pack;
   private final EmbeddingTable embedding;
   private final List<DecoderBlock> blocks;
-  private final NormLayer finalNorm;
   private final LinearLayer head;
   private final LossHead lossHead;
   private final @Nullable ParameterSet weights;
@@ -79,9 +78,8 @@ public final class DecoderModel implements AutoCloseable {
     this.pack = pack;
     this.embedding = embedding;
     this.blocks = List.copyOf(blocks);
-    this.finalNorm = finalNorm;
     this.head = head;
-    this.lossHead = new LossHead(finalNorm, head);
+    this.lossHead = new LossHead(finalNorm, head, config.logitSoftcap());
     this.weights = weights;
     this.embeddingParameter = embeddingParameter;
     this.memory = List.copyOf(memory);
@@ -131,11 +129,7 @@ public final class DecoderModel implements AutoCloseable {
 
   /** Logits of rows of {@link #forward}'s result: [rows, vocabulary] in the compute type. */
   public DeviceTensor logits(Pass pass, DeviceTensor hidden) {
-    DeviceTensor h = pass.activation(hidden.rows(), hidden.cols());
-    finalNorm.forward(pass, hidden, h);
-    DeviceTensor logits = pass.activation(hidden.rows(), head.out());
-    head.forward(pass, h, null, logits);
-    return logits;
+    return lossHead.logits(pass, hidden);
   }
 
   /**
@@ -247,6 +241,7 @@ public final class DecoderModel implements AutoCloseable {
       dnext = done;
     }
     if (embeddingParameter != null) {
+      scale(dout);
       TorchBridge.addRows(embeddingParameter.gradient(), batch.ids(), dout);
     }
     arena.release(start);
@@ -297,7 +292,15 @@ public final class DecoderModel implements AutoCloseable {
   private DeviceTensor embed(Pass pass, SequenceBatch batch) {
     DeviceTensor x = pass.arena().allocate(pass.compute(), batch.tokens(), config.hiddenSize());
     embedding.gather(batch.ids(), x, pass.arena());
+    scale(x);
     return x;
+  }
+
+  /** Multiplies rows of the embedding, or their gradient, by the model's factor. */
+  private void scale(DeviceTensor rows) {
+    if (config.embeddingScale() != 1) {
+      TorchBridge.scale(rows, config.embeddingScale());
+    }
   }
 
   /**

@@ -1,6 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.List;
+import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Activation;
 import org.qlora4j.kernels.DeviceTensor;
@@ -9,68 +11,105 @@ import org.qlora4j.kernels.DeviceTensor;
 final class FeedForward {
 
   private final Activation.Kind activation;
-  private final @Nullable LinearLayer gate;
-  private final LinearLayer up;
+  private final Expansion expansion;
   private final LinearLayer down;
+
+  /** The linears from the hidden width to the MLP's. */
+  sealed interface Expansion permits Plain, Gated, GatedFused {}
+
+  /** up [ffn, hidden]. */
+  record Plain(LinearLayer up) implements Expansion {}
+
+  /** gate and up, each [ffn, hidden]. */
+  record Gated(LinearLayer gate, LinearLayer up) implements Expansion {}
+
+  /** gate and up in one, [2 ffn, hidden], the gate first. */
+  record GatedFused(LinearLayer gateUp) implements Expansion {}
 
   /**
    * What the backward needs.
    *
-   * @param gate saved linear, and its output [m, ffn]; null without a gate
-   * @param upOutput [m, ffn]
+   * @param expansion saved linears: up, gate and up, or the one that is both
+   * @param gate output of the gate [m, ffn], columns of the fused one's; null without a gate
+   * @param up output of up [m, ffn], likewise
    */
   record Saved(
-      LinearLayer.@Nullable Saved gate,
-      @Nullable DeviceTensor gateOutput,
-      LinearLayer.Saved up,
-      DeviceTensor upOutput,
+      List<LinearLayer.Saved> expansion,
+      @Nullable DeviceTensor gate,
+      DeviceTensor up,
       LinearLayer.Saved down) {}
 
-  FeedForward(
-      Activation.Kind activation, @Nullable LinearLayer gate, LinearLayer up, LinearLayer down) {
+  FeedForward(Activation.Kind activation, Expansion expansion, LinearLayer down) {
     this.activation = activation;
-    this.gate = gate;
-    this.up = up;
+    this.expansion = expansion;
     this.down = down;
   }
 
   /**
-   * out = feed-forward(h) + residual; out may be residual, or null when only what the backward
-   * needs is wanted.
+   * out = feed-forward(h) + residual.
+   *
+   * @param residual [m, hidden] or null; may be {@code out}
+   * @param out [m, hidden], or null when only what the backward needs is wanted
    */
-  Saved forward(Pass pass, DeviceTensor h, DeviceTensor residual, @Nullable DeviceTensor out) {
-    DeviceTensor upOutput = pass.activation(h.rows(), up.out());
-    LinearLayer.Saved savedUp = up.forward(pass, h, null, upOutput);
-    DeviceTensor gateOutput = null;
-    LinearLayer.Saved savedGate = null;
-    DeviceTensor active = pass.activation(h.rows(), up.out());
-    if (gate == null) {
-      Activation.forward(pass.pack(), activation, upOutput, null, active);
+  Saved forward(
+      Pass pass, DeviceTensor h, @Nullable DeviceTensor residual, @Nullable DeviceTensor out) {
+    long m = h.rows();
+    long ffn = down.in();
+    DeviceTensor gate = null;
+    DeviceTensor up;
+    List<LinearLayer.Saved> saved;
+    if (expansion instanceof Plain e) {
+      up = pass.activation(m, ffn);
+      saved = List.of(e.up().forward(pass, h, null, up));
+    } else if (expansion instanceof Gated e) {
+      up = pass.activation(m, ffn);
+      gate = pass.activation(m, ffn);
+      saved = List.of(e.gate().forward(pass, h, null, gate), e.up().forward(pass, h, null, up));
     } else {
-      gateOutput = pass.activation(h.rows(), gate.out());
-      savedGate = gate.forward(pass, h, null, gateOutput);
-      Activation.forward(pass.pack(), activation, gateOutput, upOutput, active);
+      DeviceTensor both = pass.activation(m, 2 * ffn);
+      gate = both.columns(0, ffn);
+      up = both.columns(ffn, ffn);
+      saved = List.of(((GatedFused) expansion).gateUp().forward(pass, h, null, both));
+    }
+    DeviceTensor active = pass.activation(m, ffn);
+    if (gate == null) {
+      Activation.forward(pass.pack(), activation, up, null, active);
+    } else {
+      Activation.forward(pass.pack(), activation, gate, up, active);
     }
     LinearLayer.Saved savedDown = down.forward(pass, active, out == null ? null : residual, out);
-    return new Saved(savedGate, gateOutput, savedUp, upOutput, savedDown);
+    return new Saved(saved, gate, up, savedDown);
   }
 
   /** Gradients of the adapters or weights here; dh = gradient of h. */
   void backward(Pass pass, Saved saved, DeviceTensor dout, DeviceTensor dh) {
     var mark = pass.arena().mark();
-    DeviceTensor dactive = pass.activation(dout.rows(), up.out());
+    long m = dout.rows();
+    long ffn = down.in();
+    List<LinearLayer.Saved> inputs = saved.expansion();
+    DeviceTensor dactive = pass.activation(m, ffn);
     down.backward(pass, saved.down(), dout, dactive, false);
-    DeviceTensor dup = pass.activation(dout.rows(), up.out());
-    if (gate == null || saved.gate() == null || saved.gateOutput() == null) {
-      Activation.backward(pass.pack(), activation, saved.upOutput(), null, dactive, dup, null);
-      up.backward(pass, saved.up(), dup, dh, false);
+    if (expansion instanceof Plain e) {
+      DeviceTensor dup = pass.activation(m, ffn);
+      Activation.backward(pass.pack(), activation, saved.up(), null, dactive, dup, null);
+      e.up().backward(pass, inputs.get(0), dup, dh, false);
+    } else if (expansion instanceof Gated e) {
+      DeviceTensor dgate = pass.activation(m, ffn);
+      DeviceTensor dup = pass.activation(m, ffn);
+      gateBackward(pass, saved, dactive, dgate, dup);
+      e.gate().backward(pass, inputs.get(0), dgate, dh, false);
+      e.up().backward(pass, inputs.get(1), dup, dh, true);
     } else {
-      DeviceTensor dgate = pass.activation(dout.rows(), gate.out());
-      Activation.backward(
-          pass.pack(), activation, saved.gateOutput(), saved.upOutput(), dactive, dgate, dup);
-      gate.backward(pass, saved.gate(), dgate, dh, false);
-      up.backward(pass, saved.up(), dup, dh, true);
+      DeviceTensor dboth = pass.activation(m, 2 * ffn);
+      gateBackward(pass, saved, dactive, dboth.columns(0, ffn), dboth.columns(ffn, ffn));
+      ((GatedFused) expansion).gateUp().backward(pass, inputs.get(0), dboth, dh, false);
     }
     pass.arena().release(mark);
+  }
+
+  private void gateBackward(
+      Pass pass, Saved saved, DeviceTensor dactive, DeviceTensor dgate, DeviceTensor dup) {
+    DeviceTensor gate = Objects.requireNonNull(saved.gate());
+    Activation.backward(pass.pack(), activation, gate, saved.up(), dactive, dgate, dup);
   }
 }

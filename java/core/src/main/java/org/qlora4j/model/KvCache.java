@@ -37,6 +37,11 @@ public final class KvCache implements AutoCloseable {
     return layers.get(0).length();
   }
 
+  /** Forgets all positions. */
+  public void clear() {
+    layers.forEach(Layer::clear);
+  }
+
   Layer layer(int index) {
     return layers.get(index);
   }
@@ -68,6 +73,10 @@ public final class KvCache implements AutoCloseable {
 
     int length() {
       return length;
+    }
+
+    void clear() {
+      length = 0;
     }
 
     HeadView keys() {

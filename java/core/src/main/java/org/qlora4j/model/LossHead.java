@@ -9,17 +9,38 @@ import org.qlora4j.tensor.TorchBridge;
 
 /**
  * Final norm, output head and cross entropy over the tokens that have a label, chunk by chunk, so
- * that the logits of a whole batch never exist at once: a chunk's logits become its gradient in
- * place, and that becomes the gradient of its hidden rows.
+ * that the logits of a whole batch never exist at once: a chunk's logits become its gradient, in
+ * place where they are not capped, and that becomes the gradient of its hidden rows.
  */
 final class LossHead {
 
   private final NormLayer finalNorm;
   private final LinearLayer head;
+  private final float softcap;
 
-  LossHead(NormLayer finalNorm, LinearLayer head) {
+  /**
+   * @param softcap of the logits, or 0
+   */
+  LossHead(NormLayer finalNorm, LinearLayer head, float softcap) {
     this.finalNorm = finalNorm;
     this.head = head;
+    this.softcap = softcap;
+  }
+
+  /** Logits of rows of hidden states: [rows, vocabulary] in the compute type. */
+  DeviceTensor logits(Pass pass, DeviceTensor hidden) {
+    DeviceTensor h = pass.activation(hidden.rows(), hidden.cols());
+    finalNorm.forward(pass, hidden, h);
+    DeviceTensor logits = pass.activation(hidden.rows(), head.out());
+    head.forward(pass, h, null, logits);
+    cap(logits);
+    return logits;
+  }
+
+  private void cap(DeviceTensor logits) {
+    if (softcap > 0) {
+      TorchBridge.softcap(logits, softcap);
+    }
   }
 
   /**
@@ -86,10 +107,16 @@ final class LossHead {
     var mark = pass.arena().mark();
     DeviceTensor logits = pass.activation(h.rows(), head.out());
     LinearLayer.Saved saved = head.forward(pass, h, null, logits);
-    CrossEntropy.apply(
-        pass.pack(), logits, labels, 0f, 0f, scale, losses, dh == null ? null : logits);
-    if (dh != null) {
-      head.backward(pass, saved, logits, dh, false);
+    cap(logits);
+    // Without a cap nobody needs the logits any more, and their gradient takes their place.
+    DeviceTensor dlogits =
+        dh == null ? null : softcap > 0 ? pass.activation(logits.rows(), logits.cols()) : logits;
+    CrossEntropy.apply(pass.pack(), logits, labels, 0f, 0f, scale, losses, dlogits);
+    if (dh != null && dlogits != null) {
+      if (softcap > 0) {
+        TorchBridge.softcapBackward(logits, softcap, dlogits);
+      }
+      head.backward(pass, saved, dlogits, dh, false);
     }
     pass.arena().release(mark);
   }

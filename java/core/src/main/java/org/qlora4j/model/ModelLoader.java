@@ -3,8 +3,10 @@ package org.qlora4j.model;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Objects;
 import java.util.SplittableRandom;
 import org.jspecify.annotations.Nullable;
@@ -139,7 +141,7 @@ public final class ModelLoader {
 
   /**
    * A model with random weights, all trained: linear and embedding weights normal with the config's
-   * initializer_range, norms one, biases zero, as transformers initialises.
+   * initializer_range, norms that scale nothing, biases zero, as transformers initialises.
    */
   public static DecoderModel random(KernelPack pack, ModelConfig config, DType compute, long seed) {
     return random(pack, config, new Options(compute, null, true), seed, Progress.none());
@@ -191,12 +193,10 @@ public final class ModelLoader {
   private DecoderModel build(Weights weights, Progress progress) {
     progress.start(
         options.quantization() == null ? "loading" : "quantizing", names.modules().size());
-    DeviceBuffer frequencyMemory =
-        reader.own(DeviceBuffer.allocate(pack, (long) config.rotaryDim() / 2 * Float.BYTES));
-    DeviceTensor inverseFrequencies =
-        DeviceTensor.of(frequencyMemory, 0, DType.F32, config.rotaryDim() / 2);
-    inverseFrequencies.copyFrom(config.inverseFrequencies());
-
+    Map<RotaryConfig, RotaryEmbedding> rotary = new HashMap<>();
+    for (ModelConfig.LayerAttention attention : config.layerAttention()) {
+      rotary.computeIfAbsent(attention.rotary(), one -> reader.own(new RotaryEmbedding(pack, one)));
+    }
     Module embeddingModule = names.module(Part.EMBEDDING, -1);
     Parameter embeddingParameter = null;
     DeviceTensor table = null;
@@ -217,9 +217,9 @@ public final class ModelLoader {
     for (int layer = 0; layer < config.layers(); layer++) {
       progress.update(
           (long) layer * names.modules().size() / config.layers(), "layer " + (layer + 1));
-      blocks.add(block(weights, layer, inverseFrequencies));
+      blocks.add(block(weights, layer, rotary));
     }
-    NormLayer finalNorm = norm(weights, names.module(Part.FINAL_NORM, -1));
+    NormLayer finalNorm = norm(weights, Part.FINAL_NORM, -1);
     LinearLayer head;
     if (config.tiedHead()) {
       DeviceTensor shared = Objects.requireNonNull(table);
@@ -252,40 +252,63 @@ public final class ModelLoader {
         && bytes >= options.embeddingInFile();
   }
 
-  private DecoderBlock block(Weights weights, int layer, DeviceTensor inverseFrequencies) {
+  private DecoderBlock block(
+      Weights weights, int layer, Map<RotaryConfig, RotaryEmbedding> rotary) {
     linears.clear();
-    NormLayer attentionNorm = norm(weights, names.module(Part.ATTENTION_NORM, layer));
+    NormLayer attentionNorm = norm(weights, Part.ATTENTION_NORM, layer);
+    SelfAttention attention = attention(weights, layer, rotary);
+    NormLayer ffnNorm = norm(weights, Part.MLP_NORM, layer);
+    FeedForward ffn = feedForward(weights, layer);
+    DecoderBlock.OutputNorms outputNorms =
+        config.outputNorms()
+            ? new DecoderBlock.OutputNorms(
+                norm(weights, Part.ATTENTION_OUTPUT_NORM, layer),
+                norm(weights, Part.MLP_OUTPUT_NORM, layer))
+            : null;
+    return new DecoderBlock(
+        config.parallelResidual(), attentionNorm, attention, ffnNorm, ffn, outputNorms, linears);
+  }
+
+  private SelfAttention attention(
+      Weights weights, int layer, Map<RotaryConfig, RotaryEmbedding> rotary) {
     SelfAttention.Projection projection =
-        config.fusedQkv()
-            ? new SelfAttention.Fused(linear(weights, Part.QUERY_KEY_VALUE, layer))
-            : new SelfAttention.Separate(
+        config.qkv() == ModelConfig.Qkv.SEPARATE
+            ? new SelfAttention.Separate(
                 linear(weights, Part.QUERY, layer),
                 linear(weights, Part.KEY, layer),
-                linear(weights, Part.VALUE, layer));
-    LinearLayer output = linear(weights, Part.ATTENTION_OUTPUT, layer);
-    NormLayer ffnNorm = norm(weights, names.module(Part.MLP_NORM, layer));
-    FeedForward ffn =
-        new FeedForward(
-            switch (config.activation()) {
-              case SILU -> Activation.Kind.SILU;
-              case GELU_ERF -> Activation.Kind.GELU_ERF;
-              case GELU_TANH -> Activation.Kind.GELU_TANH;
-            },
-            config.gatedMlp() ? linear(weights, Part.GATE, layer) : null,
-            linear(weights, Part.UP, layer),
-            linear(weights, Part.DOWN, layer));
-    return new DecoderBlock(
-        config.parallelResidual(),
-        attentionNorm,
-        new SelfAttention(
-            config,
-            inverseFrequencies,
-            projection,
-            output,
-            AttentionCore.of(pack, SelfAttention.shape(config))),
-        ffnNorm,
-        ffn,
-        linears);
+                linear(weights, Part.VALUE, layer))
+            : new SelfAttention.Fused(linear(weights, Part.QUERY_KEY_VALUE, layer));
+    SelfAttention.HeadNorms headNorms =
+        config.queryKeyNorm()
+            ? new SelfAttention.HeadNorms(
+                norm(weights, Part.QUERY_NORM, layer), norm(weights, Part.KEY_NORM, layer))
+            : null;
+    return new SelfAttention(
+        config,
+        projection,
+        headNorms,
+        Objects.requireNonNull(rotary.get(config.layerAttention().get(layer).rotary())),
+        AttentionCore.of(pack, SelfAttention.shape(config, layer), config.attentionSoftcap()),
+        linear(weights, Part.ATTENTION_OUTPUT, layer));
+  }
+
+  private FeedForward feedForward(Weights weights, int layer) {
+    FeedForward.Expansion expansion =
+        switch (config.mlp()) {
+          case PLAIN -> new FeedForward.Plain(linear(weights, Part.UP, layer));
+          case GATED ->
+              new FeedForward.Gated(
+                  linear(weights, Part.GATE, layer), linear(weights, Part.UP, layer));
+          case GATED_FUSED -> new FeedForward.GatedFused(linear(weights, Part.GATE_UP, layer));
+        };
+    return new FeedForward(
+        switch (config.activation()) {
+          case SILU -> Activation.Kind.SILU;
+          case GELU_ERF -> Activation.Kind.GELU_ERF;
+          case GELU_TANH -> Activation.Kind.GELU_TANH;
+        },
+        expansion,
+        linear(weights, Part.DOWN, layer));
   }
 
   private LinearLayer linear(Weights weights, Part part, int layer) {
@@ -327,7 +350,8 @@ public final class ModelLoader {
     return made;
   }
 
-  private NormLayer norm(Weights weights, Module module) {
+  private NormLayer norm(Weights weights, Part part, int layer) {
+    Module module = names.module(part, layer);
     if (parameters == null) {
       return new NormLayer(
           config.norm(),
@@ -493,7 +517,10 @@ public final class ModelLoader {
       for (long first = 0; first < flat.elements(); first += CHUNK_ELEMENTS) {
         float[] values = new float[(int) Math.min(CHUNK_ELEMENTS, flat.elements() - first)];
         for (int i = 0; i < values.length; i++) {
-          values[i] = vector ? 1f : (float) (random.nextGaussian() * deviation);
+          values[i] =
+              vector
+                  ? loader.config.norm().neutralWeight()
+                  : (float) (random.nextGaussian() * deviation);
         }
         flat.rows(first, values.length).copyFrom(values);
       }

@@ -47,8 +47,8 @@ public final class NormLayer {
   Saved forward(Pass pass, DeviceTensor u, DeviceTensor y) {
     DeviceTensor rstd = pass.arena().allocate(DType.F32, u.rows());
     switch (kind) {
-      case RMS_NORM -> {
-        RmsNorm.forward(pass.pack(), u, null, weight, eps, false, null, y, rstd);
+      case RMS_NORM, RMS_NORM_UNIT_OFFSET -> {
+        RmsNorm.forward(pass.pack(), u, null, weight, eps, unitOffset(), null, y, rstd);
         return new Saved(u, null, rstd);
       }
       case LAYER_NORM -> {
@@ -65,9 +65,17 @@ public final class NormLayer {
       Pass pass, Saved saved, DeviceTensor dy, @Nullable DeviceTensor dresidual, DeviceTensor dx) {
     DeviceTensor dweight = weightParameter == null ? null : weightParameter.gradient();
     switch (kind) {
-      case RMS_NORM ->
+      case RMS_NORM, RMS_NORM_UNIT_OFFSET ->
           RmsNorm.backward(
-              pass.pack(), saved.u(), weight, false, saved.rstd(), dy, dresidual, dx, dweight);
+              pass.pack(),
+              saved.u(),
+              weight,
+              unitOffset(),
+              saved.rstd(),
+              dy,
+              dresidual,
+              dx,
+              dweight);
       case LAYER_NORM ->
           LayerNorm.backward(
               pass.pack(),
@@ -81,5 +89,9 @@ public final class NormLayer {
               dweight,
               biasParameter == null ? null : biasParameter.gradient());
     }
+  }
+
+  private boolean unitOffset() {
+    return kind == ModelConfig.Norm.RMS_NORM_UNIT_OFFSET;
   }
 }

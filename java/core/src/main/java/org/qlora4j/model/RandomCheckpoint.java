@@ -39,8 +39,8 @@ import org.qlora4j.model.WeightNames.Part;
  * <p>Weights are close to normal (the sum of four uniform numbers) with the config's
  * initializer_range as standard deviation; the two linears that write into the residual stream are
  * smaller by sqrt(2 layers), so that a deep stack's activations stay as large as a shallow one's.
- * Norms are one, biases zero. An element depends only on the seed, its tensor's name and its place,
- * so neither threads nor shards change it.
+ * Norms scale nothing, biases are zero. An element depends only on the seed, its tensor's name and
+ * its place, so neither threads nor shards change it.
  */
 public final class RandomCheckpoint {
   private static final int CHUNK_BYTES = 8 << 20;
@@ -133,7 +133,7 @@ public final class RandomCheckpoint {
 
   private Values weight(Module module) {
     if (module.shape().size() == 1) {
-      return new Values(1, 0);
+      return new Values(config.norm().neutralWeight(), 0);
     }
     boolean residual = module.part() == Part.ATTENTION_OUTPUT || module.part() == Part.DOWN;
     return new Values(

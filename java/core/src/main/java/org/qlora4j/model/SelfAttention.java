@@ -4,24 +4,27 @@ package org.qlora4j.model;
 import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
 import org.qlora4j.kernels.Attention;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.HeadView;
-import org.qlora4j.kernels.Rotary;
 
 /**
- * Projections, rotary embedding, causal attention with grouped heads, output projection.
+ * Projections, norms of every head where the model has them, rotary embedding, causal attention
+ * with grouped heads, output projection.
  *
  * <p>The projections are three linears (Llama), or one whose output is laid out [head][q, k,
- * v][head size] (GPT-NeoX); {@link Heads} is what differs.
+ * v][head size] (GPT-NeoX) or [q heads, k heads, v heads][head size] (Phi-3); {@link Heads} is what
+ * differs.
  */
 final class SelfAttention {
 
   private final ModelConfig config;
-  private final DeviceTensor inverseFrequencies;
   private final Projection projection;
-  private final LinearLayer output;
+  private final @Nullable HeadNorms headNorms;
+  private final RotaryEmbedding rotary;
   private final AttentionCore core;
+  private final LinearLayer output;
 
   /** The projections to queries, keys and values. */
   sealed interface Projection permits Separate, Fused {}
@@ -29,8 +32,11 @@ final class SelfAttention {
   /** q [heads * d, hidden], k and v [kvHeads * d, hidden]. */
   record Separate(LinearLayer q, LinearLayer k, LinearLayer v) implements Projection {}
 
-  /** qkv [heads * 3 * d, hidden], per head q, k, v. */
+  /** qkv [(heads + 2 kvHeads) * d, hidden], in the order that the config says. */
   record Fused(LinearLayer qkv) implements Projection {}
+
+  /** Norms over the d elements of every query head and of every key head. */
+  record HeadNorms(NormLayer query, NormLayer key) {}
 
   /** Where the heads of the queries, keys and values (or their gradients) are. */
   private record Heads(HeadView q, HeadView k, HeadView v) {}
@@ -39,14 +45,17 @@ final class SelfAttention {
    * What the backward needs.
    *
    * @param projections saved linears: q, k, v or qkv
-   * @param q [m, heads * d], rotated; the fused tensor for a fused projection
-   * @param k [m, kvHeads * d], rotated; null when fused
+   * @param queryNorm with norms of heads only, like keyNorm
+   * @param q [m, heads * d], normalised and rotated; the fused tensor for a fused projection
+   * @param k [m, kvHeads * d], normalised and rotated; null when fused
    * @param v [m, kvHeads * d]; null when fused
    * @param mixed attention output [m, heads * d]
    * @param lse f32 [heads, m]; null where the core's backward does without
    */
   record Saved(
       List<LinearLayer.Saved> projections,
+      NormLayer.@Nullable Saved queryNorm,
+      NormLayer.@Nullable Saved keyNorm,
       DeviceTensor q,
       @Nullable DeviceTensor k,
       @Nullable DeviceTensor v,
@@ -56,33 +65,52 @@ final class SelfAttention {
 
   SelfAttention(
       ModelConfig config,
-      DeviceTensor inverseFrequencies,
       Projection projection,
-      LinearLayer output,
-      AttentionCore core) {
+      @Nullable HeadNorms headNorms,
+      RotaryEmbedding rotary,
+      AttentionCore core,
+      LinearLayer output) {
     this.config = config;
-    this.inverseFrequencies = inverseFrequencies;
     this.projection = projection;
-    this.output = output;
+    this.headNorms = headNorms;
+    this.rotary = rotary;
     this.core = core;
+    this.output = output;
   }
 
-  /** What the attention of a model with this config computes. */
-  static Attention.Shape shape(ModelConfig config) {
-    return Attention.Shape.causal(config.heads(), config.kvHeads(), config.headDim());
+  /**
+   * What the attention of a layer computes.
+   *
+   * @throws InputException for heads of a size that no pack computes
+   */
+  static Attention.Shape shape(ModelConfig config, int layer) {
+    int headDim = config.headDim();
+    if (headDim % 8 != 0 || headDim > 256) {
+      throw new InputException(
+          "head_dim (or hidden_size / num_attention_heads) in config.json: expected a multiple of"
+              + " 8 of at most 256, found "
+              + headDim);
+    }
+    return new Attention.Shape(
+        config.heads(),
+        config.kvHeads(),
+        headDim,
+        config.layerAttention().get(layer).window(),
+        config.attentionScale());
   }
 
   /**
    * out = attention(h) + residual.
    *
    * @param h [m, hidden], normalised
+   * @param residual [m, hidden] or null
    * @param cache keys and values of earlier tokens, to be appended to; null without one
    */
   Saved forward(
       Pass pass,
       SequenceBatch batch,
       DeviceTensor h,
-      DeviceTensor residual,
+      @Nullable DeviceTensor residual,
       DeviceTensor out,
       KvCache.@Nullable Layer cache) {
     long m = h.rows();
@@ -90,6 +118,8 @@ final class SelfAttention {
     DeviceTensor k = null;
     DeviceTensor v = null;
     List<LinearLayer.Saved> saved;
+    NormLayer.Saved queryNorm = null;
+    NormLayer.Saved keyNorm = null;
     if (projection instanceof Separate p) {
       q = pass.activation(m, p.q().out());
       k = pass.activation(m, p.k().out());
@@ -99,6 +129,14 @@ final class SelfAttention {
               p.q().forward(pass, h, null, q),
               p.k().forward(pass, h, null, k),
               p.v().forward(pass, h, null, v));
+      if (headNorms != null) {
+        DeviceTensor projectedQ = q;
+        DeviceTensor projectedK = k;
+        q = pass.activation(m, q.cols());
+        k = pass.activation(m, k.cols());
+        queryNorm = headNorms.query().forward(pass, byHead(projectedQ), byHead(q));
+        keyNorm = headNorms.key().forward(pass, byHead(projectedK), byHead(k));
+      }
     } else {
       LinearLayer qkv = ((Fused) projection).qkv();
       q = pass.activation(m, qkv.out());
@@ -120,7 +158,7 @@ final class SelfAttention {
     DeviceTensor lse =
         core.forward(pass, batch.cuSeqlens(), cuKeys, heads.q(), keys, values, mixedHeads(mixed));
     LinearLayer.Saved savedOutput = output.forward(pass, mixed, residual, out);
-    return new Saved(saved, q, k, v, mixed, lse, savedOutput);
+    return new Saved(saved, queryNorm, keyNorm, q, k, v, mixed, lse, savedOutput);
   }
 
   /** Gradients of the adapters or weights here; dh = gradient of h where wanted. */
@@ -152,8 +190,14 @@ final class SelfAttention {
 
     List<LinearLayer.Saved> inputs = saved.projections();
     if (projection instanceof Separate p) {
-      p.q().backward(pass, inputs.get(0), dq, dh, false);
-      p.k().backward(pass, inputs.get(1), Objects.requireNonNull(dk), dh, true);
+      DeviceTensor projectedDq = dq;
+      DeviceTensor projectedDk = Objects.requireNonNull(dk);
+      if (headNorms != null) {
+        projectedDq = normBackward(pass, headNorms.query(), saved.queryNorm(), dq);
+        projectedDk = normBackward(pass, headNorms.key(), saved.keyNorm(), projectedDk);
+      }
+      p.q().backward(pass, inputs.get(0), projectedDq, dh, false);
+      p.k().backward(pass, inputs.get(1), projectedDk, dh, true);
       p.v().backward(pass, inputs.get(2), Objects.requireNonNull(dv), dh, true);
     } else {
       ((Fused) projection).qkv().backward(pass, inputs.get(0), dq, dh, false);
@@ -161,36 +205,43 @@ final class SelfAttention {
     pass.arena().release(mark);
   }
 
-  private void rotate(Pass pass, SequenceBatch batch, Heads heads, boolean inverse) {
-    rotate(pass, batch, heads.q(), config.heads(), inverse);
-    rotate(pass, batch, heads.k(), config.kvHeads(), inverse);
+  private DeviceTensor normBackward(
+      Pass pass, NormLayer norm, NormLayer.@Nullable Saved saved, DeviceTensor dnormed) {
+    DeviceTensor dprojected = pass.activation(dnormed.rows(), dnormed.cols());
+    norm.backward(pass, Objects.requireNonNull(saved), byHead(dnormed), null, byHead(dprojected));
+    return dprojected;
   }
 
-  private void rotate(Pass pass, SequenceBatch batch, HeadView x, int heads, boolean inverse) {
-    Rotary.apply(
-        pass.pack(),
-        x,
-        heads,
-        config.rotaryDim(),
-        batch.positions(),
-        inverseFrequencies,
-        1f,
-        inverse);
+  private void rotate(Pass pass, SequenceBatch batch, Heads heads, boolean inverse) {
+    rotary.apply(pass, batch, heads.q(), config.heads(), inverse);
+    rotary.apply(pass, batch, heads.k(), config.kvHeads(), inverse);
   }
 
   private Heads heads(DeviceTensor q, @Nullable DeviceTensor k, @Nullable DeviceTensor v) {
     long d = config.headDim();
-    if (k == null || v == null) {
-      long token = q.rowStride();
+    if (k != null && v != null) {
+      return new Heads(
+          HeadView.of(q, config.headDim()),
+          HeadView.of(k, config.headDim()),
+          HeadView.of(v, config.headDim()));
+    }
+    long token = q.rowStride();
+    if (config.qkv() == ModelConfig.Qkv.FUSED_PER_HEAD) {
       return new Heads(
           new HeadView(q, 0, token, 3 * d),
           new HeadView(q, d, token, 3 * d),
           new HeadView(q, 2 * d, token, 3 * d));
     }
+    long keys = config.queryWidth();
     return new Heads(
-        HeadView.of(q, config.headDim()),
-        HeadView.of(k, config.headDim()),
-        HeadView.of(v, config.headDim()));
+        new HeadView(q, 0, token, d),
+        new HeadView(q, keys, token, d),
+        new HeadView(q, keys + config.kvWidth(), token, d));
+  }
+
+  /** [m, heads * d] as [m * heads, d]. */
+  private DeviceTensor byHead(DeviceTensor x) {
+    return x.reshape(x.elements() / config.headDim(), config.headDim());
   }
 
   private HeadView mixedHeads(DeviceTensor mixed) {

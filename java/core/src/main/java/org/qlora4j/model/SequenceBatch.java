@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.Arrays;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.tensor.TensorArena;
@@ -11,8 +12,10 @@ import org.qlora4j.tensor.TensorArena;
  * @param ids i32 [tokens]
  * @param positions i32 [tokens]: position of each token within its sequence
  * @param cuSeqlens [sequences + 1]: where each sequence starts, and the end
+ * @param context one more than the largest position
  */
-public record SequenceBatch(DeviceTensor ids, DeviceTensor positions, int[] cuSeqlens) {
+public record SequenceBatch(
+    DeviceTensor ids, DeviceTensor positions, int[] cuSeqlens, int context) {
 
   /** Copies the batch to the device, into {@code arena}. */
   public static SequenceBatch of(TensorArena arena, int[] ids, int[] positions, int[] cuSeqlens) {
@@ -29,7 +32,8 @@ public record SequenceBatch(DeviceTensor ids, DeviceTensor positions, int[] cuSe
     deviceIds.copyFrom(ids);
     DeviceTensor devicePositions = arena.allocate(DType.I32, ids.length);
     devicePositions.copyFrom(positions);
-    return new SequenceBatch(deviceIds, devicePositions, cuSeqlens);
+    int context = Arrays.stream(positions).max().orElse(-1) + 1;
+    return new SequenceBatch(deviceIds, devicePositions, cuSeqlens, context);
   }
 
   /** One sequence whose first token is at {@code start}. */

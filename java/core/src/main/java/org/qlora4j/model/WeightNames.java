@@ -24,8 +24,9 @@ import org.qlora4j.quant.QuantizedTensors;
 public final class WeightNames {
 
   /**
-   * The parts of a decoder. A model has QUERY, KEY and VALUE or QUERY_KEY_VALUE; GATE only with a
-   * gated MLP.
+   * The parts of a decoder. A model has QUERY, KEY and VALUE or QUERY_KEY_VALUE; UP, with GATE
+   * where the MLP is gated, or GATE_UP; the norms behind attention and MLP and those of queries and
+   * keys only where its config has them.
    */
   public enum Part {
     EMBEDDING(false, false),
@@ -34,11 +35,16 @@ public final class WeightNames {
     KEY(true, true),
     VALUE(true, true),
     QUERY_KEY_VALUE(true, true),
+    QUERY_NORM(true, false),
+    KEY_NORM(true, false),
     ATTENTION_OUTPUT(true, true),
+    ATTENTION_OUTPUT_NORM(true, false),
     MLP_NORM(true, false),
     GATE(true, true),
     UP(true, true),
+    GATE_UP(true, true),
     DOWN(true, true),
+    MLP_OUTPUT_NORM(true, false),
     FINAL_NORM(false, false),
     HEAD(false, false);
 
@@ -119,6 +125,31 @@ public final class WeightNames {
               Map.entry(Part.FINAL_NORM, "model.norm"),
               Map.entry(Part.HEAD, "lm_head")));
 
+  private static final Map<Part, String> HEAD_NORMS =
+      Map.of(
+          Part.QUERY_NORM, "model.layers.%d.self_attn.q_norm",
+          Part.KEY_NORM, "model.layers.%d.self_attn.k_norm");
+
+  private static final Map<Part, String> QWEN3 = with(LLAMA, HEAD_NORMS);
+
+  private static final Map<Part, String> PHI3 =
+      with(
+          without(LLAMA, Part.QUERY, Part.KEY, Part.VALUE, Part.GATE, Part.UP),
+          Map.of(
+              Part.QUERY_KEY_VALUE, "model.layers.%d.self_attn.qkv_proj",
+              Part.GATE_UP, "model.layers.%d.mlp.gate_up_proj"));
+
+  /** What Llama calls post_attention_layernorm comes before its MLP; here it is what it says. */
+  private static final Map<Part, String> GEMMA2 =
+      with(
+          LLAMA,
+          Map.of(
+              Part.ATTENTION_OUTPUT_NORM, "model.layers.%d.post_attention_layernorm",
+              Part.MLP_NORM, "model.layers.%d.pre_feedforward_layernorm",
+              Part.MLP_OUTPUT_NORM, "model.layers.%d.post_feedforward_layernorm"));
+
+  private static final Map<Part, String> GEMMA3 = with(GEMMA2, HEAD_NORMS);
+
   private static final Map<Part, String> GPT_NEOX =
       new EnumMap<>(
           Map.ofEntries(
@@ -140,7 +171,11 @@ public final class WeightNames {
     this.config = config;
     this.table =
         switch (config.architecture()) {
-          case LLAMA -> LLAMA;
+          case LLAMA, MISTRAL, QWEN2 -> LLAMA;
+          case QWEN3 -> QWEN3;
+          case PHI3 -> PHI3;
+          case GEMMA2 -> GEMMA2;
+          case GEMMA3 -> GEMMA3;
           case GPT_NEOX -> GPT_NEOX;
         };
     List<Module> all = new ArrayList<>();
@@ -159,6 +194,18 @@ public final class WeightNames {
     this.modules = List.copyOf(all);
   }
 
+  private static Map<Part, String> with(Map<Part, String> table, Map<Part, String> others) {
+    Map<Part, String> changed = new EnumMap<>(table);
+    changed.putAll(others);
+    return changed;
+  }
+
+  private static Map<Part, String> without(Map<Part, String> table, Part... parts) {
+    Map<Part, String> changed = new EnumMap<>(table);
+    changed.keySet().removeAll(Set.of(parts));
+    return changed;
+  }
+
   /** The names for a config. */
   public static WeightNames of(ModelConfig config) {
     return new WeightNames(config);
@@ -169,7 +216,7 @@ public final class WeightNames {
    * names it.
    */
   public boolean has(Part part) {
-    return table.containsKey(part) && (part != Part.GATE || config.gatedMlp());
+    return table.containsKey(part);
   }
 
   /** One module; `layer` is ignored for parts outside the layers. */
@@ -182,21 +229,32 @@ public final class WeightNames {
     List<Long> shape =
         switch (part) {
           case EMBEDDING, HEAD -> List.of((long) config.vocabSize(), hidden);
-          case ATTENTION_NORM, MLP_NORM, FINAL_NORM -> List.of(hidden);
+          case ATTENTION_NORM, ATTENTION_OUTPUT_NORM, MLP_NORM, MLP_OUTPUT_NORM, FINAL_NORM ->
+              List.of(hidden);
+          case QUERY_NORM, KEY_NORM -> List.of((long) config.headDim());
           case QUERY -> List.of((long) config.queryWidth(), hidden);
           case KEY, VALUE -> List.of((long) config.kvWidth(), hidden);
           case QUERY_KEY_VALUE ->
               List.of((long) config.queryWidth() + 2L * config.kvWidth(), hidden);
           case ATTENTION_OUTPUT -> List.of(hidden, (long) config.queryWidth());
           case GATE, UP -> List.of((long) config.ffnSize(), hidden);
+          case GATE_UP -> List.of(2L * config.ffnSize(), hidden);
           case DOWN -> List.of(hidden, (long) config.ffnSize());
         };
     boolean bias =
         switch (part) {
           case EMBEDDING, HEAD -> false;
-          case ATTENTION_NORM, MLP_NORM, FINAL_NORM -> config.norm() == ModelConfig.Norm.LAYER_NORM;
-          case QUERY, KEY, VALUE, QUERY_KEY_VALUE, ATTENTION_OUTPUT -> config.attentionBias();
-          case GATE, UP, DOWN -> config.mlpBias();
+          case ATTENTION_NORM,
+              QUERY_NORM,
+              KEY_NORM,
+              ATTENTION_OUTPUT_NORM,
+              MLP_NORM,
+              MLP_OUTPUT_NORM,
+              FINAL_NORM ->
+              config.norm() == ModelConfig.Norm.LAYER_NORM;
+          case QUERY, KEY, VALUE, QUERY_KEY_VALUE -> config.qkvBias();
+          case ATTENTION_OUTPUT -> config.attentionOutputBias();
+          case GATE, UP, GATE_UP, DOWN -> config.mlpBias();
         };
     return new Module(
         part,

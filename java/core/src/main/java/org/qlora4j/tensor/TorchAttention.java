@@ -215,7 +215,7 @@ public final class TorchAttention {
     }
   }
 
-  private static void check(
+  static void check(
       Attention.Shape shape,
       int[] cuQ,
       int[] cuK,

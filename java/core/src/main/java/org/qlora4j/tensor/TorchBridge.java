@@ -4,18 +4,20 @@ package org.qlora4j.tensor;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Device;
 import org.bytedeco.pytorch.DeviceOptional;
+import org.bytedeco.pytorch.Scalar;
 import org.bytedeco.pytorch.Tensor;
 import org.bytedeco.pytorch.TensorOptions;
 import org.bytedeco.pytorch.global.torch;
 import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.FloatBits;
 import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.KernelPack;
 
 /**
  * What libtorch does for the model between the pack's operators: type conversion, strided copies,
- * embedding rows.
+ * embedding rows, and the elementwise steps that only some architectures have.
  *
  * <p>Every method sees device memory through {@code from_blob} views on the device of the memory's
  * pack, copies nothing it does not say, and closes what it made before it returns. On a GPU nothing
@@ -99,6 +101,55 @@ public final class TorchBridge {
       if (ids.elements() > 0) {
         to.index_copy_(0, view(ids).to(ScalarType.Long), view(rows));
       }
+    }
+  }
+
+  /** target += x, of the same shape and type; one rounding. */
+  public static void add(DeviceTensor target, DeviceTensor x) {
+    if (target.elements() == 0 || target.pack().isDryRun()) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(target).add_(view(x));
+    }
+  }
+
+  /** x *= factor, the factor first rounded to the type of {@code x}; F32 or BF16. */
+  public static void scale(DeviceTensor x, float factor) {
+    if (x.elements() == 0 || x.pack().isDryRun()) {
+      return;
+    }
+    float rounded = x.dtype() == DType.BF16 ? FloatBits.roundToBf16(factor) : factor;
+    try (PointerScope scope = new PointerScope()) {
+      view(x).mul_(new Scalar(rounded));
+    }
+  }
+
+  /**
+   * x = cap * tanh(x / cap), a step at a time, each rounded to the type of {@code x}, as
+   * transformers does.
+   */
+  public static void softcap(DeviceTensor x, float cap) {
+    if (x.elements() == 0 || x.pack().isDryRun()) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(x).div_(new Scalar(cap)).tanh_().mul_(new Scalar(cap));
+    }
+  }
+
+  /**
+   * dy becomes the gradient of {@link #softcap}'s input: dy * (1 - (y / cap)^2).
+   *
+   * @param y result of {@link #softcap}, overwritten
+   */
+  public static void softcapBackward(DeviceTensor y, float cap, DeviceTensor dy) {
+    if (y.elements() == 0 || y.pack().isDryRun()) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      Tensor gradient = view(dy);
+      torch.tanh_backward_out(gradient, gradient, view(y).div_(new Scalar(cap)));
     }
   }
 

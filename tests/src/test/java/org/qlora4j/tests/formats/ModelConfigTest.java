@@ -9,6 +9,7 @@ import static org.qlora4j.tests.support.Inputs.assertRefused;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.nio.file.Path;
+import java.util.Collections;
 import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -19,8 +20,12 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelConfig.Activation;
 import org.qlora4j.model.ModelConfig.Architecture;
+import org.qlora4j.model.ModelConfig.LayerAttention;
+import org.qlora4j.model.ModelConfig.Mlp;
 import org.qlora4j.model.ModelConfig.Norm;
-import org.qlora4j.model.ModelConfig.RopeScaling;
+import org.qlora4j.model.ModelConfig.Qkv;
+import org.qlora4j.model.RopeScaling;
+import org.qlora4j.model.RotaryConfig;
 import org.qlora4j.tests.support.FixtureFiles;
 
 /** config.json in the forms it is found in. */
@@ -35,8 +40,24 @@ class ModelConfigTest {
     return ModelConfig.parse(Json.object(json, "config.json"), "config.json");
   }
 
+  private static RotaryConfig rotary(ModelConfig config) {
+    return config.layerAttention().get(0).rotary();
+  }
+
   @ParameterizedTest
-  @ValueSource(strings = {"llama", "llama3_tied", "neox_polyglot", "neox_sequential"})
+  @ValueSource(
+      strings = {
+        "llama",
+        "llama3_tied",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma2",
+        "gemma3",
+        "neox_polyglot",
+        "neox_sequential"
+      })
   void oldAndNewKeysMeanTheSame(String model) {
     ModelConfig now = ModelConfig.read(FixtureFiles.reference("models/" + model));
     ModelConfig legacy =
@@ -61,12 +82,16 @@ class ModelConfigTest {
     assertEquals(Norm.RMS_NORM, c.norm());
     assertEquals(1e-5f, c.normEps());
     assertEquals(Activation.SILU, c.activation());
-    assertTrue(c.gatedMlp());
+    assertEquals(Mlp.GATED, c.mlp());
+    assertEquals(Qkv.SEPARATE, c.qkv());
     assertTrue(c.tiedHead());
-    assertFalse(c.fusedQkv() || c.parallelResidual() || c.attentionBias() || c.mlpBias());
-    assertEquals(16, c.rotaryDim());
-    assertEquals(500000.0, c.ropeTheta());
-    assertEquals(new RopeScaling.Llama3(8, 1, 4, 16), c.ropeScaling());
+    assertFalse(c.parallelResidual() || c.qkvBias() || c.attentionOutputBias() || c.mlpBias());
+    assertFalse(c.queryKeyNorm() || c.outputNorms());
+    assertEquals(
+        List.of(0.25f, 0f, 1f, 0f),
+        List.of(c.attentionScale(), c.attentionSoftcap(), c.embeddingScale(), c.logitSoftcap()));
+    RotaryConfig rotary = new RotaryConfig(16, 500000.0, new RopeScaling.Llama3(8, 1, 4, 16));
+    assertEquals(Collections.nCopies(2, new LayerAttention(0, rotary)), c.layerAttention());
     assertEquals(DType.BF16, c.dtype());
     assertEquals(List.of(2), c.eosIds());
     assertEquals(64, c.queryWidth());
@@ -79,9 +104,11 @@ class ModelConfigTest {
     assertEquals(Architecture.GPT_NEOX, c.architecture());
     assertEquals(Norm.LAYER_NORM, c.norm());
     assertEquals(Activation.GELU_ERF, c.activation());
-    assertTrue(c.fusedQkv() && c.parallelResidual() && c.attentionBias() && c.mlpBias());
-    assertFalse(c.gatedMlp() || c.tiedHead());
-    assertEquals(8, c.rotaryDim());
+    assertEquals(Mlp.PLAIN, c.mlp());
+    assertEquals(Qkv.FUSED_PER_HEAD, c.qkv());
+    assertTrue(c.parallelResidual() && c.qkvBias() && c.attentionOutputBias() && c.mlpBias());
+    assertFalse(c.tiedHead());
+    assertEquals(8, rotary(c).dim());
     assertEquals(DType.F32, c.dtype());
     assertFalse(
         ModelConfig.read(FixtureFiles.reference("models/neox_sequential")).parallelResidual());
@@ -96,25 +123,22 @@ class ModelConfigTest {
     assertEquals(DType.F16, llama3.dtype());
     ModelConfig polyglot =
         ModelConfig.readFile(FixtureFiles.data("polyglot-ko-configs/polyglot-ko-5.8b.config.json"));
-    assertEquals(64, polyglot.rotaryDim());
+    assertEquals(64, rotary(polyglot).dim());
     assertEquals(List.of(0), polyglot.eosIds());
     assertTrue(polyglot.parallelResidual(), "the default where the key is missing");
     for (String name : new String[] {"1.3b", "12.8b"}) {
       Path file = FixtureFiles.data("polyglot-ko-configs/polyglot-ko-" + name + ".config.json");
-      assertEquals(64, ModelConfig.readFile(file).rotaryDim());
+      assertEquals(64, rotary(ModelConfig.readFile(file)).dim());
     }
   }
 
   @Test
   void otherArchitecturesAreNamed() {
     assertRefused(
-        () -> ModelConfig.read(FixtureFiles.reference("models/gemma2")),
+        () -> parse("{\"model_type\": \"mixtral\"}"),
         "model_type",
-        "'gemma2'",
-        "llama or gpt_neox");
-    assertRefused(
-        () -> ModelConfig.readFile(FixtureFiles.data("hf-configs/mistral-7b-v0.1.config.json")),
-        "'mistral'");
+        "'mixtral'",
+        "llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text or gpt_neox");
   }
 
   @Test
@@ -204,7 +228,7 @@ class ModelConfigTest {
          "intermediate_size": 128, "vocab_size": 288, "rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3",
          "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}
         """;
-    float[] f = parse(llama31).inverseFrequencies();
+    float[] f = rotary(parse(llama31)).inverseFrequencies(1);
     assertEquals(64, f.length);
     assertClose(0x1p0f, f[0]);
     assertClose(0x1.a11582p-1f, f[1]);
@@ -215,14 +239,16 @@ class ModelConfigTest {
     assertClose(0x1.90d10cp-14f, f[35]);
     assertClose(0x1.4985fep-22f, f[63]);
     float[] linear =
-        parse(with("rope_scaling", "{\"type\": \"linear\", \"factor\": 4.0}")).inverseFrequencies();
-    float[] plain = parse(LLAMA).inverseFrequencies();
+        rotary(parse(with("rope_scaling", "{\"type\": \"linear\", \"factor\": 4.0}")))
+            .inverseFrequencies(1);
+    float[] plain = rotary(parse(LLAMA)).inverseFrequencies(1);
     for (int i = 0; i < plain.length; i++) {
       assertEquals(plain[i] / 4, linear[i]);
     }
     assertArrayEquals(
         new float[] {0x1p0f, 0x1.999998p-4f, 0x1.47ae14p-7f, 0x1.0624dep-10f},
-        ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")).inverseFrequencies(),
+        rotary(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")))
+            .inverseFrequencies(1),
         2e-8f);
   }
 
