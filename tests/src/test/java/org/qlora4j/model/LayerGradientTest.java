@@ -193,6 +193,7 @@ class LayerGradientTest {
     "qwen3, false",
     "phi3, false",
     "phi3, true",
+    "phi3 longrope, false",
     "gemma2, false",
     "gemma3_text, false",
     "gemma3_text, true"
@@ -548,14 +549,14 @@ class LayerGradientTest {
       long t = x.size(0);
       RotaryConfig rotary = config.layerAttention().get(0).rotary();
       long half = rotary.dim() / 2;
-      float[] frequencies = rotary.inverseFrequencies((int) t);
+      float[] frequencies = rotary.inverseFrequencies(31); // of the whole batch
       float[] cos = new float[(int) (t * half)];
       float[] sin = new float[(int) (t * half)];
       for (int i = 0; i < cos.length; i++) {
         int position = i / (int) half;
         float angle = position * frequencies[i % (int) half];
-        cos[i] = (float) Math.cos(angle);
-        sin[i] = (float) Math.sin(angle);
+        cos[i] = (float) Math.cos(angle) * rotary.attentionFactor();
+        sin[i] = (float) Math.sin(angle) * rotary.attentionFactor();
       }
       Tensor c = torch.tensor(cos).reshape(t, 1, half);
       Tensor s = torch.tensor(sin).reshape(t, 1, half);
@@ -769,6 +770,14 @@ class LayerGradientTest {
       }
       case "mistral" -> json.put("sliding_window", 7);
       case "phi3" -> json.put("sliding_window", 11).put("partial_rotary_factor", 0.5);
+      case "phi3 longrope" -> {
+        json.put("max_position_embeddings", 64).put("original_max_position_embeddings", 16);
+        ObjectNode scaling = json.putObject("rope_scaling").put("type", "longrope");
+        for (int i = 0; i < 8; i++) {
+          scaling.withArray("short_factor").add(1 + 0.1 * i);
+          scaling.withArray("long_factor").add(1.5 + 0.5 * i);
+        }
+      }
       case "gemma2" ->
           json.put("sliding_window", 5)
               .put("query_pre_attn_scalar", 24)

@@ -36,7 +36,19 @@ class MakeModelTest {
   }
 
   @ParameterizedTest
-  @ValueSource(strings = {"llama", "llama3_tied", "neox_polyglot", "neox_sequential"})
+  @ValueSource(
+      strings = {
+        "llama",
+        "llama3_tied",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma2",
+        "gemma3",
+        "neox_polyglot",
+        "neox_sequential"
+      })
   void everyShapeHasAllItsTensors(String name) {
     Path config = FixtureFiles.reference("models/" + name).resolve("config.json");
     for (String dtype : List.of("bf16", "f16", "f32")) {
@@ -78,7 +90,8 @@ class MakeModelTest {
     boolean residual = name.matches(".*(o_proj|down_proj|attention.dense|dense_4h_to_h).weight");
     double expected =
         vector ? 0 : shape.initializerRange() / (residual ? Math.sqrt(2 * shape.layers()) : 1);
-    assertEquals(name.endsWith(".bias") || !vector ? 0 : 1, mean, 0.002, name);
+    float norm = shape.norm().neutralWeight();
+    assertEquals(name.endsWith(".bias") || !vector ? 0 : norm, mean, 0.002, name);
     // The relative error of a deviation over n elements is 1 / sqrt(2 n).
     assertEquals(expected, deviation, expected * 5 / Math.sqrt(2.0 * values.length), name);
   }

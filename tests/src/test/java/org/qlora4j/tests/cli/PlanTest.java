@@ -67,6 +67,16 @@ class PlanTest {
     "neox_sequential, lora int8, true, bfloat16, 1, false",
     "llama, lora int8 outliers, true, bfloat16, 2, false",
     "neox_polyglot, lora int8 outliers, false, bfloat16, 1, false",
+    "mistral, qlora, true, bfloat16, 2, false",
+    "qwen2, full, true, float32, 1, false",
+    "qwen3, qlora, false, bfloat16, 1, false",
+    "qwen3, full, true, bfloat16, 1, false",
+    "phi3, qlora, true, bfloat16, 2, true",
+    "phi3, full, false, float32, 1, false",
+    "gemma2, qlora, true, bfloat16, 2, false",
+    "gemma2, full, false, float32, 1, false",
+    "gemma3, qlora, true, bfloat16, 1, false",
+    "gemma3, full, true, float32, 2, false",
   })
   void everyCountedPartIsExact(
       String name,

@@ -133,6 +133,173 @@ class ModelConfigTest {
   }
 
   @Test
+  void readsMistralAndQwen2() {
+    ModelConfig mistral =
+        ModelConfig.readFile(FixtureFiles.data("hf-configs/mistral-7b-v0.1.config.json"));
+    assertEquals(Architecture.MISTRAL, mistral.architecture());
+    assertEquals(Collections.nCopies(32, 4096), windows(mistral));
+    assertEquals(8, mistral.kvHeads());
+    assertEquals(131072, parse(of("mistral", "{}")).maxPositions());
+    assertEquals(List.of(0, 0), windows(parse(of("mistral", "{\"sliding_window\": null}"))));
+    assertEquals(List.of(4096, 4096), windows(parse(of("mistral", "{}"))), "the class's default");
+
+    ModelConfig qwen =
+        ModelConfig.readFile(FixtureFiles.data("hf-configs/qwen2.5-0.5b-instruct.config.json"));
+    assertEquals(Architecture.QWEN2, qwen.architecture());
+    assertTrue(qwen.qkvBias() && qwen.tiedHead());
+    assertFalse(qwen.attentionOutputBias() || qwen.mlpBias() || qwen.queryKeyNorm());
+    assertEquals(64, qwen.headDim());
+    assertEquals(1e6, rotary(qwen).theta());
+    assertEquals(Collections.nCopies(24, 0), windows(qwen), "not switched on");
+    assertEquals(List.of(151645), qwen.eosIds());
+    assertEquals(List.of(), parse(of("qwen2", "{}")).eosIds());
+  }
+
+  @Test
+  void windowsOfQwenAreSwitchedOnAndStartLate() {
+    String on = "\"use_sliding_window\": true, \"sliding_window\": 9";
+    assertEquals(
+        List.of(0, 9), windows(parse(of("qwen2", "{" + on + ", \"max_window_layers\": 1}"))));
+    assertEquals(
+        List.of(9, 0),
+        windows(
+            parse(
+                of(
+                    "qwen3",
+                    "{"
+                        + on
+                        + ", \"layer_types\": [\"sliding_attention\", \"full_attention\"]}"))));
+    assertEquals(128, parse(of("qwen3", "{}")).headDim(), "whatever hidden_size / heads is");
+  }
+
+  @Test
+  void readsPhi3() {
+    ModelConfig c = ModelConfig.read(FixtureFiles.reference("models/phi3"));
+    assertEquals(Mlp.GATED_FUSED, c.mlp());
+    assertEquals(Qkv.FUSED, c.qkv());
+    assertEquals(List.of(0, 0), windows(c));
+    ModelConfig partial = parse(of("phi3", "{\"partial_rotary_factor\": 0.75}"));
+    assertEquals(12, rotary(partial).dim());
+    assertEquals(List.of(32000), partial.eosIds());
+  }
+
+  /** Phi-3's 128k configs: a factor of 32 and 4096 positions, so sqrt(1 + 5 / 12). */
+  @ParameterizedTest
+  @ValueSource(strings = {"longrope", "su"})
+  void longRopeHasTwoSetsOfFrequencies(String kind) {
+    String factors =
+        ", \"short_factor\": [1, 1.25, 1, 2, 1, 1, 1, 1], \"long_factor\": [1, 2, 4, 8, 16, 32, 64,"
+            + " 128]}";
+    String scaling = "{\"type\": \"" + kind + "\"" + factors;
+    RotaryConfig rotary =
+        rotary(
+            parse(
+                of(
+                    "phi3",
+                    "{\"max_position_embeddings\": 131072, \"original_max_position_embeddings\": 4096,"
+                        + " \"rope_scaling\": "
+                        + scaling
+                        + "}")));
+    assertEquals(Math.sqrt(17.0 / 12), rotary.attentionFactor(), 1e-7);
+    assertEquals(4096, rotary.shortContext());
+    float[] inShort = rotary.inverseFrequencies(4096);
+    float[] inLong = rotary.inverseFrequencies(4097);
+    for (int i = 0; i < 8; i++) {
+      double plain = Math.pow(10000, -2.0 * i / 16);
+      assertClose((float) (plain / (i == 1 ? 1.25 : i == 3 ? 2 : 1)), inShort[i]);
+      assertClose((float) (plain / (1 << i)), inLong[i]);
+    }
+    RotaryConfig now =
+        rotary(
+            parse(
+                of(
+                    "phi3",
+                    "{\"max_position_embeddings\": 131072, \"rope_parameters\": "
+                        + scaling.replace(
+                            "\"type\"",
+                            "\"rope_theta\": 10000.0, \"partial_rotary_factor\": 1.0,"
+                                + " \"original_max_position_embeddings\": 4096, \"rope_type\"")
+                        + "}")));
+    assertEquals(rotary, now, "the newer keys mean the same");
+  }
+
+  @Test
+  void readsGemma() {
+    ModelConfig two = ModelConfig.read(FixtureFiles.reference("models/gemma2"));
+    assertEquals(Norm.RMS_NORM_UNIT_OFFSET, two.norm());
+    assertTrue(two.outputNorms() && two.tiedHead());
+    assertFalse(two.queryKeyNorm());
+    assertEquals(
+        List.of(5f, 3f, 8f, (float) (1 / Math.sqrt(24))),
+        List.of(
+            two.attentionSoftcap(),
+            two.logitSoftcap(),
+            two.embeddingScale(),
+            two.attentionScale()));
+    assertEquals(List.of(6, 0), windows(two));
+    ModelConfig three = ModelConfig.read(FixtureFiles.reference("models/gemma3"));
+    assertTrue(three.queryKeyNorm());
+    assertEquals(List.of(6, 0, 6), windows(three));
+    assertEquals(1e4, three.layerAttention().get(0).rotary().theta());
+    assertEquals(
+        new RotaryConfig(16, 1e6, new RopeScaling.Linear(4)),
+        three.layerAttention().get(1).rotary());
+    // As published configs leave it to the class: caps of 50 and 30, every sixth layer full.
+    ModelConfig published = parse(of("gemma2", "{}"));
+    assertEquals(
+        List.of(50f, 30f), List.of(published.attentionSoftcap(), published.logitSoftcap()));
+    assertEquals(256, published.headDim());
+    assertTrue(published.tiedHead());
+    ModelConfig long3 =
+        parse(of("gemma3_text", "{\"num_hidden_layers\": 7, \"sliding_window\": 512}"));
+    assertEquals(List.of(512, 512, 512, 512, 512, 0, 512), windows(long3));
+    assertEquals(0, long3.attentionSoftcap());
+  }
+
+  private static List<Integer> windows(ModelConfig config) {
+    return config.layerAttention().stream().map(LayerAttention::window).toList();
+  }
+
+  /** The small shape as another architecture, with other keys. */
+  private static String of(String modelType, String more) {
+    ObjectNode json = Json.object(LLAMA, "test");
+    json.put("model_type", modelType);
+    json.setAll(Json.object(more, "test"));
+    return json.toString();
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      value = {
+        "mistral|{\"sliding_window\": 0}|sliding_window",
+        "mistral|{\"attention_dropout\": 0.1}|attention_dropout",
+        "gpt_neox|{\"hidden_dropout\": 0.1}|hidden_dropout",
+        "phi3|{\"resid_pdrop\": 0.1}|resid_pdrop",
+        "phi3|{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}|rope_scaling.rope_type",
+        "phi3|{\"rope_scaling\": {\"type\": \"longrope\", \"long_factor\": [1]}}|rope_scaling.short_factor",
+        "phi3|{\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1,1,1,1,1,1,1,0]}}|short_factor",
+        "qwen2|{\"layer_types\": [\"full_attention\"]}|layer_types",
+        "qwen2|{\"layer_types\": [\"full_attention\", \"sliding_attention\"]}|sliding_window",
+        "qwen3|{\"layer_types\": [\"full_attention\", \"linear_attention\"]}|layer_types",
+        "qwen3|{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}}|rope_scaling.rope_type",
+        "gemma2|{\"sliding_window\": null}|sliding_window",
+        "gemma2|{\"attn_logit_softcapping\": -1}|attn_logit_softcapping",
+        "gemma2|{\"final_logit_softcapping\": \"none\"}|final_logit_softcapping",
+        "gemma2|{\"query_pre_attn_scalar\": 0}|query_pre_attn_scalar",
+        "gemma2|{\"hidden_activation\": \"relu\"}|hidden_activation",
+        "gemma3_text|{\"use_bidirectional_attention\": true}|use_bidirectional_attention",
+        "gemma3_text|{\"sliding_window_pattern\": 0}|sliding_window_pattern",
+        "gemma3_text|{\"rope_parameters\": {\"rope_theta\": 10000.0}}|rope_parameters",
+        "gemma3_text|{\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"yarn\"}}}|rope_parameters.full_attention.rope_type",
+        "llama|{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 10000.0}}}|rope_parameters.full_attention"
+      })
+  void refusesOptionsByTheirKey(String modelType, String more, String key) {
+    assertRefused(() -> parse(of(modelType, more)), "config.json: ", key + ": expected ");
+  }
+
+  @Test
   void otherArchitecturesAreNamed() {
     assertRefused(
         () -> parse("{\"model_type\": \"mixtral\"}"),

@@ -5,6 +5,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.qlora4j.tests.support.Inputs.assertRefused;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.file.Files;
@@ -45,6 +47,12 @@ class WeightNamesTest {
         "llama",
         "llama_bf16",
         "llama3_tied",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "gemma2",
+        "gemma3",
         "neox_polyglot",
         "neox_polyglot_bf16",
         "neox_sequential"
@@ -69,18 +77,65 @@ class WeightNamesTest {
   }
 
   /**
-   * Published counts: Llama 2 7B, Llama 3 8B, Polyglot-Ko 12.8B (a notebook's count in 4 bits,
-   * 6,608,701,440 with its adapter).
+   * Published counts: Llama 2 7B, Llama 3 8B, Mistral 7B, Qwen2.5 0.5B, Polyglot-Ko 12.8B (a
+   * notebook's count in 4 bits, 6,608,701,440 with its adapter).
    */
   @ParameterizedTest
   @CsvSource({
     "hf-configs/llama-2-7b-hf.config.json,6738415616",
     "hf-configs/llama-3-8b.config.json,8030261248",
+    "hf-configs/mistral-7b-v0.1.config.json,7241732096",
+    "hf-configs/qwen2.5-0.5b-instruct.config.json,494032768",
     "polyglot-ko-configs/polyglot-ko-12.8b.config.json,12893603840"
   })
   void parametersOfPublishedModels(String file, long parameters) {
     assertEquals(
         parameters, WeightNames.of(ModelConfig.readFile(FixtureFiles.data(file))).parameters());
+  }
+
+  /** Published counts too: Qwen3 0.6B, Phi-3 mini, Gemma 2 2B and Gemma 3 1B. */
+  @ParameterizedTest
+  @CsvSource({
+    "qwen3, 151936, 1024, 28, 16, 8, 128, 3072, true, 596049920",
+    "phi3, 32064, 3072, 32, 32, 32, 96, 8192, false, 3821079552",
+    "gemma2, 256000, 2304, 26, 8, 4, 256, 9216, true, 2614341888",
+    "gemma3_text, 262144, 1152, 26, 4, 1, 256, 6912, true, 999885952"
+  })
+  void parametersOfPublishedShapes(
+      String type,
+      int vocab,
+      int hidden,
+      int layers,
+      int heads,
+      int kvHeads,
+      int headDim,
+      int ffn,
+      boolean tied,
+      long parameters) {
+    ObjectNode json = JsonNodeFactory.instance.objectNode();
+    json.put("model_type", type).put("vocab_size", vocab).put("hidden_size", hidden);
+    json.put("num_hidden_layers", layers).put("num_attention_heads", heads);
+    json.put("num_key_value_heads", kvHeads).put("head_dim", headDim);
+    json.put("intermediate_size", ffn).put("tie_word_embeddings", tied);
+    assertEquals(parameters, WeightNames.of(ModelConfig.parse(json, type)).parameters());
+  }
+
+  /** PEFT sees Phi-3's fused modules, so targets and adapters are theirs. */
+  @Test
+  void fusedModulesAreTargets() {
+    WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/phi3")));
+    assertEquals(
+        List.of("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+        names.linears().stream().limit(4).map(Module::shortName).toList());
+    assertEquals(8, names.targets(List.of("all-linear")).size());
+    List<Module> fused = names.targets(List.of("gate_up_proj", "qkv_proj"));
+    assertEquals(
+        List.of("model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"),
+        fused.stream().limit(2).map(Module::path).toList());
+    assertEquals(List.of(128L, 64L), fused.get(0).shape());
+    assertEquals(List.of(256L, 64L), fused.get(1).shape());
+    assertRefused(
+        () -> names.targets(List.of("q_proj")), "lora_target_modules", "'q_proj'", "qkv_proj");
   }
 
   /** The adapters that PEFT made with the same targets adapt the same modules. */
