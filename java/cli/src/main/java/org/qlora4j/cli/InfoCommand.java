@@ -164,6 +164,17 @@ final class InfoCommand implements Callable<Integer> {
         "vocabulary",
         config.vocabSize() + (config.tiedHead() ? ", head tied to the embedding" : ""));
     line(out, "context", config.maxPositions() + " tokens");
+    int[] windows =
+        config.layerAttention().stream()
+            .mapToInt(ModelConfig.LayerAttention::window)
+            .filter(window -> window > 0)
+            .toArray();
+    if (windows.length > 0) {
+      line(
+          out,
+          "sliding window",
+          windows[0] + " tokens in " + windows.length + " of " + config.layers() + " layers");
+    }
     line(out, "stored as", config.dtype() == null ? "not said" : config.dtype().name());
     line(
         out,
@@ -185,6 +196,8 @@ final class InfoCommand implements Callable<Integer> {
     figures.put("vocab_size", config.vocabSize());
     figures.put("tied_head", config.tiedHead());
     figures.put("max_positions", config.maxPositions());
+    figures.put("sliding_window", windows.length == 0 ? null : windows[0]);
+    figures.put("sliding_layers", windows.length);
     figures.put("dtype", config.dtype() == null ? null : config.dtype().name());
     figures.put("parameters", names.parameters());
     figures.put("linear_parameters", linear);
