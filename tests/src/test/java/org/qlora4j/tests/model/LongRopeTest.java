@@ -14,6 +14,7 @@ import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
 import org.qlora4j.generate.SamplingConfig;
@@ -22,9 +23,11 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.KvCache;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Pass;
+import org.qlora4j.model.RandomCheckpoint;
 import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.SmallModel;
@@ -66,6 +69,9 @@ class LongRopeTest {
         float[] logits = loaded.logits(Arrays.copyOf(expected, length));
         expected[length] = argmax(logits, (length - 1) * VOCABULARY);
       }
+      assertFalse(
+          Arrays.equals(expected, loaded.withoutReadingAgain(prompt, tokens)),
+          "keys of the shorter text would serve, so this test could not fail");
       int[] generated =
           new TextGenerator(loaded.model, loaded.pass, Set.of())
               .generate(prompt, SamplingConfig.greedy(tokens));
@@ -112,13 +118,16 @@ class LongRopeTest {
     return model("linear" + factor, scaling.put("factor", factor));
   }
 
-  /** The same weights under each scaling. */
+  /** The same weights under each scaling, so large that attention depends on positions. */
   private Path model(String name, ObjectNode scaling) throws IOException {
     Path directory = folder.resolve(name);
     if (!Files.exists(directory)) {
       ObjectNode json = Json.object(SmallModel.llama(VOCABULARY, 64, 2, 4, 2, 96), "test");
       json.set("rope_scaling", scaling);
-      SmallModel.write(directory, json.toString(), 5);
+      json.put("initializer_range", 0.4);
+      Path config = Files.writeString(folder.resolve(name + ".json"), json.toString());
+      new RandomCheckpoint(ModelConfig.readFile(config), StoredType.F32, 5)
+          .write(config, null, directory, 1 << 30, 1, Progress.none());
     }
     return directory;
   }
@@ -148,6 +157,23 @@ class LongRopeTest {
       float[] logits = model.logits(pass, model.forward(pass, batch, null)).toFloats();
       arena.release(mark);
       return logits;
+    }
+
+    /** Greedy text against a cache that is kept whatever the length. */
+    int[] withoutReadingAgain(int[] prompt, int tokens) {
+      int[] text = Arrays.copyOf(prompt, prompt.length + tokens);
+      try (KvCache cache = new KvCache(pack, model.config(), DType.F32, text.length)) {
+        for (int length = prompt.length; length < text.length; length++) {
+          int held = cache.length();
+          var mark = arena.mark();
+          SequenceBatch batch =
+              SequenceBatch.single(arena, Arrays.copyOfRange(text, held, length), held);
+          float[] logits = model.logits(pass, model.forward(pass, batch, cache)).toFloats();
+          text[length] = argmax(logits, logits.length - VOCABULARY);
+          arena.release(mark);
+        }
+      }
+      return text;
     }
 
     @Override
