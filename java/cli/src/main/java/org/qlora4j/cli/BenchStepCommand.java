@@ -9,6 +9,7 @@ import java.util.concurrent.Callable;
 import org.qlora4j.cli.bench.StepBench;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.model.ModelConfig;
 import picocli.CommandLine.Command;
@@ -154,7 +155,9 @@ final class BenchStepCommand implements Callable<Integer> {
                   steps,
                   result.tokensPerSecond(),
                   result.secondsPerStep(),
-                  result.peakBytes())));
+                  pack.deviceKind() == DeviceKind.CPU
+                      ? result.peakBytes()
+                      : pack.peakAllocatedBytes())));
     }
     if (!(result.lastLoss() < result.firstLoss())) {
       spec.commandLine()
@@ -170,7 +173,12 @@ final class BenchStepCommand implements Callable<Integer> {
     StepBench.Parts parts = result.parts();
     line(out, "step", String.format(Locale.ROOT, "%.3f s (median)", result.secondsPerStep()));
     line(out, "tokens", String.format(Locale.ROOT, "%,.1f per second", result.tokensPerSecond()));
-    line(out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
+    if (pack.deviceKind() == DeviceKind.CPU) {
+      line(
+          out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
+    } else {
+      line(out, "GPU memory", Text.bytes(pack.peakAllocatedBytes()) + " at most, of the pack");
+    }
     line(
         out,
         "counted",
