@@ -1,9 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.model.KeptTensors.Part;
+import org.qlora4j.model.KeptTensors.Slot;
 import org.qlora4j.tensor.TorchBridge;
 
 /**
@@ -64,47 +69,66 @@ final class DecoderBlock {
     return linears;
   }
 
+  /** What of it {@code save} asks to keep. */
+  List<Part> parts(Set<CheckpointSave> save) {
+    List<Part> parts = new ArrayList<>(attention.parts(save));
+    if (save.contains(CheckpointSave.RESIDUAL) && !parallelResidual) {
+      parts.add(new Part(Slot.MIDDLE, attention.hidden()));
+    }
+    parts.addAll(ffn.parts(save));
+    return parts;
+  }
+
   /**
    * Runs the block.
    *
    * @param x [tokens, hidden]
    * @param out [tokens, hidden], or null when only what the backward needs is wanted
    * @param cache keys and values of earlier tokens, or null
+   * @param kept of an earlier forward of the same x, or for this one to fill; with output norms its
+   *     middle is what the norm behind attention takes
    */
   Saved forward(
       Pass pass,
       SequenceBatch batch,
       DeviceTensor x,
       @Nullable DeviceTensor out,
-      KvCache.@Nullable Layer cache) {
+      KvCache.@Nullable Layer cache,
+      KeptTensors kept) {
     DeviceTensor h1 = like(pass, x);
     NormLayer.Saved saved1 = attentionNorm.forward(pass, x, h1);
-    DeviceTensor middle = like(pass, x);
-    SelfAttention.Saved savedAttention;
+    // A parallel residual's sum is wanted for out alone, no gradient needs it.
+    DeviceTensor attended =
+        parallelResidual && out == null
+            ? null
+            : kept.activation(pass, Slot.MIDDLE, x.rows(), x.cols());
+    DeviceTensor residual = outputNorms == null ? x : null;
+    SelfAttention.Saved savedAttention =
+        attention.forward(
+            pass, batch, h1, residual, kept.has(Slot.MIDDLE) ? null : attended, cache, kept);
+    DeviceTensor middle = attended;
     NormLayer.Saved saved3 = null;
-    if (outputNorms == null) {
-      savedAttention = attention.forward(pass, batch, h1, x, middle, cache);
-    } else {
-      DeviceTensor attended = like(pass, x);
-      savedAttention = attention.forward(pass, batch, h1, null, attended, cache);
+    if (outputNorms != null && attended != null) {
+      middle = like(pass, x);
       saved3 = outputNorms.attention().forward(pass, attended, middle);
       TorchBridge.add(middle, x);
     }
 
     DeviceTensor h2 = like(pass, x);
-    NormLayer.Saved saved2 = ffnNorm.forward(pass, parallelResidual ? x : middle, h2);
+    NormLayer.Saved saved2 =
+        ffnNorm.forward(pass, parallelResidual ? x : Objects.requireNonNull(middle), h2);
     FeedForward.Saved savedFfn;
     NormLayer.Saved saved4 = null;
     if (outputNorms == null) {
-      savedFfn = ffn.forward(pass, h2, middle, out);
+      savedFfn = ffn.forward(pass, h2, out == null ? null : middle, out, kept);
     } else {
       // The norm saves its input, so that the product before it is computed whoever reads out.
       DeviceTensor fed = like(pass, x);
-      savedFfn = ffn.forward(pass, h2, null, fed);
+      savedFfn = ffn.forward(pass, h2, null, fed, kept);
       DeviceTensor normed = out == null ? like(pass, x) : out;
       saved4 = outputNorms.ffn().forward(pass, fed, normed);
       if (out != null) {
-        TorchBridge.add(out, middle);
+        TorchBridge.add(out, Objects.requireNonNull(middle));
       }
     }
     return new Saved(saved1, savedAttention, saved3, saved2, savedFfn, saved4);

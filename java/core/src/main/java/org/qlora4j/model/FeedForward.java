@@ -3,9 +3,12 @@ package org.qlora4j.model;
 
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Activation;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.model.KeptTensors.Part;
+import org.qlora4j.model.KeptTensors.Slot;
 
 /** down(act(gate(h)) * up(h)), or down(act(up(h))) without a gate. */
 final class FeedForward {
@@ -45,31 +48,53 @@ final class FeedForward {
     this.down = down;
   }
 
+  /** What of it {@code save} asks to keep. */
+  List<Part> parts(Set<CheckpointSave> save) {
+    if (!save.contains(CheckpointSave.MLP)) {
+      return List.of();
+    }
+    if (expansion instanceof GatedFused e) {
+      return List.of(new Part(Slot.UP, e.gateUp().out()));
+    }
+    Part up = new Part(Slot.UP, down.in());
+    return expansion instanceof Plain ? List.of(up) : List.of(up, new Part(Slot.GATE, down.in()));
+  }
+
   /**
    * out = feed-forward(h) + residual.
    *
-   * @param residual [m, hidden] or null; may be {@code out}
-   * @param out [m, hidden], or null when only what the backward needs is wanted
+   * @param residual [m, hidden] or null, which it is where out is
+   * @param out may be residual, or null when only what the backward needs is wanted
+   * @param kept of an earlier forward of the same h, or for this one to fill
    */
   Saved forward(
-      Pass pass, DeviceTensor h, @Nullable DeviceTensor residual, @Nullable DeviceTensor out) {
+      Pass pass,
+      DeviceTensor h,
+      @Nullable DeviceTensor residual,
+      @Nullable DeviceTensor out,
+      KeptTensors kept) {
     long m = h.rows();
     long ffn = down.in();
+    boolean projected = kept.has(Slot.UP);
     DeviceTensor gate = null;
     DeviceTensor up;
     List<LinearLayer.Saved> saved;
     if (expansion instanceof Plain e) {
-      up = pass.activation(m, ffn);
-      saved = List.of(e.up().forward(pass, h, null, up));
+      up = kept.activation(pass, Slot.UP, m, ffn);
+      saved = List.of(e.up().forward(pass, h, null, projected ? null : up));
     } else if (expansion instanceof Gated e) {
-      up = pass.activation(m, ffn);
-      gate = pass.activation(m, ffn);
-      saved = List.of(e.gate().forward(pass, h, null, gate), e.up().forward(pass, h, null, up));
+      up = kept.activation(pass, Slot.UP, m, ffn);
+      gate = kept.activation(pass, Slot.GATE, m, ffn);
+      saved =
+          List.of(
+              e.gate().forward(pass, h, null, projected ? null : gate),
+              e.up().forward(pass, h, null, projected ? null : up));
     } else {
-      DeviceTensor both = pass.activation(m, 2 * ffn);
+      DeviceTensor both = kept.activation(pass, Slot.UP, m, 2 * ffn);
       gate = both.columns(0, ffn);
       up = both.columns(ffn, ffn);
-      saved = List.of(((GatedFused) expansion).gateUp().forward(pass, h, null, both));
+      LinearLayer gateUp = ((GatedFused) expansion).gateUp();
+      saved = List.of(gateUp.forward(pass, h, null, projected ? null : both));
     }
     DeviceTensor active = pass.activation(m, ffn);
     if (gate == null) {
@@ -77,7 +102,7 @@ final class FeedForward {
     } else {
       Activation.forward(pass.pack(), activation, gate, up, active);
     }
-    LinearLayer.Saved savedDown = down.forward(pass, active, out == null ? null : residual, out);
+    LinearLayer.Saved savedDown = down.forward(pass, active, residual, out);
     return new Saved(saved, gate, up, savedDown);
   }
 

@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
@@ -17,6 +18,7 @@ import org.qlora4j.kernels.CrossEntropy;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.LoraCompute;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.KvCache;
 import org.qlora4j.model.ModelConfig;
@@ -205,15 +207,16 @@ class ModelFixtureTest extends FixtureTest {
       ParameterSet weights = Objects.requireNonNull(model.weights());
       weights.allocateGradients();
       Pass pass = new Pass(memory.pack(), arena, DType.F32, LoraCompute.FAST, 0, 0, 0, true);
-      for (boolean checkpointing : new boolean[] {false, true}) {
+      for (DecoderModel.StepOptions options :
+          List.of(
+              new DecoderModel.StepOptions(false, 11),
+              new DecoderModel.StepOptions(true, 11),
+              new DecoderModel.StepOptions(
+                  true, 1, EnumSet.allOf(CheckpointSave.class), 11, null))) {
         weights.zeroGradients();
         var mark = arena.mark();
         model.trainingStep(
-            pass,
-            batch.on(arena),
-            batch.labels(),
-            1f / batch.labelTokens(),
-            new DecoderModel.StepOptions(checkpointing, 11));
+            pass, batch.on(arena), batch.labels(), 1f / batch.labelTokens(), options);
         arena.release(mark);
         for (Parameter parameter : weights.parameters()) {
           double norm = expected.tensor("grad_l2." + parameter.name()).toFloats()[0];
