@@ -25,6 +25,7 @@ import picocli.CommandLine.ParameterException;
       TrainCommand.class,
       GenerateCommand.class,
       QuantizeCommand.class,
+      MergeCommand.class,
       InfoCommand.class,
       MakeModelCommand.class,
       PlanCommand.class,
