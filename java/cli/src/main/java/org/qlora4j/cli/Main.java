@@ -26,6 +26,7 @@ import picocli.CommandLine.ParameterException;
       GenerateCommand.class,
       QuantizeCommand.class,
       MergeCommand.class,
+      ExportCommand.class,
       InfoCommand.class,
       MakeModelCommand.class,
       PlanCommand.class,
