@@ -75,8 +75,16 @@ final class GgufArchitecture {
         throw wrong("partial_rotary_factor", "1", config.rotaryDim() + " of " + config.headDim());
       }
     }
-    if (config.ropeScaling() instanceof ModelConfig.RopeScaling.Llama3 && !name.equals("llama")) {
-      throw wrong("rope_scaling", "none or linear", "llama3");
+    ModelConfig.RopeScaling scaling = config.ropeScaling();
+    boolean known =
+        scaling instanceof ModelConfig.RopeScaling.None
+            || scaling instanceof ModelConfig.RopeScaling.Linear
+            || (scaling instanceof ModelConfig.RopeScaling.Llama3 && name.equals("llama"));
+    if (!known) {
+      throw wrong(
+          "rope_scaling",
+          name.equals("llama") ? "none, linear or llama3" : "none or linear",
+          Text.quote(scaling));
     }
   }
 

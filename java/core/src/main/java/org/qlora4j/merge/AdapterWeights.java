@@ -1,12 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.merge;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -27,6 +29,7 @@ final class AdapterWeights implements AutoCloseable {
   private static final String A = ".lora_A.weight";
   private static final String B = ".lora_B.weight";
   private static final String MAGNITUDE = ".lora_magnitude_vector";
+  private static final Set<String> HARMLESS_INIT = Set.of("gaussian", "eva", "orthogonal");
   private static final long MAX_CONFIG_BYTES = 16 << 20;
 
   /**
@@ -76,6 +79,7 @@ final class AdapterWeights implements AutoCloseable {
     }
     Path configFile = directory.resolve(PeftAdapterFile.CONFIG_FILE);
     ObjectNode json = Json.readObject(configFile, MAX_CONFIG_BYTES);
+    checkOptions(configFile, json);
     boolean dora = json.path("use_dora").asBoolean(false);
     // The rest is an adapter like any other.
     json.remove("use_dora");
@@ -93,6 +97,32 @@ final class AdapterWeights implements AutoCloseable {
       if (!opened) {
         file.close();
       }
+    }
+  }
+
+  /**
+   * Refuses what would change the sum and is not known here, whatever training can do with it:
+   * ranks and alphas of single modules, and initialisations that change the base.
+   */
+  private static void checkOptions(Path file, ObjectNode json) {
+    for (String pattern : new String[] {"rank_pattern", "alpha_pattern"}) {
+      if (!json.path(pattern).isEmpty()) {
+        throw new InputException(
+            file
+                + ": "
+                + pattern
+                + ": expected it empty, found "
+                + Text.quote(Json.compact(json.path(pattern)))
+                + "; such an adapter cannot be merged");
+      }
+    }
+    JsonNode init = json.path("init_lora_weights");
+    if (init.isTextual() && !HARMLESS_INIT.contains(init.textValue())) {
+      throw new InputException(
+          file
+              + ": init_lora_weights: expected one that leaves the base as it is, found "
+              + Text.quote(init.textValue())
+              + "; such an adapter cannot be merged");
     }
   }
 

@@ -577,6 +577,9 @@ class GgufExporterTest {
     Files.writeString(
         config, json.replace("\"rms_norm_eps\"", "\"hidden_act\":\"gelu\",\"rms_norm_eps\""));
     assertRefused(model, "hidden_act: expected silu");
+    Files.writeString(
+        config, json.replace("\"rms_norm_eps\"", "\"use_sliding_window\":true,\"rms_norm_eps\""));
+    assertRefused(model, "use_sliding_window: expected false");
     Files.writeString(config, json.replace("\"vocab_size\":2048", "\"vocab_size\":2000"));
     assertRefused(model, "vocab_size 2000");
     Files.writeString(config, json);

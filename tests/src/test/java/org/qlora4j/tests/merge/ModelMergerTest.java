@@ -381,6 +381,39 @@ class ModelMergerTest {
         0, merge(pack, model, rslora, other, null, null, 60_000, Progress.none()).resumedFiles());
   }
 
+  /** Weights are found by name: shards of an architecture that needs not be known. */
+  @Test
+  void shardsOfAnyArchitectureAreRead() {
+    Path model = FixtureFiles.reference("models/mistral");
+    Path adapter = FixtureFiles.reference("merge/rslora_r4_qv_only/adapter");
+    Path out = folder.resolve("out");
+    merge(model, adapter, out);
+    try (ModelCheckpoint base = ModelCheckpoint.open(model);
+        ModelCheckpoint merged = ModelCheckpoint.open(out);
+        SafetensorsFile lora = SafetensorsFile.open(adapter.resolve("adapter_model.safetensors"))) {
+      assertEquals(base.names(), merged.names());
+      for (String name : base.names()) {
+        float[] before = base.tensor(name).toFloats();
+        float[] after = merged.tensor(name).toFloats();
+        boolean adapted = name.endsWith("q_proj.weight") || name.endsWith("v_proj.weight");
+        if (!adapted) {
+          assertArrayEquals(before, after, name);
+          continue;
+        }
+        String path = "base_model.model." + name.substring(0, name.length() - ".weight".length());
+        float[] a = lora.tensor(path + ".lora_A.weight").toFloats();
+        float[] b = lora.tensor(path + ".lora_B.weight").toFloats();
+        for (int i = 0; i < before.length; i++) {
+          double sum = before[i];
+          for (int k = 0; k < 4; k++) {
+            sum += 8.0 * b[i / 64 * 4 + k] * a[k * 64 + i % 64];
+          }
+          assertEquals(sum, after[i], 1e-6, name + " " + i);
+        }
+      }
+    }
+  }
+
   // ------------------------------------------------------------------ refusals
 
   private void assertRefused(Path model, Path adapter, @Nullable DType type, String... parts) {
@@ -435,6 +468,14 @@ class ModelMergerTest {
     assertRefused(dense, adapter, null, "lora_bias");
     Files.writeString(config, json.replace("\"r\": 3", "\"r\": 4"));
     assertRefused(dense, adapter, null, "of the shape [4, any], found F32 [3, 96]");
+    for (String option :
+        List.of(
+            "\"alpha_pattern\": {\"q_proj\": 7}",
+            "\"rank_pattern\": {\"q_proj\": 7}",
+            "\"init_lora_weights\": \"pissa\"")) {
+      Files.writeString(config, json.replace("{", "{" + option + ", "));
+      assertRefused(dense, adapter, null, "cannot be merged");
+    }
     Files.writeString(config, json.replace("LORA", "IA3"));
     assertRefused(dense, adapter, null, "peft_type");
   }
