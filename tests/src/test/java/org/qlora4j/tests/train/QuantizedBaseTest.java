@@ -176,6 +176,8 @@ class QuantizedBaseTest {
     TrainingSummary onLoad =
         train(FixtureFiles.project("examples/model"), "a", "quantization=int8");
     assertSame(onLoad, train(stored, "b", "method=lora"), "a", "b");
+    assertTrue(
+        CommandRuns.assertDone(CommandRuns.run("info", stored)).out().contains("8-bit base"));
     CommandRuns.assertDone(
         CommandRuns.run("plan", config(stored), "--sequence", "64", "--batch", "1"));
   }
