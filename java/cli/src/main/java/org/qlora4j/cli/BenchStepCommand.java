@@ -204,8 +204,7 @@ final class BenchStepCommand implements Callable<Integer> {
         String.format(Locale.ROOT, "%.3f s (median), all threads", result.cpuSecondsPerStep()));
     line(out, "tokens", String.format(Locale.ROOT, "%,.1f per second", result.tokensPerSecond()));
     if (pack.deviceKind() == DeviceKind.CPU) {
-      line(
-          out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
+      line(out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
     } else {
       line(out, "GPU memory", Text.bytes(pack.peakAllocatedBytes()) + " at most, of the pack");
     }
