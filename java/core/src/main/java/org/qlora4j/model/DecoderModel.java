@@ -37,12 +37,14 @@ public final class DecoderModel implements AutoCloseable {
    * @param lossChunkRows tokens whose logits exist at one time
    * @param inputs with it: where the kept inputs go, but for those of the last group; null for the
    *     pass's arena
+   * @param regularization of the loss and the embeddings
    */
   public record StepOptions(
       boolean activationCheckpointing,
       int checkpointEvery,
       int lossChunkRows,
-      @Nullable LayerInputs inputs) {
+      @Nullable LayerInputs inputs,
+      Regularization regularization) {
     /** Checks the numbers. */
     public StepOptions {
       if (checkpointEvery < 1 || lossChunkRows < 1) {
@@ -52,6 +54,15 @@ public final class DecoderModel implements AutoCloseable {
       if (inputs != null && !activationCheckpointing) {
         throw new IllegalArgumentException("inputs are only kept with activation checkpointing");
       }
+    }
+
+    /** Without regularization. */
+    public StepOptions(
+        boolean activationCheckpointing,
+        int checkpointEvery,
+        int lossChunkRows,
+        @Nullable LayerInputs inputs) {
+      this(activationCheckpointing, checkpointEvery, lossChunkRows, inputs, Regularization.NONE);
     }
 
     /** Kept inputs are in the pass's arena. */
@@ -144,7 +155,9 @@ public final class DecoderModel implements AutoCloseable {
    */
   public double loss(Pass pass, SequenceBatch batch, int[] labels, int chunkRows) {
     var mark = pass.arena().mark();
-    double sum = lossHead.loss(pass, forward(pass, batch, null), labels, 1f, chunkRows, null);
+    double sum =
+        lossHead.loss(
+            pass, forward(pass, batch, null), labels, 1f, chunkRows, Regularization.NONE, null);
     pass.arena().release(mark);
     return sum;
   }
@@ -161,7 +174,8 @@ public final class DecoderModel implements AutoCloseable {
    * With {@link StepOptions#inputs}, the inputs of all groups but the last leave the arena, where
    * two take their turns.
    *
-   * @return the sum of the cross entropy of all labelled tokens, unscaled
+   * @return the sum of the losses of all labelled tokens, unscaled: their cross entropy, and what
+   *     the regularization adds
    */
   public double trainingStep(
       Pass pass, SequenceBatch batch, int[] labels, float scale, StepOptions options) {
@@ -183,6 +197,10 @@ public final class DecoderModel implements AutoCloseable {
     TensorArena.Mark[] marks = new TensorArena.Mark[count];
     DecoderBlock.@Nullable Saved[] saved = new DecoderBlock.@Nullable Saved[count];
     DeviceTensor x = embed(pass, batch);
+    double noise = options.regularization().noiseAlpha();
+    if (noise > 0 && pass.training()) {
+      EmbeddingNoise.add(pass, batch, x, noise);
+    }
     LayerInputs elsewhere = lastGroup > 0 ? options.inputs() : null;
     DeviceTensor spare = null;
     if (elsewhere != null) {
@@ -220,7 +238,9 @@ public final class DecoderModel implements AutoCloseable {
       x = out;
     }
 
-    double sum = lossHead.loss(pass, x, labels, scale, options.lossChunkRows(), dout);
+    double sum =
+        lossHead.loss(
+            pass, x, labels, scale, options.lossChunkRows(), options.regularization(), dout);
 
     for (int i = count - 1; i >= 0; i--) {
       DeviceTensor input = inputs[i];

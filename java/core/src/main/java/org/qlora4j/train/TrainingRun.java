@@ -108,7 +108,7 @@ public final class TrainingRun {
             .plan(
                 config.schedule().microBatchSize(),
                 config.schedule().gradientAccumulationSteps(),
-                config.data().shuffle(),
+                config.data().order(),
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
@@ -506,7 +506,11 @@ public final class TrainingRun {
 
   static DecoderModel.StepOptions stepOptions(TrainConfig config, @Nullable PagedInputs inputs) {
     return new DecoderModel.StepOptions(
-        config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk(), inputs);
+        config.gradientCheckpointing(),
+        config.checkpointEvery(),
+        config.lossChunk(),
+        inputs,
+        config.regularization());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {
