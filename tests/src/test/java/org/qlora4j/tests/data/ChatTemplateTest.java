@@ -12,17 +12,20 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
-import org.qlora4j.common.Json;
 import org.qlora4j.data.ChatTemplate;
 import org.qlora4j.data.Example.Message;
 import org.qlora4j.data.Tokenizer;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Fixtures;
 
 /** Chat templates against what transformers renders. */
 class ChatTemplateTest {
-  private static final String QWEN = "qwen2.5-0.5b-instruct-tokenizer-config";
+  private static final String CASES = "chat_templates.json";
 
   private final Path folder;
 
@@ -30,13 +33,27 @@ class ChatTemplateTest {
     this.folder = folder;
   }
 
-  @Test
-  void textsAndIdsAreThoseOfTransformers() {
-    JsonNode cases =
-        Json.readObject(FixtureFiles.reference("tokenizers/chat_templates.json"), 16 << 20)
-            .get(QWEN);
-    assertTrue(cases != null && cases.size() >= 4, "no cases");
-    try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data(QWEN))) {
+  /** Every model that the fixtures have conversations for. */
+  @TestFactory
+  Stream<DynamicTest> textsAndIdsAreThoseOfTransformers() {
+    if (!Fixtures.has("tokenizers")) {
+      return Stream.of(DynamicTest.dynamicTest("tokenizers", () -> Fixtures.topic("tokenizers")));
+    }
+    Fixtures fixtures = Fixtures.topic("tokenizers");
+    return fixtures.json(CASES).properties().stream()
+        .map(
+            cases ->
+                DynamicTest.dynamicTest(
+                    cases.getKey(),
+                    () -> {
+                      textsAndIdsAreThoseOfTransformers(cases.getKey(), cases.getValue());
+                      fixtures.count(Fixtures.entry(CASES, cases.getKey()));
+                    }));
+  }
+
+  private static void textsAndIdsAreThoseOfTransformers(String name, JsonNode cases) {
+    assertTrue(cases.size() > 0, "no cases for " + name);
+    try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data(name))) {
       ChatTemplate template = ChatTemplate.of("tokenizer", tokenizer);
       for (JsonNode example : cases) {
         List<Message> messages = new ArrayList<>();
