@@ -115,7 +115,7 @@ public record PeftAdapterConfig(
       throw new InputException(
           file
               + ": "
-              + key
+              + Text.quote(key)
               + ": expected it unset, found "
               + Text.quote(Json.compact(value))
               + "; this option is not supported");

@@ -48,6 +48,9 @@ public final class ChatTemplate {
   private static final int MAX_LIST_SIZE = 1 << 20;
   private static final int MOST_NESTED = 64;
 
+  /** Jinjava's messages repeat parts of the template. */
+  private static final int LONGEST_MESSAGE = 400;
+
   /** A list in reverse, which Jinjava's expressions cannot slice; its filter can. */
   private static final Pattern REVERSED = Pattern.compile("\\[\\s*:\\s*:\\s*-\\s*1\\s*\\]");
 
@@ -275,7 +278,10 @@ public final class ChatTemplate {
             cause instanceof RaisedException
                 ? String.valueOf(cause.getMessage())
                 : error.getMessage();
-        throw new InputException(source + ": cannot render the messages: " + Text.oneLine(message));
+        throw new InputException(
+            source
+                + ": cannot render the messages: "
+                + Text.cut(Text.oneLine(message), LONGEST_MESSAGE));
       }
     }
     return result.getOutput();

@@ -144,7 +144,7 @@ final class Mutator {
       String name = names.get(random.nextInt(names.size()));
       switch (random.nextInt(5)) {
         case 0 -> object.remove(name);
-        case 1 -> object.set(name + random.nextInt(9), object.get(name));
+        case 1 -> object.set(name + TOKENS.get(random.nextInt(TOKENS.size())), object.get(name));
         default -> object.set(name, value(object.get(name)));
       }
     } else if (chosen instanceof ArrayNode array && !array.isEmpty()) {
