@@ -226,8 +226,7 @@ public final class Dataset {
       int epoch = step / stepsPerEpoch();
       if (epoch != orderEpoch) {
         order =
-            sampleOrder.of(
-                dataset.rowTokens(), Math.multiplyExact(microBatchSize, accumulation), seed, epoch);
+            sampleOrder.of(dataset.rowTokens(), (long) microBatchSize * accumulation, seed, epoch);
         orderEpoch = epoch;
       }
       long first = (long) (step % stepsPerEpoch()) * microBatchSize * accumulation;

@@ -29,7 +29,7 @@ public enum SampleOrder {
    * @param lengths tokens of each row
    * @param batch rows of one optimizer step
    */
-  int[] of(int[] lengths, int batch, long seed, int epoch) {
+  int[] of(int[] lengths, long batch, long seed, int epoch) {
     int rows = lengths.length;
     return switch (this) {
       case SEQUENTIAL -> identity(rows);
@@ -39,9 +39,9 @@ public enum SampleOrder {
   }
 
   /** The rule of {@link #LENGTH_GROUPED} on a permutation. */
-  static int[] grouped(int[] permutation, int[] lengths, int batch) {
+  static int[] grouped(int[] permutation, int[] lengths, long batch) {
     int rows = permutation.length;
-    long batches = Math.min(rows / ((long) batch * LEAST_MEGABATCHES), MOST_BATCHES);
+    long batches = Math.min(rows / (batch * LEAST_MEGABATCHES), MOST_BATCHES);
     long size = Math.max(1, batches) * batch;
     Integer[] order = Arrays.stream(permutation).boxed().toArray(Integer[]::new);
     int longest = 0;

@@ -152,6 +152,20 @@ class TextFuzzTest {
     }
   }
 
+  @Test
+  void tokenizerFiles() throws IOException {
+    Path model = FixtureFiles.project("examples/model");
+    Fuzz.of("tokenizer.json", BUFFERS, PER_BYTE)
+        .run(
+            List.of(Files.readAllBytes(model.resolve("tokenizer.json"))),
+            input -> {
+              Files.write(folder.resolve("tokenizer.json"), input);
+              try (Tokenizer tokenizer = Tokenizer.load(folder)) {
+                tokenizer.decode(tokenizer.encode("안녕 hello"));
+              }
+            });
+  }
+
   private static final List<String> TEMPLATES =
       List.of(
           "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m['content'] | trim }}"
