@@ -11,6 +11,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -157,7 +158,8 @@ class EmbeddingNoiseTest {
               SequenceBatch.of(arena, ids, positions, starts),
               labels,
               0.1f,
-              new DecoderModel.StepOptions(true, 2, 5, null, new Regularization(0, 0, alpha)));
+              new DecoderModel.StepOptions(
+                  true, 2, Set.of(), 5, null, new Regularization(0, 0, alpha)));
       return new Step(
           loss, trained.parameters().stream().map(p -> p.gradient().toBytes()).toList());
     }

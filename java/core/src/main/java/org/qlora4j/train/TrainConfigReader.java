@@ -15,12 +15,14 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.SampleOrder;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.Regularization;
 import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig.Compute;
@@ -203,6 +205,7 @@ public final class TrainConfigReader {
     if (checkpointEvery > 1 && !checkpointing) {
       throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
+    Set<CheckpointSave> checkpointSave = checkpointSave(checkpointing);
     TrainConfig.Optimizer optimizer = optimizer();
     boolean offloading = bool("activation_offloading", false);
     if (offloading && !checkpointing) {
@@ -251,6 +254,7 @@ public final class TrainConfigReader {
         integer("threads", 0, 0, 4096),
         checkpointing,
         checkpointEvery,
+        checkpointSave,
         offloading,
         pagingDirectory(optimizer.optim(), offloading),
         integer("loss_chunk", 1024, 1, 1 << 24),
@@ -425,6 +429,16 @@ public final class TrainConfigReader {
         number("adam_epsilon", 1e-8, 0, 1),
         number("max_grad_norm", 1, 0, 1e9),
         memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)));
+  }
+
+  private Set<CheckpointSave> checkpointSave(boolean checkpointing) {
+    String key = "checkpoint_save";
+    Set<CheckpointSave> save =
+        CheckpointSave.parse(source + ": " + writtenAs.getOrDefault(key, key), texts(key));
+    if (!save.isEmpty() && !checkpointing) {
+      throw wrong(key, "no value, or gradient_checkpointing: true");
+    }
+    return save;
   }
 
   private @Nullable Path pagingDirectory(Optim optim, boolean offloading) {
