@@ -119,7 +119,7 @@ public record PeftAdapterConfig(
       throw new InputException(
           file
               + ": "
-              + key
+              + Text.quote(key)
               + ": expected it unset, found "
               + Text.quote(Json.compact(value))
               + "; this option is not supported");

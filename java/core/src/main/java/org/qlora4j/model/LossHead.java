@@ -30,6 +30,7 @@ final class LossHead {
    * @param scale factor of the loss in the objective, for example 1 / label tokens of the whole
    *     step
    * @param chunkRows most rows whose logits exist at once
+   * @param regularization its label smoothing and z-loss
    * @param dhidden gradient of {@code hidden}, overwritten; null when only the loss is wanted
    */
   double loss(
@@ -38,6 +39,7 @@ final class LossHead {
       int[] labels,
       float scale,
       int chunkRows,
+      Regularization regularization,
       @Nullable DeviceTensor dhidden) {
     var mark = pass.arena().mark();
     int[] rows = labelled(labels);
@@ -59,6 +61,7 @@ final class LossHead {
           h.rows(first, count),
           rowLabels.rows(first, count),
           scale,
+          regularization,
           losses.rows(first, count),
           dh == null ? null : dh.rows(first, count));
     }
@@ -81,13 +84,21 @@ final class LossHead {
       DeviceTensor h,
       DeviceTensor labels,
       float scale,
+      Regularization regularization,
       DeviceTensor losses,
       @Nullable DeviceTensor dh) {
     var mark = pass.arena().mark();
     DeviceTensor logits = pass.activation(h.rows(), head.out());
     LinearLayer.Saved saved = head.forward(pass, h, null, logits);
     CrossEntropy.apply(
-        pass.pack(), logits, labels, 0f, 0f, scale, losses, dh == null ? null : logits);
+        pass.pack(),
+        logits,
+        labels,
+        (float) regularization.labelSmoothing(),
+        (float) regularization.zLoss(),
+        scale,
+        losses,
+        dh == null ? null : logits);
     if (dh != null) {
       head.backward(pass, saved, logits, dh, false);
     }

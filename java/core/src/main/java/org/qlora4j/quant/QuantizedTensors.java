@@ -381,7 +381,7 @@ public record QuantizedTensors(
 
     InputException wrong(String key, String expected, String found) {
       return new InputException(
-          place() + ": " + key + ": expected " + expected + ", found " + found);
+          place() + ": " + key + ": expected " + expected + ", found " + Text.quote(found));
     }
 
     private String place() {

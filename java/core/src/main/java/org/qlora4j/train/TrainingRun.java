@@ -110,7 +110,7 @@ public final class TrainingRun {
             .plan(
                 config.schedule().microBatchSize(),
                 config.schedule().gradientAccumulationSteps(),
-                config.data().shuffle(),
+                config.data().order(),
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
@@ -509,7 +509,8 @@ public final class TrainingRun {
         config.checkpointEvery(),
         config.checkpointSave(),
         config.lossChunk(),
-        inputs);
+        inputs,
+        config.regularization());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {

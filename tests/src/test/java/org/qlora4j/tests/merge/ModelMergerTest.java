@@ -52,6 +52,7 @@ import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Fixtures;
 import org.qlora4j.tests.support.Interruption;
 import org.qlora4j.tests.support.Packs;
 import org.qlora4j.tests.support.SmallModel;
@@ -125,7 +126,7 @@ class ModelMergerTest {
   @ParameterizedTest
   @ValueSource(strings = {"lora", "rslora_r4_qv_only", "dora_qv_only"})
   void weightsAndLogitsArePefts(String name) {
-    Path fixture = FixtureFiles.reference("merge/" + name);
+    Path fixture = Fixtures.topic("merge").use(name);
     Path model = FixtureFiles.reference("models/llama");
     for (String packName : Packs.names(true)) {
       if (!Packs.opens(packName)) {
