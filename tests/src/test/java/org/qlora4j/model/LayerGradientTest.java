@@ -267,8 +267,8 @@ class LayerGradientTest {
   }
 
   @ParameterizedTest
-  @ValueSource(floats = {0, 3})
-  void lossHead(float softcap) {
+  @CsvSource({"0, 0, 0", "0, 0.1, 0", "0, 0, 0.003", "0, 0.3, 0.01", "3, 0, 0", "3, 0.3, 0.01"})
+  void lossHead(float softcap, double smoothing, double zLoss) {
     Norm norm = norm("norm", ModelConfig.Norm.RMS_NORM, 64);
     Dense head = dense("head", 150, 64, false, 0, 0f);
     LossHead lossHead = new LossHead(norm.layer, head.layer, softcap);
@@ -280,7 +280,8 @@ class LayerGradientTest {
     parameters.allocateGradients();
     DeviceTensor x = randomTensor(tokens, 64);
     DeviceTensor dx = arena.allocate(DType.F32, tokens, 64);
-    double loss = lossHead.loss(pass, x, labels, 0.125f, 5, dx);
+    Regularization regularization = new Regularization(smoothing, zLoss, 0);
+    double loss = lossHead.loss(pass, x, labels, 0.125f, 5, regularization, dx);
 
     Tensor leaf = leaf(x);
     Tensor logits = capped(head.torch(norm.torch(leaf)), softcap);
@@ -293,7 +294,10 @@ class LayerGradientTest {
             new org.bytedeco.pytorch.TensorOptional(),
             2, // sum
             -100,
-            0.0);
+            smoothing);
+    Tensor labelled = TorchBridge.view(deviceLabels).ge(new Scalar(0)).to(ScalarType.Float);
+    Tensor normalizer = torch.logsumexp(logits, new long[] {1}, false);
+    sum = sum.add(normalizer.mul(normalizer).mul(labelled).sum().mul(new Scalar(zLoss)));
     sum.mul(new Scalar(0.125)).backward();
     close("loss", floats(sum), new float[] {(float) loss});
     close("dx", floats(leaf.grad()), dx.toFloats());

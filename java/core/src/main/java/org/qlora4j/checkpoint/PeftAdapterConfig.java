@@ -68,7 +68,11 @@ public record PeftAdapterConfig(
 
   /** Reads and checks an adapter_config.json. */
   static PeftAdapterConfig read(Path file) {
-    ObjectNode json = Json.readObject(file, 16 << 20);
+    return parse(Json.readObject(file, 16 << 20), file);
+  }
+
+  /** Checks the content of an adapter_config.json; {@code file} says in messages where it is. */
+  public static PeftAdapterConfig parse(ObjectNode json, Path file) {
     String type = json.path("peft_type").asText("");
     if (!type.equals("LORA")) {
       throw new InputException(file + ": peft_type: expected LORA, found " + Text.quote(type));
@@ -115,7 +119,7 @@ public record PeftAdapterConfig(
       throw new InputException(
           file
               + ": "
-              + key
+              + Text.quote(key)
               + ": expected it unset, found "
               + Text.quote(Json.compact(value))
               + "; this option is not supported");

@@ -15,15 +15,16 @@ public final class Text {
 
   /** The value in single quotes, control characters escaped, cut at 120 characters. */
   public static String quote(@Nullable Object value) {
-    String text = oneLine(String.valueOf(value));
-    if (text.length() > LONGEST_QUOTE) {
-      int end = LONGEST_QUOTE;
-      if (Character.isHighSurrogate(text.charAt(end - 1))) {
-        end--;
-      }
-      text = text.substring(0, end) + "...";
+    return "'" + cut(oneLine(String.valueOf(value)), LONGEST_QUOTE) + "'";
+  }
+
+  /** The text, or its first {@code most} characters and three dots. */
+  public static String cut(String text, int most) {
+    if (text.length() <= most) {
+      return text;
     }
-    return "'" + text + "'";
+    int end = Character.isHighSurrogate(text.charAt(most - 1)) ? most - 1 : most;
+    return text.substring(0, end) + "...";
   }
 
   /**

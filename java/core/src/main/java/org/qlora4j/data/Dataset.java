@@ -5,18 +5,58 @@ import java.nio.ByteBuffer;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.List;
-import java.util.Random;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 
-/** Tokenized examples in a fixed order. */
+/** Tokenized examples in a fixed order, each a row of its own or several packed into one. */
 public final class Dataset {
   private final List<TokenizedExample> examples;
 
+  /** The examples of each row; null where each example is a row. */
+  private final int @Nullable [][] packs;
+
   /** A dataset of these examples; it may be empty. */
   public Dataset(List<TokenizedExample> examples) {
+    this(examples, null);
+  }
+
+  private Dataset(List<TokenizedExample> examples, int @Nullable [][] packs) {
     this.examples = List.copyOf(examples);
+    this.packs = packs;
+  }
+
+  /**
+   * The same examples, several of them in a row of at most {@code capacity} tokens (best-fit
+   * decreasing). Batches then count rows.
+   */
+  public Dataset packed(int capacity) {
+    int[] lengths = examples.stream().mapToInt(e -> e.ids().length).toArray();
+    return new Dataset(examples, Packing.bestFitDecreasing(lengths, capacity));
+  }
+
+  /** Number of rows: packs where examples were packed, else examples. */
+  public int rows() {
+    return packs == null ? size() : packs.length;
+  }
+
+  /** The examples of a row. */
+  private List<TokenizedExample> row(int index) {
+    return packs == null
+        ? List.of(examples.get(index))
+        : Arrays.stream(packs[index]).mapToObj(examples::get).toList();
+  }
+
+  private int[] rowTokens() {
+    int[] tokens = new int[rows()];
+    for (int i = 0; i < tokens.length; i++) {
+      for (TokenizedExample example : row(i)) {
+        tokens[i] += example.ids().length;
+      }
+    }
+    return tokens;
   }
 
   /** Number of examples. */
@@ -55,11 +95,10 @@ public final class Dataset {
     }
   }
 
-  /**
-   * Tokens of the {@code count} longest examples together: the most that a micro-batch can have.
-   */
+  /** Tokens of the {@code count} longest rows together: the most that a micro-batch can have. */
   public long longest(int count) {
-    int[] lengths = examples.stream().mapToInt(e -> e.ids().length).sorted().toArray();
+    int[] lengths = rowTokens();
+    Arrays.sort(lengths);
     long sum = 0;
     for (int i = Math.max(0, lengths.length - count); i < lengths.length; i++) {
       sum += lengths[i];
@@ -109,7 +148,7 @@ public final class Dataset {
               + " examples there are, found "
               + count);
     }
-    int[] order = random ? order(size(), seed, -1) : identity(size());
+    int[] order = random ? SampleOrder.permutation(size(), seed, -1) : SampleOrder.identity(size());
     boolean[] out = new boolean[size()];
     for (int i = size() - count; i < size(); i++) {
       out[order[i]] = true;
@@ -130,69 +169,74 @@ public final class Dataset {
   }
 
   /**
-   * All examples in order, `microBatchSize` at a time, the last batch perhaps smaller. For
-   * evaluation.
+   * All rows in order, `microBatchSize` at a time, the last batch perhaps smaller. For evaluation.
    */
   public Iterable<MicroBatch> inOrder(int microBatchSize) {
     List<MicroBatch> batches = new ArrayList<>();
-    for (int start = 0; start < size(); start += microBatchSize) {
-      batches.add(batch(examples.subList(start, Math.min(size(), start + microBatchSize))));
+    for (int start = 0; start < rows(); start += microBatchSize) {
+      List<TokenizedExample> chosen = new ArrayList<>();
+      for (int at = start; at < Math.min(rows(), start + microBatchSize); at++) {
+        chosen.addAll(row(at));
+      }
+      batches.add(batch(chosen));
     }
     return batches;
   }
 
   /** The order in which training visits this dataset. */
-  public Plan plan(int microBatchSize, int gradientAccumulationSteps, boolean shuffle, long seed) {
+  public Plan plan(
+      int microBatchSize, int gradientAccumulationSteps, SampleOrder order, long seed) {
     if (size() == 0) {
       throw new InputException("no examples to train on");
     }
-    return new Plan(this, microBatchSize, gradientAccumulationSteps, shuffle, seed);
+    return new Plan(this, microBatchSize, gradientAccumulationSteps, order, seed);
   }
 
   /**
-   * Which examples each optimizer step sees. A step's micro-batches depend only on the seed and the
+   * Which rows each optimizer step sees. A step's micro-batches depend only on the seed and the
    * step's number, so that a resumed run goes on where it was by asking for the next step. Every
-   * epoch visits every example once; its last micro-batch and its last step may be smaller.
+   * epoch visits every row once; its last micro-batch and its last step may be smaller.
    */
   public static final class Plan {
     private final Dataset dataset;
     private final int microBatchSize;
     private final int accumulation;
-    private final boolean shuffle;
+    private final SampleOrder sampleOrder;
     private final long seed;
     private int orderEpoch = -1;
     private int[] order = {};
 
     private Plan(
-        Dataset dataset, int microBatchSize, int accumulation, boolean shuffle, long seed) {
+        Dataset dataset, int microBatchSize, int accumulation, SampleOrder sampleOrder, long seed) {
       this.dataset = dataset;
       this.microBatchSize = microBatchSize;
       this.accumulation = accumulation;
-      this.shuffle = shuffle;
+      this.sampleOrder = sampleOrder;
       this.seed = seed;
     }
 
     /** Optimizer steps of one epoch. */
     public int stepsPerEpoch() {
       long perStep = (long) microBatchSize * accumulation;
-      return (int) ((dataset.size() + perStep - 1) / perStep);
+      return (int) ((dataset.rows() + perStep - 1) / perStep);
     }
 
     /** The micro-batches of optimizer step `step`, from 0. */
     public List<MicroBatch> step(int step) {
       int epoch = step / stepsPerEpoch();
       if (epoch != orderEpoch) {
-        order = shuffle ? order(dataset.size(), seed, epoch) : identity(dataset.size());
+        order =
+            sampleOrder.of(dataset.rowTokens(), (long) microBatchSize * accumulation, seed, epoch);
         orderEpoch = epoch;
       }
       long first = (long) (step % stepsPerEpoch()) * microBatchSize * accumulation;
       List<MicroBatch> batches = new ArrayList<>();
       for (int i = 0; i < accumulation; i++) {
         long start = first + (long) i * microBatchSize;
-        long end = Math.min(dataset.size(), start + microBatchSize);
+        long end = Math.min(dataset.rows(), start + microBatchSize);
         List<TokenizedExample> chosen = new ArrayList<>();
         for (long at = start; at < end; at++) {
-          chosen.add(dataset.get(order[(int) at]));
+          chosen.addAll(dataset.row(order[(int) at]));
         }
         if (!chosen.isEmpty()) {
           batches.add(batch(chosen));
@@ -231,33 +275,11 @@ public final class Dataset {
     return new MicroBatch(ids, labels, positions, cuSeqlens);
   }
 
-  private static int[] identity(int size) {
-    int[] order = new int[size];
-    for (int i = 0; i < size; i++) {
-      order[i] = i;
-    }
-    return order;
-  }
-
-  /**
-   * A permutation that depends on the size, the seed and the epoch only (Fisher-Yates with
-   * java.util.Random, whose numbers its specification fixes). The epoch -1 is the split.
-   */
-  private static int[] order(int size, long seed, int epoch) {
-    Random random = new Random(seed * 0x9E3779B97F4A7C15L + epoch);
-    int[] order = identity(size);
-    for (int i = size - 1; i > 0; i--) {
-      int j = random.nextInt(i + 1);
-      int other = order[j];
-      order[j] = order[i];
-      order[i] = other;
-    }
-    return order;
-  }
-
   @Override
   public String toString() {
-    return String.format(
-        "%d examples, %d tokens, %d of them learned", size(), tokens(), labelTokens());
+    String text =
+        String.format(
+            "%d examples, %d tokens, %d of them learned", size(), tokens(), labelTokens());
+    return packs == null ? text : text + ", in " + rows() + " packed rows";
   }
 }

@@ -216,9 +216,21 @@ public final class ExampleEncoder {
    * A conversation: for each message of the assistant, the template is rendered up to where it
    * starts and up to where it ends; what lies between is learned. Templates that rewrite earlier
    * turns (leaving out their reasoning, say) make the earlier text differ from the whole; then only
-   * the last answer is learned, as it is the only one whose context is what generation will see.
+   * the last answer is learned, as it is the only one whose context is what generation will see. A
+   * template with generation blocks says itself what is learned.
    */
   private TokenizedExample chat(Example.Chat example) {
+    TokenizedExample encoded;
+    if (chatTemplate.marksAnswers()) {
+      ChatTemplate.Rendered rendered = chatTemplate.renderMarked(example.messages(), false);
+      encoded = spans(rendered.text(), rendered.answers());
+    } else {
+      encoded = byPrefixes(example);
+    }
+    return trainOnInputs ? new TokenizedExample(encoded.ids(), encoded.ids().clone()) : encoded;
+  }
+
+  private TokenizedExample byPrefixes(Example.Chat example) {
     List<Example.Message> messages = example.messages();
     String whole = chatTemplate.render(messages, false);
     List<int[]> spans = new ArrayList<>();
@@ -238,8 +250,7 @@ public final class ExampleEncoder {
         }
       }
     }
-    TokenizedExample encoded = spans(whole, spans);
-    return trainOnInputs ? new TokenizedExample(encoded.ids(), encoded.ids().clone()) : encoded;
+    return spans(whole, spans);
   }
 
   /** Encodes a text of which the given character ranges, the answers, are learned. */

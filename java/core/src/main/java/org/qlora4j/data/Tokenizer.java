@@ -33,6 +33,9 @@ import org.qlora4j.common.Text;
 public final class Tokenizer implements AutoCloseable {
   private static final long MAX_CONFIG_BYTES = 64L << 20;
 
+  /** The library's messages repeat parts of the file. */
+  private static final int LONGEST_MESSAGE = 400;
+
   /**
    * Holds a letter that every vocabulary can spell; what the tokenizer adds around it is its
    * template.
@@ -89,7 +92,11 @@ public final class Tokenizer implements AutoCloseable {
               .optPadding(false)
               .build();
     } catch (IOException | RuntimeException e) {
-      throw new InputException(file + ": not a tokenizer: " + e.getMessage(), e);
+      throw new InputException(
+          file
+              + ": not a tokenizer: "
+              + Text.cut(Text.oneLine(String.valueOf(e.getMessage())), LONGEST_MESSAGE),
+          e);
     }
     boolean made = false;
     try {

@@ -41,13 +41,15 @@ public final class DecoderModel implements AutoCloseable {
    * @param lossChunkRows tokens whose logits exist at one time
    * @param inputs with it: where what is kept goes, but for that of the last group; null for the
    *     pass's arena
+   * @param regularization of the loss and the embeddings
    */
   public record StepOptions(
       boolean activationCheckpointing,
       int checkpointEvery,
       Set<CheckpointSave> save,
       int lossChunkRows,
-      @Nullable LayerInputs inputs) {
+      @Nullable LayerInputs inputs,
+      Regularization regularization) {
     /** Checks the numbers. */
     public StepOptions {
       if (checkpointEvery < 1 || lossChunkRows < 1) {
@@ -58,6 +60,22 @@ public final class DecoderModel implements AutoCloseable {
         throw new IllegalArgumentException("tensors are only kept with activation checkpointing");
       }
       save = Set.copyOf(save);
+    }
+
+    /** Without regularization. */
+    public StepOptions(
+        boolean activationCheckpointing,
+        int checkpointEvery,
+        Set<CheckpointSave> save,
+        int lossChunkRows,
+        @Nullable LayerInputs inputs) {
+      this(
+          activationCheckpointing,
+          checkpointEvery,
+          save,
+          lossChunkRows,
+          inputs,
+          Regularization.NONE);
     }
 
     /** With checkpointing, the inputs of groups of blocks alone are kept, in the pass's arena. */
@@ -147,7 +165,9 @@ public final class DecoderModel implements AutoCloseable {
    */
   public double loss(Pass pass, SequenceBatch batch, int[] labels, int chunkRows) {
     var mark = pass.arena().mark();
-    double sum = lossHead.loss(pass, forward(pass, batch, null), labels, 1f, chunkRows, null);
+    double sum =
+        lossHead.loss(
+            pass, forward(pass, batch, null), labels, 1f, chunkRows, Regularization.NONE, null);
     pass.arena().release(mark);
     return sum;
   }
@@ -166,7 +186,8 @@ public final class DecoderModel implements AutoCloseable {
    * StepOptions#inputs}, what all groups but the last keep leaves the arena, where two inputs take
    * their turns.
    *
-   * @return the sum of the cross entropy of all labelled tokens, unscaled
+   * @return the sum of the losses of all labelled tokens, unscaled: their cross entropy, and what
+   *     the regularization adds
    */
   public double trainingStep(
       Pass pass, SequenceBatch batch, int[] labels, float scale, StepOptions options) {
@@ -188,6 +209,10 @@ public final class DecoderModel implements AutoCloseable {
     TensorArena.Mark[] marks = new TensorArena.Mark[count];
     DecoderBlock.@Nullable Saved[] saved = new DecoderBlock.@Nullable Saved[count];
     DeviceTensor x = embed(pass, batch);
+    double noise = options.regularization().noiseAlpha();
+    if (noise > 0 && pass.training()) {
+      EmbeddingNoise.add(pass, batch, x, noise);
+    }
     KeptTensors[] kept = new KeptTensors[count];
     Arrays.fill(kept, KeptTensors.NONE);
     LayerInputs elsewhere = lastGroup > 0 ? options.inputs() : null;
@@ -235,7 +260,9 @@ public final class DecoderModel implements AutoCloseable {
       x = out;
     }
 
-    double sum = lossHead.loss(pass, x, labels, scale, options.lossChunkRows(), dout);
+    double sum =
+        lossHead.loss(
+            pass, x, labels, scale, options.lossChunkRows(), options.regularization(), dout);
 
     for (int i = count - 1; i >= 0; i--) {
       DeviceTensor input = inputs[i];

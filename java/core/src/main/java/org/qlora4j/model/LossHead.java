@@ -51,6 +51,7 @@ final class LossHead {
    * @param scale factor of the loss in the objective, for example 1 / label tokens of the whole
    *     step
    * @param chunkRows most rows whose logits exist at once
+   * @param regularization its label smoothing and z-loss
    * @param dhidden gradient of {@code hidden}, overwritten; null when only the loss is wanted
    */
   double loss(
@@ -59,6 +60,7 @@ final class LossHead {
       int[] labels,
       float scale,
       int chunkRows,
+      Regularization regularization,
       @Nullable DeviceTensor dhidden) {
     var mark = pass.arena().mark();
     int[] rows = labelled(labels);
@@ -80,6 +82,7 @@ final class LossHead {
           h.rows(first, count),
           rowLabels.rows(first, count),
           scale,
+          regularization,
           losses.rows(first, count),
           dh == null ? null : dh.rows(first, count));
     }
@@ -102,6 +105,7 @@ final class LossHead {
       DeviceTensor h,
       DeviceTensor labels,
       float scale,
+      Regularization regularization,
       DeviceTensor losses,
       @Nullable DeviceTensor dh) {
     var mark = pass.arena().mark();
@@ -111,7 +115,15 @@ final class LossHead {
     // Without a cap nobody needs the logits any more, and their gradient takes their place.
     DeviceTensor dlogits =
         dh == null ? null : softcap > 0 ? pass.activation(logits.rows(), logits.cols()) : logits;
-    CrossEntropy.apply(pass.pack(), logits, labels, 0f, 0f, scale, losses, dlogits);
+    CrossEntropy.apply(
+        pass.pack(),
+        logits,
+        labels,
+        (float) regularization.labelSmoothing(),
+        (float) regularization.zLoss(),
+        scale,
+        losses,
+        dlogits);
     if (dh != null && dlogits != null) {
       if (softcap > 0) {
         TorchBridge.softcapBackward(logits, softcap, dlogits);

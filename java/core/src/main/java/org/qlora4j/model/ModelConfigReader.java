@@ -10,7 +10,6 @@ import java.util.Set;
 import java.util.function.IntPredicate;
 import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
-import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.model.ModelConfig.Activation;
 import org.qlora4j.model.ModelConfig.Architecture;
@@ -383,8 +382,8 @@ final class ModelConfigReader {
   }
 
   /**
-   * Which tensors are in 4 bits is for the checkpoint to say; other ways of quantizing are refused
-   * here.
+   * Which tensors are in 4 or 8 bits, and how, is for the checkpoint to say; other ways of
+   * quantizing are refused here.
    */
   private void checkQuantization() {
     ConfigKeys quantization = keys.object("quantization_config");
@@ -392,15 +391,12 @@ final class ModelConfigReader {
       return;
     }
     String method = quantization.text("quant_method", "");
-    if (!method.equals("bitsandbytes") || !quantization.bool("load_in_4bit", false)) {
-      throw keys.wrong(
-          "quantization_config",
-          "none, or bitsandbytes in 4 bits",
-          quantization.bool("load_in_8bit", false) ? "8 bits" : Text.quote(method));
+    boolean known = false;
+    for (String key : List.of("load_in_4bit", "_load_in_4bit", "load_in_8bit", "_load_in_8bit")) {
+      known |= quantization.bool(key, false);
     }
-    String storage = quantization.text("bnb_4bit_quant_storage", "uint8");
-    if (!storage.equals("uint8")) {
-      throw quantization.wrongText("bnb_4bit_quant_storage", "uint8", storage);
+    if (!method.equals("bitsandbytes") || !known) {
+      throw keys.wrongText("quantization_config", "none, or bitsandbytes in 4 or 8 bits", method);
     }
   }
 }

@@ -90,6 +90,16 @@ public final class TorchBridge {
     }
   }
 
+  /** target += addend, added in the wider of their types and rounded once; equal shapes. */
+  public static void add(DeviceTensor target, DeviceTensor addend) {
+    if (target.elements() == 0 || target.pack().isDryRun()) {
+      return;
+    }
+    try (PointerScope scope = new PointerScope()) {
+      view(target).add_(view(addend));
+    }
+  }
+
   /** target[ids[i]] = rows[i]; rows that no id names become zero. ids: i32 [n], distinct. */
   public static void scatterRows(DeviceTensor rows, DeviceTensor ids, DeviceTensor target) {
     if (target.pack().isDryRun()) {
@@ -101,16 +111,6 @@ public final class TorchBridge {
       if (ids.elements() > 0) {
         to.index_copy_(0, view(ids).to(ScalarType.Long), view(rows));
       }
-    }
-  }
-
-  /** target += x, of the same shape and type; one rounding. */
-  public static void add(DeviceTensor target, DeviceTensor x) {
-    if (target.elements() == 0 || target.pack().isDryRun()) {
-      return;
-    }
-    try (PointerScope scope = new PointerScope()) {
-      view(target).add_(view(x));
     }
   }
 

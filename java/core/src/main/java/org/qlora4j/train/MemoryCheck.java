@@ -68,7 +68,7 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
   private static MemoryPlan plan(MemoryPlanner planner, TrainConfig config, TrainingData data) {
     int batch =
         Math.min(
-            config.schedule().microBatchSize(), Math.max(data.train().size(), data.eval().size()));
+            config.schedule().microBatchSize(), Math.max(data.train().rows(), data.eval().rows()));
     long tokens = Math.max(data.train().longest(batch), data.eval().longest(batch));
     return planner.plan(config, Math.toIntExact((tokens + batch - 1) / batch), batch);
   }

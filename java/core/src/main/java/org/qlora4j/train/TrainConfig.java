@@ -14,11 +14,13 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.data.SampleOrder;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.CheckpointSave;
+import org.qlora4j.model.Regularization;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.ComputeDevice;
 
@@ -43,6 +45,7 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param activationOffloading with it: what is kept waits outside of device memory
  * @param pagingDirectory where files of pages lie on a CPU; null for the output directory
  * @param lossChunk tokens whose logits exist at one time
+ * @param regularization of the training loss and the embeddings
  * @param memory what a run does with its memory plan
  */
 public record TrainConfig(
@@ -67,6 +70,7 @@ public record TrainConfig(
     boolean activationOffloading,
     @Nullable Path pagingDirectory,
     int lossChunk,
+    Regularization regularization,
     Memory memory) {
 
   /** Takes copies. */
@@ -170,7 +174,8 @@ public record TrainConfig(
    * @param chatTemplate "tokenizer" for the model's own (a plain one where it has none), "plain",
    *     or a path of a Jinja file
    * @param dataSeed of the split and of the order
-   * @param shuffle whether each epoch has an order of its own
+   * @param order in which an epoch visits the examples
+   * @param packing whether several examples share a row of up to {@code sequenceLength} tokens
    */
   public record Data(
       List<Path> trainFiles,
@@ -182,7 +187,8 @@ public record TrainConfig(
       String promptTemplate,
       String chatTemplate,
       long dataSeed,
-      boolean shuffle) {
+      SampleOrder order,
+      boolean packing) {
     public Data {
       trainFiles = List.copyOf(trainFiles);
     }
@@ -375,6 +381,7 @@ public record TrainConfig(
         activationOffloading,
         pagingDirectory,
         lossChunk,
+        regularization,
         memory);
   }
 
@@ -426,7 +433,24 @@ public record TrainConfig(
     s.put("prompt_template", data.promptTemplate());
     s.put("chat_template", data.chatTemplate());
     s.put("data_seed", Long.toString(data.dataSeed()));
-    s.put("shuffle", Boolean.toString(data.shuffle()));
+    s.put("shuffle", Boolean.toString(data.order() != SampleOrder.SEQUENTIAL));
+    // What earlier versions did not have is named only where it is used, so that their checkpoints
+    // stay resumable.
+    if (data.order() == SampleOrder.LENGTH_GROUPED) {
+      s.put("group_by_length", "true");
+    }
+    if (data.packing()) {
+      s.put("packing", "bfd");
+    }
+    if (regularization.labelSmoothing() > 0) {
+      s.put("label_smoothing_factor", Double.toString(regularization.labelSmoothing()));
+    }
+    if (regularization.zLoss() > 0) {
+      s.put("z_loss", Double.toString(regularization.zLoss()));
+    }
+    if (regularization.noiseAlpha() > 0) {
+      s.put("neftune_noise_alpha", Double.toString(regularization.noiseAlpha()));
+    }
     if (method == Method.FULL) {
       // The head's gradient is added up chunk by chunk.
       s.put("loss_chunk", Integer.toString(lossChunk));

@@ -91,10 +91,15 @@ public final class TrainConfigKeys {
               "tokenizer for the model's own, plain, or the path of a Jinja file"),
           key("shuffle", "true", "give every epoch an order of its own"),
           key(
+              "group_by_length",
+              "false",
+              "give a step examples of about one length, by the rule of Hugging Face's sampler"),
+          key(
               "packing",
               "false",
-              "only false: a batch holds whole sequences side by side without padding anyway",
+              "put several examples into a row of up to sequence_length tokens; they do not see each other",
               "sample_packing"),
+          key("packing_strategy", "bfd", "with packing: only bfd, best-fit decreasing"),
           key(
               "quantization",
               "",
@@ -152,6 +157,19 @@ public final class TrainConfigKeys {
           key("warmup_steps", "0", "steps in which the learning rate grows from 0"),
           key("warmup_ratio", "0", "the same as a share of all steps"),
           key("weight_decay", "0", "decoupled weight decay"),
+          key(
+              "label_smoothing_factor",
+              "0",
+              "share of the target that is spread over the whole vocabulary; training only"),
+          key(
+              "z_loss",
+              "0",
+              "factor of the squared log of the softmax's normalizer in the training loss",
+              "lse_square_scale"),
+          key(
+              "neftune_noise_alpha",
+              "0",
+              "NEFTune: uniform noise within alpha / sqrt(length x hidden size) on the embeddings; training only"),
           key("adam_beta1", "0.9", "decay of AdamW's first moment"),
           key("adam_beta2", "0.999", "decay of AdamW's second moment"),
           key("adam_epsilon", "1e-8", "AdamW's epsilon"),
@@ -174,7 +192,7 @@ public final class TrainConfigKeys {
               "",
               "where the files of paged states and of offloaded activations lie on a CPU (default: output_dir)",
               "optimizer_paging_dir"),
-          key("seed", "42", "of initial adapter weights and dropout"),
+          key("seed", "42", "of initial adapter weights, dropout and NEFTune's noise"),
           key("data_seed", "", "of the split and the order of examples (default: seed)"),
           key(
               "gradient_checkpointing",

@@ -21,7 +21,9 @@ import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
+import org.qlora4j.data.SampleOrder;
 import org.qlora4j.model.CheckpointSave;
+import org.qlora4j.model.Regularization;
 import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.EightBit;
@@ -51,7 +53,6 @@ public final class TrainConfigReader {
           "fsdp", "training runs in one process",
           "flash_attention", "attention needs no switch",
           "pad_to_sequence_len", "there is no padding",
-          "group_by_length", "there is no padding, so it would save nothing",
           "special_tokens", "tokens come from the model's tokenizer files",
           "resume_from_checkpoint", "use the option --resume");
 
@@ -191,9 +192,6 @@ public final class TrainConfigReader {
     if (bool("fp16", false)) {
       throw wrong("fp16", "false; use bf16: true");
     }
-    if (bool("packing", false)) {
-      throw wrong("packing", "false; batches hold whole sequences side by side without padding");
-    }
     int rank = integer("lora_r", 16, 1, 4096);
     long seed = longInteger("seed", 42);
     Init init =
@@ -260,6 +258,7 @@ public final class TrainConfigReader {
         offloading,
         pagingDirectory(optimizer.optim(), offloading),
         integer("loss_chunk", 1024, 1, 1 << 24),
+        regularization(),
         memory());
   }
 
@@ -378,7 +377,35 @@ public final class TrainConfigReader {
         promptTemplate(),
         text("chat_template", "tokenizer"),
         longInteger("data_seed", seed),
-        bool("shuffle", true));
+        order(),
+        packing());
+  }
+
+  private SampleOrder order() {
+    boolean shuffle = bool("shuffle", true);
+    if (!bool("group_by_length", false)) {
+      return shuffle ? SampleOrder.SHUFFLED : SampleOrder.SEQUENTIAL;
+    }
+    if (!shuffle) {
+      throw wrong("group_by_length", "false, or shuffle: true, whose order it groups");
+    }
+    return SampleOrder.LENGTH_GROUPED;
+  }
+
+  private boolean packing() {
+    boolean packing = bool("packing", false);
+    String strategy = optionalText("packing_strategy");
+    if (strategy != null && !strategy.equals("bfd")) {
+      throw wrong("packing_strategy", "bfd; examples are never cut to fill a row");
+    }
+    return packing;
+  }
+
+  private Regularization regularization() {
+    return new Regularization(
+        probability("label_smoothing_factor", 0),
+        number("z_loss", 0, 0, 1e3),
+        number("neftune_noise_alpha", 0, 0, 1e6));
   }
 
   private TrainConfig.Optimizer optimizer() {

@@ -67,6 +67,9 @@ record TrainingData(Dataset train, Dataset eval, ExampleEncoder encoder, boolean
               + ": every example is empty, or its completion lies beyond sequence_length "
               + sequenceLength);
     }
+    if (config.packing()) {
+      train = train.packed(sequenceLength);
+    }
     train.checkVocabulary(model.vocabSize());
     held.checkVocabulary(model.vocabSize());
     progress.message(

@@ -28,12 +28,14 @@ import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.model.WeightNames;
+import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 
 /**
@@ -108,7 +110,7 @@ public final class TrainingRun {
             .plan(
                 config.schedule().microBatchSize(),
                 config.schedule().gradientAccumulationSteps(),
-                config.data().shuffle(),
+                config.data().order(),
                 config.data().dataSeed());
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
@@ -437,6 +439,7 @@ public final class TrainingRun {
   private void writeWeights(Path directory, DType type) throws IOException {
     if (adapter != null) {
       adapter.save(directory, config.model().toString());
+      TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList()).write(directory);
       return;
     }
     WeightFiles.write(pack, trained, directory, type);
@@ -506,7 +509,8 @@ public final class TrainingRun {
         config.checkpointEvery(),
         config.checkpointSave(),
         config.lossChunk(),
-        inputs);
+        inputs,
+        config.regularization());
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {

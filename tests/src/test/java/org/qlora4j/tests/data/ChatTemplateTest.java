@@ -12,17 +12,22 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
-import org.qlora4j.common.Json;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.qlora4j.data.ChatTemplate;
 import org.qlora4j.data.Example.Message;
 import org.qlora4j.data.Tokenizer;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Fixtures;
 
 /** Chat templates against what transformers renders. */
 class ChatTemplateTest {
-  private static final String QWEN = "qwen2.5-0.5b-instruct-tokenizer-config";
+  private static final String CASES = "chat_templates.json";
 
   private final Path folder;
 
@@ -30,13 +35,27 @@ class ChatTemplateTest {
     this.folder = folder;
   }
 
-  @Test
-  void textsAndIdsAreThoseOfTransformers() {
-    JsonNode cases =
-        Json.readObject(FixtureFiles.reference("tokenizers/chat_templates.json"), 16 << 20)
-            .get(QWEN);
-    assertTrue(cases != null && cases.size() >= 4, "no cases");
-    try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data(QWEN))) {
+  /** Every model that the fixtures have conversations for. */
+  @TestFactory
+  Stream<DynamicTest> textsAndIdsAreThoseOfTransformers() {
+    if (!Fixtures.has("tokenizers")) {
+      return Stream.of(DynamicTest.dynamicTest("tokenizers", () -> Fixtures.topic("tokenizers")));
+    }
+    Fixtures fixtures = Fixtures.topic("tokenizers");
+    return fixtures.json(CASES).properties().stream()
+        .map(
+            cases ->
+                DynamicTest.dynamicTest(
+                    cases.getKey(),
+                    () -> {
+                      textsAndIdsAreThoseOfTransformers(cases.getKey(), cases.getValue());
+                      fixtures.count(Fixtures.entry(CASES, cases.getKey()));
+                    }));
+  }
+
+  private static void textsAndIdsAreThoseOfTransformers(String name, JsonNode cases) {
+    assertTrue(cases.size() > 0, "no cases for " + name);
+    try (Tokenizer tokenizer = Tokenizer.load(FixtureFiles.data(name))) {
       ChatTemplate template = ChatTemplate.of("tokenizer", tokenizer);
       for (JsonNode example : cases) {
         List<Message> messages = new ArrayList<>();
@@ -99,6 +118,49 @@ class ChatTemplateTest {
         render(
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             USER, ASSISTANT));
+  }
+
+  /** Python's strings, slices and loops, with what Python and Jinja2 give. */
+  @ParameterizedTest
+  @CsvSource(
+      delimiterString = " => ",
+      value = {
+        "{{ 'a</t>\\n\\nb'.split('</t>')[-1].lstrip('\\n') }} => b",
+        "{{ '\\na\\n'.rstrip('\\n').lstrip() }} => a",
+        "{{ 'xxaxx'.strip('x') }} => a",
+        "{{ 'a.b.c'.split('.') | join('-') }} => a-b-c",
+        "{{ 'a.b.c'.split('.', 1) | join('-') }} => a-b.c",
+        "{{ ' a  b '.split() | join('-') }} => a-b",
+        "{{ 'aXbX'.replace('X', '.') }}{{ 'aXbX'.replace('X', '.', 1) }} => a.b.a.bX",
+        "{{ 'Ab'.lower() }}{{ 'Ab'.upper() }}{{ 'ab cd'.title() }}{{ 'aB'.capitalize() }} => abABAb CdAb",
+        "{{ 'abc'.startswith('ab') }}{{ 'abc'.endswith('ab') }} => truefalse",
+        "{{ 'abc'.removeprefix('ab') }}{{ 'abc'.removesuffix('bc') }} => ca",
+        "{{ 'abab'.count('ab') }}{{ 'abab'.find('b') }}{{ 'a'.find('b') }} => 21-1",
+        "{{ '-'.join(['a', 'b']) }} => a-b",
+        "{% for m in messages[::-1] %}{{ m.role }},{% endfor %} => assistant,user,",
+        "{% for m in messages if m.role != 'user' %}{{ loop.index }}{{ m.role }}{{ loop.last }}{% endfor %} => 1assistanttrue",
+        "{% for m in messages if ' if ' in m.content %}{{ m.role }}{% endfor %} => ''",
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %} => assistant",
+        "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %} => a1b2",
+        "{% for k, v in {'a': 1, 'b': 2}.items() if v > 1 %}{{ k }}{{ v }}{% endfor %} => b2",
+        "{% for k in {'a': 1, 'b': 2} %}{{ k }}{% endfor %} => ab",
+        "{% for m in nothing %}{{ m }}{% endfor %}. => .",
+        "{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('q') }} => [q]",
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }} => 1",
+        "{{ messages[0].content is string }}{{ messages[0].tools is defined }} => truefalse",
+        "{{ 'a' if messages[0].get('tools') else 'b' }} => b",
+      })
+  void rendersPython(String template, String expected) throws IOException {
+    assertEquals(expected, render(template, USER, ASSISTANT));
+  }
+
+  @Test
+  void whatIsNotSupportedIsRefusedAndNotLeftOut() {
+    assertRefused(
+        () -> render("{% for m in messages %}{{ loop.previtem }}{% endfor %}", USER), "previtem");
+    assertRefused(() -> render("{{ 'a'.swapcase() }}", USER), "swapcase");
+    assertRefused(() -> render("{{ 'a'.split('') }}", USER), "separator");
+    assertRefused(() -> render("{{ dict(a=1) }}", USER), "dict");
   }
 
   @Test

@@ -198,6 +198,95 @@ class ExampleEncoderTest {
         learned(encode(encoder(qwen, 1000, true, true), new Example.Chat("t", messages))));
   }
 
+  private static final List<Message> TWO_TURNS =
+      List.of(
+          new Message("user", "2+2?"),
+          new Message("assistant", "4"),
+          new Message("user", "Sure?"),
+          new Message("assistant", "Yes."));
+
+  private ExampleEncoder withTemplate(Tokenizer tokenizer, String template) throws IOException {
+    Path file = folder.resolve("t.jinja");
+    Files.writeString(file, template);
+    return new ExampleEncoder(
+        tokenizer, ChatTemplate.of(file.toString(), tokenizer), 1000, false, true);
+  }
+
+  /**
+   * The same turns with and without generation blocks: the blocks say what is learned, here not the
+   * line end that prefixes would count to the answer.
+   */
+  @Test
+  void generationBlocksSayWhatIsLearned() throws IOException {
+    String start = "{% for m in messages %}<|im_start|>{{ m.role }}\n";
+    String end =
+        "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    TokenizedExample plain =
+        encode(
+            withTemplate(qwen, start + "{{ m.content }}<|im_end|>" + end),
+            new Example.Chat("t", TWO_TURNS));
+    ExampleEncoder marked =
+        withTemplate(
+            qwen,
+            start
+                + "{% if m.role == 'assistant' %}{%- generation -%}{{ m.content }}<|im_end|>"
+                + "{%- endgeneration -%}{% else %}{{ m.content }}<|im_end|>{% endif %}"
+                + end);
+    TokenizedExample blocks = encode(marked, new Example.Chat("t", TWO_TURNS));
+    assertArrayEquals(plain.ids(), blocks.ids(), "the marks leave no trace");
+    assertEquals("4<|im_end|>\nYes.<|im_end|>\n", qwen.decode(learned(plain), false));
+    assertEquals("4<|im_end|>Yes.<|im_end|>", qwen.decode(learned(blocks), false));
+    int[] prompt = marked.encodeChatPrompt(TWO_TURNS.subList(0, 3));
+    assertArrayEquals(prompt, Arrays.copyOf(blocks.ids(), prompt.length));
+    assertRefused(
+        () -> marked.encode(new Example.Chat("t", List.of(new Message("user", "\uFDD0")))),
+        "U+FDD0");
+  }
+
+  /** The template writes the start token and the tokenizer would add it: it is there once. */
+  @Test
+  void aTemplatesStartTokenIsNotDoubled() throws IOException {
+    ExampleEncoder encoder =
+        withTemplate(
+            stories,
+            "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+                + "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+                + "{% if add_generation_prompt %}assistant: {% endif %}");
+    assertEquals(1, stories.encode("Hello")[0], "the tokenizer adds it");
+    TokenizedExample encoded = encode(encoder, new Example.Chat("t", TWO_TURNS));
+    assertEquals(1, encoded.ids()[0]);
+    assertEquals(1, Arrays.stream(encoded.ids()).filter(id -> id == 1).count());
+    int[] prompt = encoder.encodeChatPrompt(TWO_TURNS.subList(0, 1));
+    assertEquals(1, Arrays.stream(prompt).filter(id -> id == 1).count());
+    assertEquals(1, prompt[0]);
+  }
+
+  /** Where the padding token is the end token, the end is still learned: nothing is padded. */
+  @Test
+  void theEndIsLearnedWhereItIsThePaddingToken() throws IOException {
+    Path model = Files.createDirectories(folder.resolve("pad-is-eos"));
+    Files.copy(
+        FixtureFiles.data("tinystories-656k-llama-hf/tokenizer.json"),
+        model.resolve("tokenizer.json"));
+    Files.writeString(
+        model.resolve("tokenizer_config.json"),
+        "{\"bos_token\": \"<|start_story|>\", \"eos_token\": \"<|end_story|>\", "
+            + "\"pad_token\": \"<|end_story|>\"}");
+    try (Tokenizer tokenizer = Tokenizer.load(model)) {
+      assertEquals(END, tokenizer.padId());
+      assertEquals(END, tokenizer.eosId());
+      ExampleEncoder encoder = encoder(tokenizer, 100, false, true);
+      for (Example example :
+          List.of(
+              new Example.Text("t", "Once upon a time"),
+              new Example.Completion("t", "Once upon", " a time"),
+              new Example.Chat("t", TWO_TURNS))) {
+        int[] learned = learned(encode(encoder, example));
+        assertEquals(END, learned[learned.length - 1], example.toString());
+      }
+    }
+  }
+
   @Test
   void thePlainTemplateTeachesToStopToo() {
     List<Message> messages =

@@ -16,16 +16,21 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.DynamicTest;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.TestFactory;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.qlora4j.common.Json;
 import org.qlora4j.data.Tokenizer;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Fixtures;
 
 /** Tokenizers against the Hugging Face library's own ids. */
 class TokenizerTest {
+  private static final String ENCODINGS = "encodings.json";
+
   private final Path folder;
 
   TokenizerTest(@TempDir Path folder) {
@@ -46,17 +51,27 @@ class TokenizerTest {
     return ids;
   }
 
-  @ParameterizedTest
-  @CsvSource({
-    "polyglot-ko-tokenizer/tokenizer.20220525.json",
-    "gpt-neox-20b-tokenizer/20B_tokenizer.json",
-    "qwen2.5-0.5b-instruct-tokenizer-config/tokenizer.json",
-    "tinystories-656k-llama-hf/tokenizer.json"
-  })
-  void idsAndTextsAreThoseOfTheLibrary(String name) throws IOException {
-    JsonNode expected =
-        Json.readObject(FixtureFiles.reference("tokenizers/encodings.json"), 16 << 20).get(name);
-    assertTrue(expected != null && expected.size() >= 10, "no cases for " + name);
+  /** Every tokenizer that the fixtures have cases of. */
+  @TestFactory
+  Stream<DynamicTest> idsAndTextsAreThoseOfTheLibrary() {
+    if (!Fixtures.has("tokenizers")) {
+      return Stream.of(DynamicTest.dynamicTest("tokenizers", () -> Fixtures.topic("tokenizers")));
+    }
+    Fixtures fixtures = Fixtures.topic("tokenizers");
+    return fixtures.json(ENCODINGS).properties().stream()
+        .map(
+            cases ->
+                DynamicTest.dynamicTest(
+                    cases.getKey(),
+                    () -> {
+                      idsAndTextsAreThoseOfTheLibrary(cases.getKey(), cases.getValue());
+                      fixtures.count(Fixtures.entry(ENCODINGS, cases.getKey()));
+                    }));
+  }
+
+  private void idsAndTextsAreThoseOfTheLibrary(String name, JsonNode expected) throws IOException {
+    assertTrue(expected.size() > 0, "no cases for " + name);
+    Files.deleteIfExists(folder.resolve("tokenizer.json"));
     try (Tokenizer tokenizer = tokenizerOf(FixtureFiles.data(name))) {
       for (JsonNode example : expected) {
         String text = example.get("text").textValue();

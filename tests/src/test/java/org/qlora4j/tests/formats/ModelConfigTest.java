@@ -67,7 +67,7 @@ class ModelConfigTest {
 
   @Test
   void readsLlama() {
-    ModelConfig c = ModelConfig.read(FixtureFiles.reference("models/llama3_tied"));
+    ModelConfig c = ModelConfig.read(FixtureFiles.shape("llama3_tied"));
     assertEquals(Architecture.LLAMA, c.architecture());
     assertEquals(
         List.of(64, 2, 4, 2, 16, 128, 288),
@@ -100,7 +100,7 @@ class ModelConfigTest {
 
   @Test
   void readsGptNeox() {
-    ModelConfig c = ModelConfig.read(FixtureFiles.reference("models/neox_polyglot"));
+    ModelConfig c = ModelConfig.read(FixtureFiles.shape("neox_polyglot"));
     assertEquals(Architecture.GPT_NEOX, c.architecture());
     assertEquals(Norm.LAYER_NORM, c.norm());
     assertEquals(Activation.GELU_ERF, c.activation());
@@ -110,8 +110,7 @@ class ModelConfigTest {
     assertFalse(c.tiedHead());
     assertEquals(8, rotary(c).dim());
     assertEquals(DType.F32, c.dtype());
-    assertFalse(
-        ModelConfig.read(FixtureFiles.reference("models/neox_sequential")).parallelResidual());
+    assertFalse(ModelConfig.read(FixtureFiles.shape("neox_sequential")).parallelResidual());
   }
 
   @Test
@@ -375,7 +374,7 @@ class ModelConfigTest {
   void refusesWhatIsNoConfig() {
     assertRefused(() -> ModelConfig.read(Path.of("absent")), "no such model directory: absent");
     assertRefused(
-        () -> ModelConfig.read(FixtureFiles.reference("training")), "config.json", "no such file");
+        () -> ModelConfig.read(FixtureFiles.project("tests")), "config.json", "no such file");
     assertRefused(() -> parse("{}"), "model_type");
     assertRefused(() -> parse("{\"model_type\": \"llama\"}"), "hidden_size", "found nothing");
     assertRefused(() -> parse("[]"), "a JSON object");
@@ -414,8 +413,7 @@ class ModelConfigTest {
     }
     assertArrayEquals(
         new float[] {0x1p0f, 0x1.999998p-4f, 0x1.47ae14p-7f, 0x1.0624dep-10f},
-        rotary(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")))
-            .inverseFrequencies(1),
+        rotary(ModelConfig.read(FixtureFiles.shape("neox_polyglot"))).inverseFrequencies(1),
         2e-8f);
   }
 

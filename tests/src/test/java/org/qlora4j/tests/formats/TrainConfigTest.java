@@ -17,6 +17,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
+import org.qlora4j.data.SampleOrder;
+import org.qlora4j.model.Regularization;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.train.MemoryBudget;
 import org.qlora4j.train.TrainConfig;
@@ -53,7 +55,9 @@ class TrainConfigTest {
     assertEquals(LoraPrecision.FAST, c.lora().precision());
     assertEquals(2e-4, c.optimizer().learningRate());
     assertEquals(Scheduler.LINEAR, c.schedule().scheduler());
-    assertTrue(c.gradientCheckpointing() && c.data().addEos() && c.data().shuffle());
+    assertTrue(c.gradientCheckpointing() && c.data().addEos() && !c.data().packing());
+    assertEquals(SampleOrder.SHUFFLED, c.data().order());
+    assertEquals(Regularization.NONE, c.regularization());
     assertFalse(c.data().trainOnInputs());
     assertNull(c.data().evalFile());
     assertEquals(c.seed(), c.data().dataSeed());
@@ -251,7 +255,10 @@ class TrainConfigTest {
         "gradient_checkpointing: false\\nactivation_offloading: true|activation_offloading: expected false, or",
         "lr_scheduler_type: polynomial|constant, constant_with_warmup, cosine, linear",
         "fp16: true|bf16",
-        "packing: true|packing",
+        "packing_strategy: wrapped|packing_strategy",
+        "shuffle: false\\ngroup_by_length: true|group_by_length",
+        "label_smoothing_factor: 1|label_smoothing_factor",
+        "neftune_noise_alpha: -1|neftune_noise_alpha",
         "load_in_4bit: false|load_in_4bit",
         "bf16: true\\ncompute: float32|bf16",
         "completion_only_loss: true\\ntrain_on_inputs: true|completion_only_loss",

@@ -32,6 +32,7 @@ import org.qlora4j.model.WeightNames;
 import org.qlora4j.model.WeightNames.Module;
 import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.SmallModel;
 
 /** The table of tensor names against real checkpoints, and against ones that do not fit. */
 class WeightNamesTest {
@@ -159,8 +160,7 @@ class WeightNamesTest {
 
   @Test
   void targetsByName() {
-    WeightNames names =
-        WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")));
+    WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.shape("neox_polyglot")));
     assertEquals(8, names.targets(List.of()).size());
     assertEquals(names.linears(), names.targets(List.of("all-linear")));
     assertEquals(
@@ -181,7 +181,9 @@ class WeightNamesTest {
   /** A copy of a small checkpoint with tensors changed, dropped or added. */
   private Path changed(Map<String, long[]> shapes, Map<String, StoredType> types)
       throws IOException {
-    Path model = FixtureFiles.reference("models/llama");
+    Path model = folder.resolve("base");
+    SmallModel.write(
+        model, Files.readString(FixtureFiles.shape("llama").resolve("config.json")), 1);
     Files.copy(
         model.resolve("config.json"),
         folder.resolve("config.json"),
@@ -258,9 +260,8 @@ class WeightNamesTest {
 
   @Test
   void theTableKnowsWhatEachArchitectureHas() {
-    WeightNames llama = WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/llama")));
-    WeightNames neox =
-        WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/neox_polyglot")));
+    WeightNames llama = WeightNames.of(ModelConfig.read(FixtureFiles.shape("llama")));
+    WeightNames neox = WeightNames.of(ModelConfig.read(FixtureFiles.shape("neox_polyglot")));
     assertTrue(llama.has(Part.GATE) && !llama.has(Part.QUERY_KEY_VALUE));
     assertTrue(neox.has(Part.QUERY_KEY_VALUE) && !neox.has(Part.GATE) && !neox.has(Part.QUERY));
     assertEquals("embed_out", neox.module(Part.HEAD, -1).path());

@@ -26,6 +26,11 @@ public final class FixtureFiles {
     return find("data", Fixtures.data(), path);
   }
 
+  /** A directory that holds only the config.json of a tiny model, one of the project's own. */
+  public static Path shape(String name) {
+    return project("tests/src/test/resources/shapes").resolve(name);
+  }
+
   /** A file of the project itself. */
   public static Path project(String path) {
     return Path.of(System.getProperty("qlora4j.root", "..")).resolve(path);

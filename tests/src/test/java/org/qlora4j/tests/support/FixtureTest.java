@@ -17,8 +17,8 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 
 /**
- * Runs every file of a topic of fixtures on every pack of this machine, the reference included.
- * Prints the worst share of the tolerance per pack, and how many files were used.
+ * Runs every entry of a topic of fixtures on every pack of this machine, the reference included.
+ * Prints the worst share of the tolerance per pack, and how many entries were read.
  */
 @TestInstance(TestInstance.Lifecycle.PER_CLASS)
 public abstract class FixtureTest {
@@ -78,7 +78,7 @@ public abstract class FixtureTest {
           opened.supports(operator), () -> pack + " leaves " + operator + " out");
     }
     try (DeviceMemory memory = new DeviceMemory(opened)) {
-      check(fixtures, name, memory);
+      Fixtures.during(() -> check(fixtures, name, memory));
       memory.checkGuards();
     }
   }

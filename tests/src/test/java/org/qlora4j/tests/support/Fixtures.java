@@ -31,7 +31,14 @@ import org.qlora4j.checkpoint.SafetensorsFile;
  */
 public final class Fixtures {
   private static final ObjectMapper JSON = new ObjectMapper();
-  private static final Map<String, Set<String>> USED = new TreeMap<>();
+
+  /** Entries of each topic that a test read to its end. */
+  private static final Map<String, Set<String>> READ = new TreeMap<>();
+
+  /** What the check that runs on this thread has opened; null where none runs. */
+  private static final ThreadLocal<@Nullable List<Entry>> OPENED = new ThreadLocal<>();
+
+  private record Entry(String topic, String name) {}
 
   private final String topic;
   private final Path folder;
@@ -119,15 +126,28 @@ public final class Fixtures {
     }
   }
 
-  /** One of {@link #folders}, counted as used. */
+  /** One of {@link #folders}, counted as read. */
   public Path use(String name) {
     count(name);
     return folder.resolve(name);
   }
 
+  /** A JSON file of the topic that holds cases by key; each case is counted by {@link #count}. */
+  public JsonNode json(String file) {
+    return read(folder.resolve(file));
+  }
+
+  /** An entry of {@link #json} as {@link #entries} names it. */
+  public static String entry(String file, String key) {
+    return file + "#" + key;
+  }
+
   /** The topic's {@code index.json}. */
   public JsonNode index() {
-    Path file = folder.resolve("index.json");
+    return read(folder.resolve("index.json"));
+  }
+
+  private static JsonNode read(Path file) {
     try {
       return JSON.readTree(file.toFile());
     } catch (IOException e) {
@@ -135,35 +155,99 @@ public final class Fixtures {
     }
   }
 
-  /** Opens one of {@link #names} and counts it as used. */
+  /** Opens one of {@link #names} and counts it as read. */
   public SafetensorsFile open(String name) {
     count(name);
     return SafetensorsFile.open(folder.resolve(name + ".safetensors"));
   }
 
-  private void count(String name) {
-    synchronized (USED) {
-      USED.computeIfAbsent(topic, key -> new TreeSet<>()).add(name);
+  /**
+   * Counts an entry as read: at once, or, inside of {@link #during}, when the check has come to its
+   * end.
+   */
+  public void count(String name) {
+    List<Entry> opened = OPENED.get();
+    if (opened == null) {
+      record(List.of(new Entry(topic, name)));
+    } else {
+      opened.add(new Entry(topic, name));
     }
   }
 
-  /** Prints how many of the topic's files and folders were used in this run, and which were not. */
-  public void report() {
-    List<String> all = new ArrayList<>(names());
-    all.addAll(folders());
-    Set<String> used;
-    synchronized (USED) {
-      used = new TreeSet<>(USED.getOrDefault(topic, Set.of()));
+  private static void record(List<Entry> entries) {
+    synchronized (READ) {
+      entries.forEach(e -> READ.computeIfAbsent(e.topic(), key -> new TreeSet<>()).add(e.name()));
     }
-    List<String> left = all.stream().filter(name -> !used.contains(name)).toList();
+  }
+
+  /**
+   * Runs a check. What it opens counts as read when it returns; a check that was skipped half-way
+   * or failed has read nothing.
+   */
+  public static void during(Runnable check) {
+    List<Entry> opened = new ArrayList<>();
+    OPENED.set(opened);
+    try {
+      check.run();
+    } finally {
+      OPENED.remove();
+    }
+    record(opened);
+  }
+
+  /** Names of the topics in {@link #root}: its folders. */
+  public static List<String> topics() {
+    if (!Files.isDirectory(root())) {
+      return List.of();
+    }
+    return new Fixtures("", root()).folders();
+  }
+
+  /**
+   * Everything of the topic that a test has to read: files (safetensors without the suffix),
+   * folders, entries of {@code index.json}, and of another JSON file each key of its object.
+   */
+  public Set<String> entries() {
+    Set<String> entries = new TreeSet<>(names());
+    entries.addAll(folders());
+    try (Stream<Path> files = Files.list(folder)) {
+      for (Path file : files.filter(Files::isRegularFile).toList()) {
+        String name = file.getFileName().toString();
+        if (name.equals("index.json")) {
+          read(file).fieldNames().forEachRemaining(entries::add);
+        } else if (name.endsWith(".json") && read(file).isObject()) {
+          read(file).fieldNames().forEachRemaining(key -> entries.add(entry(name, key)));
+        } else if (!name.endsWith(".safetensors") && !name.equals("README.md")) {
+          entries.add(name);
+        }
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException("cannot list " + folder, e);
+    }
+    return entries;
+  }
+
+  /** Those of {@link #entries} that no test of this run has read. */
+  public Set<String> unread() {
+    Set<String> left = new TreeSet<>(entries());
+    synchronized (READ) {
+      left.removeAll(READ.getOrDefault(topic, Set.of()));
+    }
+    return left;
+  }
+
+  /** Prints how many of the topic's entries were read in this run so far, and which were not. */
+  public void report() {
+    int all = entries().size();
+    Set<String> left = unread();
     System.out.println(
         "fixtures "
             + topic
             + ": "
-            + used.size()
+            + (all - left.size())
             + " of "
-            + all.size()
-            + " used"
-            + (left.isEmpty() ? "" : ", not used: " + left));
+            + all
+            + " read"
+            + (left.isEmpty() ? "" : ", not read: " + left));
   }
 }

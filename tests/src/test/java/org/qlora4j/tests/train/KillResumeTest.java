@@ -44,9 +44,13 @@ class KillResumeTest {
         sequence_length: 64
         lora_r: 4
         lora_dropout: 0.1
+        packing: true
+        group_by_length: true
+        label_smoothing_factor: 0.05
+        neftune_noise_alpha: 5
         learning_rate: 1e-3
         lr_scheduler_type: cosine
-        per_device_train_batch_size: 2
+        per_device_train_batch_size: 1
         gradient_accumulation_steps: 2
         max_steps: 60
         save_steps: 2
