@@ -22,7 +22,7 @@ import org.qlora4j.tests.support.Tolerance;
 
 /**
  * A quantized linear with its LoRA branch against PEFT over bitsandbytes: output, gradient to the
- * input, gradients of A and B. The files with DoRA belong to an operator that does not exist yet.
+ * input, gradients of A and B. The files with DoRA are {@code DoraFixtureTest}'s.
  */
 class LinearFixtureTest extends FixtureTest {
   LinearFixtureTest() {
@@ -117,6 +117,13 @@ class LinearFixtureTest extends FixtureTest {
           file.tensor("dx").toFloats(),
           dx,
           Tolerance.ofLargest(1.01 * rounding));
+      compare(
+          memory,
+          name,
+          "dx against the product in f64",
+          inputGradient(memory, weight, lora, dy),
+          dx,
+          result);
       DeviceTensor rounded = memory.empty(DType.BF16, n, k);
       Quantization4Bit.dequantize(memory.pack(), weight, rounded);
       Linear.backwardInput(memory.pack(), dy, Weight.dense(rounded), lora, dx, false, dyb);
@@ -124,6 +131,34 @@ class LinearFixtureTest extends FixtureTest {
     compare(memory, name, "dx", file.tensor("dx").toFloats(), dx, result);
     compare(memory, name, "da", file.tensor("dlora_A").toFloats(), da, gradient);
     compare(memory, name, "db", file.tensor("dlora_B").toFloats(), db, gradient);
+  }
+
+  /** dy * W + s * (dy * b) * a of the unrounded weight. */
+  private static float[] inputGradient(
+      DeviceMemory memory, Weight weight, LoraTerm lora, DeviceTensor dy) {
+    DeviceTensor dense = memory.empty(DType.F32, weight.rows(), weight.cols());
+    Quantization4Bit.dequantize(memory.pack(), weight, dense);
+    float[] w = dense.toFloats();
+    float[] a = lora.a().toFloats();
+    float[] b = lora.b().toFloats();
+    float[] d = dy.toFloats();
+    int n = (int) weight.rows();
+    int k = (int) weight.cols();
+    int rank = lora.rank();
+    float[] dx = new float[(int) dy.rows() * k];
+    for (int i = 0; i < dx.length; i++) {
+      int row = i / k * n;
+      double sum = 0;
+      for (int j = 0; j < n; j++) {
+        double branch = 0;
+        for (int r = 0; r < rank; r++) {
+          branch += (double) b[j * rank + r] * a[r * k + i % k];
+        }
+        sum += d[row + j] * (w[j * k + i % k] + lora.s() * branch);
+      }
+      dx[i] = (float) sum;
+    }
+    return dx;
   }
 
   private static DeviceTensor tensor(
