@@ -36,7 +36,6 @@ public record PeftAdapterConfig(LoraConfig lora, @Nullable String baseModel) {
       Set.of(
           "auto_mapping",
           "base_model_name_or_path",
-          "ensure_weight_tying",
           "eva_config",
           "inference_mode",
           "lora_alpha",
@@ -59,6 +58,7 @@ public record PeftAdapterConfig(LoraConfig lora, @Nullable String baseModel) {
       Set.of(
           "alpha_pattern",
           "bias",
+          "ensure_weight_tying",
           "exclude_modules",
           "init_lora_weights",
           "layers_pattern",
@@ -157,6 +157,13 @@ public record PeftAdapterConfig(LoraConfig lora, @Nullable String baseModel) {
               bias(file, json.path("bias")),
               names(file, "modules_to_save", json.path("modules_to_save")),
               init(file, json.path("init_lora_weights")));
+      if (flag(file, json, "ensure_weight_tying") && !lora.modulesToSave().isEmpty()) {
+        throw unsupported(
+            file,
+            "ensure_weight_tying",
+            json.path("ensure_weight_tying"),
+            "an embedding and a head that are trained as one are not supported");
+      }
       return new PeftAdapterConfig(lora, json.path("base_model_name_or_path").textValue());
     } catch (InputException e) {
       // An expression that is none does not say where it stands.

@@ -108,11 +108,21 @@ public final class NormLayer implements TrainableModule {
       }
       case LAYER_NORM -> {
         DeviceTensor mean = pass.arena().allocate(DType.F32, u.rows());
-        LayerNorm.forward(pass.pack(), u, null, weight, bias, eps, null, y, mean, rstd);
+        LayerNorm.forward(pass.pack(), u, null, beside(pass, bias), bias, eps, null, y, mean, rstd);
         return new Saved(u, mean, rstd);
       }
     }
     throw new AssertionError(kind);
+  }
+
+  /** The weight in the type of the bias: one that is trained beside a frozen weight is f32. */
+  private DeviceTensor beside(Pass pass, @Nullable DeviceTensor other) {
+    if (other == null || other.dtype() == weight.dtype()) {
+      return weight;
+    }
+    DeviceTensor widened = pass.arena().allocate(other.dtype(), weight.elements());
+    TorchBridge.copy(weight, widened);
+    return widened;
   }
 
   /** dx = gradient of u, plus {@code dresidual} where given; dx may be dresidual. */

@@ -71,7 +71,7 @@ class PlanTest {
     "neox_polyglot, lora int8 / dora, false, float32, 1, false",
     "llama, lora / modules, true, bfloat16, 1, false",
     "neox_polyglot, qlora / bias, true, bfloat16, 1, false",
-    "llama3_tied, qlora / modules, false, float32, 1, true",
+    "llama3_tied, qlora / modules, true, float32, 1, true",
     "llama, lora / pissa, true, float32, 1, false",
   })
   void everyCountedPartIsExact(

@@ -190,6 +190,19 @@ class PeftAdapterFileTest {
     assertRefused(() -> PeftAdapterFile.open(folder), "adapter_config.json", option);
   }
 
+  /** Tying alone says nothing of an adapter of linears; with a trained embedding it does. */
+  @Test
+  void refusesAnEmbeddingAndAHeadTrainedAsOne() throws IOException {
+    writeAdapter();
+    ObjectNode json = Json.readObject(folder.resolve("adapter_config.json"), 1 << 20);
+    json.put("ensure_weight_tying", true);
+    Files.writeString(folder.resolve("adapter_config.json"), Json.pretty(json));
+    PeftAdapterFile.open(folder).close();
+    json.putArray("modules_to_save").add("embed_tokens");
+    Files.writeString(folder.resolve("adapter_config.json"), Json.pretty(json));
+    assertRefused(() -> PeftAdapterFile.open(folder), "ensure_weight_tying");
+  }
+
   @Test
   void readsDora() {
     try (PeftAdapterFile adapter =
