@@ -236,7 +236,7 @@ class LayerGradientTest {
         (x, y) -> {
           DeviceTensor residual = arena.allocate(DType.F32, x.rows(), x.cols());
           residual.copyFrom(x);
-          return ffn.layer.forward(pass, x, residual, y);
+          return ffn.layer.forward(pass, x, residual, y, KeptTensors.NONE);
         },
         (saved, dy, dx) -> {
           ffn.layer.backward(pass, (FeedForward.Saved) saved, dy, dx);
@@ -261,7 +261,7 @@ class LayerGradientTest {
         (x, y) -> {
           DeviceTensor residual = arena.allocate(DType.F32, x.rows(), x.cols());
           residual.zero();
-          return attend.layer.forward(pass, batch, x, residual, y, null);
+          return attend.layer.forward(pass, batch, x, residual, y, null, KeptTensors.NONE);
         },
         (saved, dy, dx) -> attend.layer.backward(pass, batch, (SelfAttention.Saved) saved, dy, dx),
         x -> attend.torch(x, cu),
@@ -301,7 +301,7 @@ class LayerGradientTest {
     check(
         29,
         config.hiddenSize(),
-        (x, y) -> block.forward(pass, batch, x, y, null),
+        (x, y) -> block.forward(pass, batch, x, y, null, KeptTensors.NONE),
         (saved, dy, dx) -> block.backward(pass, batch, (DecoderBlock.Saved) saved, dy, dx),
         x -> {
           Tensor middle = attend.torch(norm1.torch(x), cu).add(x);

@@ -32,12 +32,17 @@ final class BenchOptions {
   /** For picocli. */
   BenchOptions() {}
 
-  /** Opens the pack; libtorch has as many threads then. */
+  /** Opens the pack; libtorch has as many threads then, where the pack computes on the CPU. */
   KernelPack open() {
     if (threads < 0) {
       throw new InputException("--threads: expected 0 or more, found " + threads);
     }
-    KernelPack opened = pack.open(threads);
+    return pack.open(threads);
+  }
+
+  /** Opens the pack, of the CPU alone. */
+  KernelPack openCpu() {
+    KernelPack opened = open();
     if (opened.deviceKind() != DeviceKind.CPU) {
       String name = opened.name();
       opened.close();

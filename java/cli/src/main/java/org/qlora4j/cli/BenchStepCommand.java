@@ -5,11 +5,14 @@ import java.io.PrintWriter;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
+import java.util.Set;
 import java.util.concurrent.Callable;
 import org.qlora4j.cli.bench.StepBench;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.ModelConfig;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -28,7 +31,7 @@ import picocli.CommandLine.Spec;
     })
 final class BenchStepCommand implements Callable<Integer> {
   private static final String CSV_HEADING =
-      "pack,threads,hidden,ffn,layers,heads,kv_heads,vocab,rank,sequence,batch,steps,tokens_per_s,seconds,peak_bytes";
+      "pack,threads,hidden,ffn,layers,heads,kv_heads,vocab,rank,sequence,batch,steps,checkpointing,tokens_per_s,seconds,cpu_seconds,peak_bytes,activation_bytes";
 
   private static final int WARM_UP = 2;
 
@@ -95,6 +98,15 @@ final class BenchStepCommand implements Callable<Integer> {
   private int steps;
 
   @Option(
+      names = "--checkpointing",
+      defaultValue = "on",
+      paramLabel = "WHAT",
+      description =
+          "Activation checkpointing: on, off, or what is kept besides the blocks' inputs, as"
+              + " checkpoint_save says it, separated by commas (default: ${DEFAULT-VALUE}).")
+  private String checkpointing;
+
+  @Option(
       names = "--profile",
       description = "Shows where a step's time goes; costs well under a hundredth of it.")
   private boolean profile;
@@ -124,13 +136,25 @@ final class BenchStepCommand implements Callable<Integer> {
           "--batch: a step of " + (long) sequence * batch + " tokens is too large");
     }
     ModelConfig config = StepBench.llama(vocab, hidden, ffn, layers, heads, kvHeads, sequence);
+    Set<CheckpointSave> save =
+        checkpointing.equals("on") || checkpointing.equals("off")
+            ? Set.of()
+            : CheckpointSave.parse("--checkpointing", List.of(checkpointing.split(",", -1)));
     StepBench.Result result;
     try (KernelPack pack = options.open();
         ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
       result =
           StepBench.run(
               pack,
-              new StepBench.Options(config, rank, sequence, batch, WARM_UP, steps),
+              new StepBench.Options(
+                  config,
+                  rank,
+                  sequence,
+                  batch,
+                  WARM_UP,
+                  steps,
+                  !checkpointing.equals("off"),
+                  save),
               profile,
               progress);
       print(pack, result, spec.commandLine().getOut());
@@ -139,7 +163,7 @@ final class BenchStepCommand implements Callable<Integer> {
           List.of(
               String.format(
                   Locale.ROOT,
-                  "%s,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%.2f,%.6f,%d",
+                  "%s,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%s,%.2f,%.6f,%.6f,%d,%d",
                   pack.name(),
                   pack.threads(),
                   hidden,
@@ -152,9 +176,14 @@ final class BenchStepCommand implements Callable<Integer> {
                   sequence,
                   batch,
                   steps,
+                  checkpointing.replace(',', '+'),
                   result.tokensPerSecond(),
                   result.secondsPerStep(),
-                  result.peakBytes())));
+                  result.cpuSecondsPerStep(),
+                  pack.deviceKind() == DeviceKind.CPU
+                      ? result.peakBytes()
+                      : pack.peakAllocatedBytes(),
+                  result.parts().activations())));
     }
     if (!(result.lastLoss() < result.firstLoss())) {
       spec.commandLine()
@@ -169,8 +198,16 @@ final class BenchStepCommand implements Callable<Integer> {
     out.println(pack.description() + ", " + pack.buildInfo());
     StepBench.Parts parts = result.parts();
     line(out, "step", String.format(Locale.ROOT, "%.3f s (median)", result.secondsPerStep()));
+    line(
+        out,
+        "processor",
+        String.format(Locale.ROOT, "%.3f s (median), all threads", result.cpuSecondsPerStep()));
     line(out, "tokens", String.format(Locale.ROOT, "%,.1f per second", result.tokensPerSecond()));
-    line(out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
+    if (pack.deviceKind() == DeviceKind.CPU) {
+      line(out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");
+    } else {
+      line(out, "GPU memory", Text.bytes(pack.peakAllocatedBytes()) + " at most, of the pack");
+    }
     line(
         out,
         "counted",

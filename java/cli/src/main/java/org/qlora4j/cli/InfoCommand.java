@@ -22,7 +22,11 @@ import org.qlora4j.data.Tokenizer;
 import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
-import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.train.MemoryPlan;
+import org.qlora4j.train.MemoryPlanner;
+import org.qlora4j.train.TrainConfig;
+import org.qlora4j.train.TrainConfig.Method;
+import org.qlora4j.train.TrainConfigReader;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -132,13 +136,30 @@ final class InfoCommand implements Callable<Integer> {
     } else {
       out.println("tokenizer          none (no tokenizer.json)");
     }
-    Map<String, MemoryEstimate> methods = new LinkedHashMap<>();
-    methods.put("full", MemoryEstimate.full(names));
-    methods.put("lora (16-bit base)", MemoryEstimate.lora(names, rank, targets));
-    methods.put(
-        "qlora (nf4, double quantization)",
-        MemoryEstimate.qlora(names, rank, targets, QuantizationConfig.nf4()));
-    memory(methods, out, figures);
+    memory(held(directory, config), out, figures);
+  }
+
+  /** What training holds from its first step to its last, by method. */
+  private Map<String, MemoryPlan> held(Path directory, ModelConfig config) {
+    List<String> settings = new ArrayList<>(List.of("lora_r=" + rank));
+    if (!targetModules.isEmpty()) {
+      settings.add("lora_target_modules=" + targetModules);
+    }
+    TrainConfig run =
+        TrainConfigReader.parse(
+            "model: none\ntrain_file: none\noutput_dir: none\n", "the options", settings);
+    pack.choosePack();
+    Map<String, MemoryPlan> held = new LinkedHashMap<>();
+    try (ModelCheckpoint checkpoint =
+            ModelCheckpoint.exists(directory) ? ModelCheckpoint.open(directory) : null;
+        MemoryPlanner planner = MemoryPlanner.open(run, config, checkpoint, 0)) {
+      if (!planner.holds4Bit()) {
+        held.put("full", planner.held(run.withMethod(Method.FULL)));
+        held.put("lora (16-bit base)", planner.held(run.withMethod(Method.LORA)));
+      }
+      held.put("qlora (nf4, double quantization)", planner.held(run.withMethod(Method.QLORA)));
+    }
+    return held;
   }
 
   private void architecture(
@@ -148,7 +169,8 @@ final class InfoCommand implements Callable<Integer> {
       PrintWriter out,
       ObjectNode figures) {
     long linear = names.linears().stream().mapToLong(module -> module.rows() * module.cols()).sum();
-    long adapter = MemoryEstimate.adapterElements(rank, targets);
+    long adapter =
+        targets.stream().mapToLong(module -> rank * (module.rows() + module.cols())).sum();
     line(out, "architecture", config.architecture().modelType());
     line(out, "layers", String.valueOf(config.layers()));
     line(out, "hidden size", config.hiddenSize() + ", MLP " + config.ffnSize());
@@ -236,8 +258,7 @@ final class InfoCommand implements Callable<Integer> {
     }
   }
 
-  private static void memory(
-      Map<String, MemoryEstimate> methods, PrintWriter out, ObjectNode figures) {
+  private static void memory(Map<String, MemoryPlan> methods, PrintWriter out, ObjectNode figures) {
     List<List<String>> rows = new ArrayList<>();
     rows.add(
         List.of("memory by method", "weights", "adapter", "gradients", "optimizer", "together"));
@@ -251,18 +272,22 @@ final class InfoCommand implements Callable<Integer> {
                   Text.bytes(m.adapters()),
                   Text.bytes(m.gradients()),
                   Text.bytes(m.optimizerStates()),
-                  Text.bytes(m.total())));
+                  Text.bytes(total(m))));
           ObjectNode one = node.putObject(name.replaceAll(" .*", ""));
           one.put("weights", m.weights());
           one.put("adapters", m.adapters());
           one.put("gradients", m.gradients());
           one.put("optimizer_states", m.optimizerStates());
-          one.put("total", m.total());
+          one.put("total", total(m));
         });
     out.println();
     Report.table(rows).forEach(out::println);
     out.println(
         "Activations come on top; they depend on the batch, the sequence length and gradient_checkpointing.");
+  }
+
+  private static long total(MemoryPlan held) {
+    return held.weights() + held.adapters() + held.gradients() + held.optimizerStates();
   }
 
   private static void line(PrintWriter out, String name, String value) {

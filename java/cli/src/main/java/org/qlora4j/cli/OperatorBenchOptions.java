@@ -48,7 +48,7 @@ final class OperatorBenchOptions {
     BenchOptions.requirePositive("--repetitions", repetitions);
     BenchReport report = new BenchReport();
     Machine machine = Machine.now();
-    try (KernelPack pack = options.open();
+    try (KernelPack pack = options.openCpu();
         KernelPack reference =
             KernelPack.open(PackOptions.defaults().withPack("reference").withThreads(1));
         ConsoleProgress progress = new ConsoleProgress(command.getErr())) {

@@ -11,6 +11,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.common.ByteSize;
@@ -18,6 +19,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MachineMemory;
 import org.qlora4j.common.Text;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.train.MemoryPlan;
@@ -207,7 +209,7 @@ final class PlanCommand implements Callable<Integer> {
         first.sequence(),
         run.lora().rank(),
         run.compute().name().toLowerCase(Locale.ROOT),
-        run.gradientCheckpointing() ? "on" : "off");
+        checkpointing(run));
     out.println(description);
     out.println();
     List<List<String>> rows = new ArrayList<>();
@@ -230,6 +232,19 @@ final class PlanCommand implements Callable<Integer> {
     MemoryBars.of(plans).forEach(out::println);
     out.println();
     out.println("* the configuration's method. Memory to fit: " + available.text() + ".");
+  }
+
+  /** "on, keeping attention and mlp": as the first line says it. */
+  private static String checkpointing(TrainConfig run) {
+    if (!run.gradientCheckpointing()) {
+      return "off";
+    }
+    return run.checkpointSave().isEmpty()
+        ? "on"
+        : run.checkpointSave().stream()
+            .map(CheckpointSave::key)
+            .sorted()
+            .collect(Collectors.joining(" and ", "on, keeping ", ""));
   }
 
   /** What is planned, by its name: every method, and LoRA on 8 bits where that is configured. */

@@ -4,7 +4,6 @@ package org.qlora4j.model;
 import java.util.Objects;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Attention;
-import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.KernelPack;
@@ -39,23 +38,32 @@ final class AttentionCore {
   }
 
   /**
+   * Whether the backward needs the forward's log-sum-exp, f32 [heads, queries], beside q, k, v and
+   * out; libtorch's does not.
+   */
+  boolean needsLse() {
+    return backwardByPack;
+  }
+
+  /**
    * Forward; see {@link Attention#forward} for the parameters.
    *
-   * @return what the backward needs beside q, k, v and out: the pack's log-sum-exp, f32 [heads,
-   *     queries]; null with libtorch's backward, which needs nothing more
+   * @param lse where {@link #needsLse}, else null
    */
-  @Nullable DeviceTensor forward(
-      Pass pass, int[] cuQ, int[] cuK, HeadView q, HeadView k, HeadView v, HeadView out) {
+  void forward(
+      Pass pass,
+      int[] cuQ,
+      int[] cuK,
+      HeadView q,
+      HeadView k,
+      HeadView v,
+      HeadView out,
+      @Nullable DeviceTensor lse) {
     if (!forwardByPack) {
       TorchAttention.forward(shape, cuQ, cuK, q, k, v, out);
-      return null;
+      return;
     }
-    DeviceTensor lse =
-        backwardByPack
-            ? pass.arena().allocate(DType.F32, shape.heads(), cuQ[cuQ.length - 1])
-            : null;
     Attention.forward(pass.pack(), shape, cuQ, cuK, q, k, v, out, lse);
-    return lse;
   }
 
   /** Gradients of {@link #forward} over sequences without a cache; dq, dk, dv are overwritten. */

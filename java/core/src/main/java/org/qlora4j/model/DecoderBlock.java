@@ -1,9 +1,14 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.model.KeptTensors.Part;
+import org.qlora4j.model.KeptTensors.Slot;
 
 /**
  * The one decoder block.
@@ -54,26 +59,44 @@ final class DecoderBlock {
     return linears;
   }
 
+  /** What of it {@code save} asks to keep. */
+  List<Part> parts(Set<CheckpointSave> save) {
+    List<Part> parts = new ArrayList<>(attention.parts(save));
+    if (save.contains(CheckpointSave.RESIDUAL) && !parallelResidual) {
+      parts.add(new Part(Slot.MIDDLE, attention.hidden()));
+    }
+    parts.addAll(ffn.parts(save));
+    return parts;
+  }
+
   /**
    * Runs the block.
    *
    * @param x [tokens, hidden]
    * @param out [tokens, hidden], or null when only what the backward needs is wanted
    * @param cache keys and values of earlier tokens, or null
+   * @param kept of an earlier forward of the same x, or for this one to fill
    */
   Saved forward(
       Pass pass,
       SequenceBatch batch,
       DeviceTensor x,
       @Nullable DeviceTensor out,
-      KvCache.@Nullable Layer cache) {
+      KvCache.@Nullable Layer cache,
+      KeptTensors kept) {
     DeviceTensor h1 = pass.activation(x.rows(), x.cols());
     NormLayer.Saved saved1 = attentionNorm.forward(pass, x, h1);
-    DeviceTensor middle = pass.activation(x.rows(), x.cols());
-    SelfAttention.Saved savedAttention = attention.forward(pass, batch, h1, x, middle, cache);
+    // A parallel residual's sum is wanted for out alone, no gradient needs it.
+    DeviceTensor middle =
+        parallelResidual && out == null
+            ? null
+            : kept.activation(pass, Slot.MIDDLE, x.rows(), x.cols());
+    SelfAttention.Saved savedAttention =
+        attention.forward(pass, batch, h1, x, kept.has(Slot.MIDDLE) ? null : middle, cache, kept);
     DeviceTensor h2 = pass.activation(x.rows(), x.cols());
-    NormLayer.Saved saved2 = ffnNorm.forward(pass, parallelResidual ? x : middle, h2);
-    FeedForward.Saved savedFfn = ffn.forward(pass, h2, middle, out);
+    NormLayer.Saved saved2 =
+        ffnNorm.forward(pass, parallelResidual ? x : Objects.requireNonNull(middle), h2);
+    FeedForward.Saved savedFfn = ffn.forward(pass, h2, out == null ? null : middle, out, kept);
     return new Saved(saved1, savedAttention, saved2, savedFfn);
   }
 

@@ -2,9 +2,12 @@
 package org.qlora4j.model;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.lora.LoraLayer;
@@ -36,13 +39,15 @@ public final class DecoderModel implements AutoCloseable {
    *
    * @param activationCheckpointing drop what blocks save and compute it again
    * @param checkpointEvery with it: keep the input of every so many blocks
+   * @param save with it: what of every block is kept besides and not computed again
    * @param lossChunkRows tokens whose logits exist at one time
-   * @param inputs with it: where the kept inputs go, but for those of the last group; null for the
+   * @param inputs with it: where what is kept goes, but for that of the last group; null for the
    *     pass's arena
    */
   public record StepOptions(
       boolean activationCheckpointing,
       int checkpointEvery,
+      Set<CheckpointSave> save,
       int lossChunkRows,
       @Nullable LayerInputs inputs) {
     /** Checks the numbers. */
@@ -51,14 +56,15 @@ public final class DecoderModel implements AutoCloseable {
         throw new IllegalArgumentException(
             "expected counts of at least 1, found " + checkpointEvery + " and " + lossChunkRows);
       }
-      if (inputs != null && !activationCheckpointing) {
-        throw new IllegalArgumentException("inputs are only kept with activation checkpointing");
+      if ((inputs != null || !save.isEmpty()) && !activationCheckpointing) {
+        throw new IllegalArgumentException("tensors are only kept with activation checkpointing");
       }
+      save = Set.copyOf(save);
     }
 
-    /** Kept inputs are in the pass's arena. */
+    /** With checkpointing, the inputs of groups of blocks alone are kept, in the pass's arena. */
     public StepOptions(boolean activationCheckpointing, int checkpointEvery, int lossChunkRows) {
-      this(activationCheckpointing, checkpointEvery, lossChunkRows, null);
+      this(activationCheckpointing, checkpointEvery, Set.of(), lossChunkRows, null);
     }
 
     /** With checkpointing, the input of every block is kept. */
@@ -148,7 +154,9 @@ public final class DecoderModel implements AutoCloseable {
     DeviceTensor out = pass.activation(batch.tokens(), config.hiddenSize());
     for (int i = 0; i < blocks.size(); i++) {
       var mark = arena.mark();
-      blocks.get(i).forward(pass, batch, x, out, cache == null ? null : cache.layer(i));
+      blocks
+          .get(i)
+          .forward(pass, batch, x, out, cache == null ? null : cache.layer(i), KeptTensors.NONE);
       arena.release(mark);
       DeviceTensor free = x;
       x = out;
@@ -186,8 +194,10 @@ public final class DecoderModel implements AutoCloseable {
    * backward of a group its other inputs are computed again, and each block runs again before its
    * own. So at one time there are the inputs of all groups, those inside of one group, and what one
    * block saves; the price is a second forward, and for all but the last block of a group a third.
-   * With {@link StepOptions#inputs}, the inputs of all groups but the last leave the arena, where
-   * two take their turns.
+   * With {@link StepOptions#save}, every block but the last keeps some tensors of its first forward
+   * as well, and later ones do without the operators that gave them. With {@link
+   * StepOptions#inputs}, what all groups but the last keep leaves the arena, where two inputs take
+   * their turns.
    *
    * @return the sum of the cross entropy of all labelled tokens, unscaled
    */
@@ -211,17 +221,21 @@ public final class DecoderModel implements AutoCloseable {
     TensorArena.Mark[] marks = new TensorArena.Mark[count];
     DecoderBlock.@Nullable Saved[] saved = new DecoderBlock.@Nullable Saved[count];
     DeviceTensor x = embed(pass, batch);
+    KeptTensors[] kept = new KeptTensors[count];
+    Arrays.fill(kept, KeptTensors.NONE);
     LayerInputs elsewhere = lastGroup > 0 ? options.inputs() : null;
     DeviceTensor spare = null;
     if (elsewhere != null) {
-      elsewhere.begin(lastGroup / every, x.bytes());
+      elsewhere.begin(lastGroup / every, groupBytes(options, pass.compute(), tokens));
       spare = pass.activation(tokens, config.hiddenSize());
     }
     TensorArena.Mark turns = arena.mark();
     for (int first = 0; first < lastGroup; first += every) {
+      int end = first + every;
       if (elsewhere != null && spare != null) {
-        elsewhere.keep(first / every, x);
-        forwardGroup(pass, batch, first, first + every, x, spare);
+        allocateKept(pass, tokens, options.save(), first, end, kept);
+        forwardGroup(pass, batch, first, end, x, spare, kept);
+        elsewhere.keep(first / every, tensors(x, first, end, kept));
         arena.release(turns);
         DeviceTensor free = x;
         x = spare;
@@ -230,20 +244,26 @@ public final class DecoderModel implements AutoCloseable {
       }
       inputs[first] = x;
       DeviceTensor out = pass.activation(tokens, config.hiddenSize());
+      allocateKept(pass, tokens, options.save(), first, end, kept);
       marks[first] = arena.mark();
-      forwardGroup(pass, batch, first, first + every, x, out);
+      forwardGroup(pass, batch, first, end, x, out, kept);
       arena.release(marks[first]);
       x = out;
     }
     for (int i = lastGroup; i < count; i++) {
       inputs[i] = x;
       DeviceTensor out = pass.activation(tokens, config.hiddenSize());
+      boolean again = checkpointing && i < count - 1;
+      if (again) {
+        allocateKept(pass, tokens, options.save(), i, i + 1, kept);
+      }
       marks[i] = arena.mark();
-      DecoderBlock.Saved kept = blocks.get(i).forward(pass, batch, x, out, null);
-      if (checkpointing && i < count - 1) {
+      DecoderBlock.Saved all = blocks.get(i).forward(pass, batch, x, out, null, kept[i]);
+      if (again) {
         arena.release(marks[i]);
+        kept[i] = kept[i].asFilled();
       } else {
-        saved[i] = kept;
+        saved[i] = all;
       }
       x = out;
     }
@@ -256,20 +276,23 @@ public final class DecoderModel implements AutoCloseable {
         // The last block of a group that was dropped: whatever lay above the group is done.
         int first = i / every * every;
         if (elsewhere != null && spare != null) {
-          elsewhere.restore(first / every, spare);
+          arena.release(turns);
+          allocateKept(pass, tokens, options.save(), first, i + 1, kept);
+          elsewhere.restore(first / every, tensors(spare, first, i + 1, kept));
+          fill(first, i + 1, kept);
           inputs[first] = spare;
-          marks[first] = turns;
+          marks[first] = arena.mark();
         }
         arena.release(marks[first]);
-        input = restoreInputs(pass, batch, first, i, inputs, marks);
+        input = restoreInputs(pass, batch, first, i, inputs, marks, kept);
       }
-      DecoderBlock.Saved kept = saved[i];
-      if (kept == null) {
-        kept = blocks.get(i).forward(pass, batch, input, null, null);
+      DecoderBlock.Saved all = saved[i];
+      if (all == null) {
+        all = blocks.get(i).forward(pass, batch, input, null, null, kept[i]);
       }
       boolean inputTrained =
           i > 0 || embedding.parameter() != null || blocks.get(0).trainsInputNorm();
-      blocks.get(i).backward(pass, batch, kept, dout, inputTrained ? dnext : null);
+      blocks.get(i).backward(pass, batch, all, dout, inputTrained ? dnext : null);
       arena.release(marks[i]);
       DeviceTensor done = dout;
       dout = dnext;
@@ -283,9 +306,64 @@ public final class DecoderModel implements AutoCloseable {
     return sum;
   }
 
-  /** Blocks from {@code first} to before {@code end}; nothing of them but {@code out} is kept. */
+  private void allocateKept(
+      Pass pass, long tokens, Set<CheckpointSave> save, int first, int end, KeptTensors[] kept) {
+    for (int i = first; i < end; i++) {
+      kept[i] = KeptTensors.allocate(pass, tokens, blocks.get(i).parts(save));
+    }
+  }
+
+  private static void fill(int first, int end, KeptTensors[] kept) {
+    for (int i = first; i < end; i++) {
+      kept[i] = kept[i].asFilled();
+    }
+  }
+
+  /** A group's input and whatever else is kept of its blocks. */
+  private static List<DeviceTensor> tensors(
+      DeviceTensor input, int first, int end, KeptTensors[] kept) {
+    List<DeviceTensor> tensors = new ArrayList<>();
+    tensors.add(input);
+    for (int i = first; i < end; i++) {
+      tensors.addAll(kept[i].tensors());
+    }
+    return tensors;
+  }
+
+  /**
+   * Bytes of what is kept of a block besides its input; the last block, which does not run again,
+   * keeps nothing so.
+   */
+  public long keptBytes(int block, Set<CheckpointSave> save, DType compute, long tokens) {
+    return KeptTensors.bytes(blocks.get(block).parts(save), compute, tokens);
+  }
+
+  /** Bytes that {@link LayerInputs} hold of the largest group, its input included. */
+  public long groupBytes(StepOptions options, DType compute, long tokens) {
+    int every = options.checkpointEvery();
+    long most = 0;
+    for (int first = 0; first + every < blocks.size(); first += every) {
+      long bytes = 0;
+      for (int i = first; i < first + every; i++) {
+        bytes += keptBytes(i, options.save(), compute, tokens);
+      }
+      most = Math.max(most, bytes);
+    }
+    return LayerInputs.aligned(tokens * config.hiddenSize() * compute.bytes()) + most;
+  }
+
+  /**
+   * Blocks from {@code first} to before {@code end}; what {@code kept} has room for is kept of
+   * them.
+   */
   private void forwardGroup(
-      Pass pass, SequenceBatch batch, int first, int end, DeviceTensor x, DeviceTensor out) {
+      Pass pass,
+      SequenceBatch batch,
+      int first,
+      int end,
+      DeviceTensor x,
+      DeviceTensor out,
+      KeptTensors[] kept) {
     TensorArena arena = pass.arena();
     DeviceTensor from = x;
     DeviceTensor[] between = new DeviceTensor[Math.min(2, end - first - 1)];
@@ -295,7 +373,8 @@ public final class DecoderModel implements AutoCloseable {
     for (int i = first; i < end; i++) {
       DeviceTensor to = i == end - 1 ? out : between[(i - first) % 2];
       var mark = arena.mark();
-      blocks.get(i).forward(pass, batch, from, to, null);
+      blocks.get(i).forward(pass, batch, from, to, null, kept[i]);
+      kept[i] = kept[i].asFilled();
       arena.release(mark);
       from = to;
     }
@@ -311,12 +390,13 @@ public final class DecoderModel implements AutoCloseable {
       int first,
       int last,
       @Nullable DeviceTensor[] inputs,
-      TensorArena.Mark[] marks) {
+      TensorArena.Mark[] marks,
+      KeptTensors[] kept) {
     DeviceTensor x = Objects.requireNonNull(inputs[first]);
     for (int i = first; i < last; i++) {
       DeviceTensor out = pass.activation(batch.tokens(), config.hiddenSize());
       marks[i + 1] = pass.arena().mark();
-      blocks.get(i).forward(pass, batch, x, out, null);
+      blocks.get(i).forward(pass, batch, x, out, null, kept[i]);
       pass.arena().release(marks[i + 1]);
       inputs[i + 1] = out;
       x = out;

@@ -1,9 +1,13 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.List;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Activation;
 import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.model.KeptTensors.Part;
+import org.qlora4j.model.KeptTensors.Slot;
 
 /** down(act(gate(h)) * up(h)), or down(act(up(h))) without a gate. */
 final class FeedForward {
@@ -34,24 +38,42 @@ final class FeedForward {
     this.down = down;
   }
 
+  /** What of it {@code save} asks to keep. */
+  List<Part> parts(Set<CheckpointSave> save) {
+    if (!save.contains(CheckpointSave.MLP)) {
+      return List.of();
+    }
+    Part kept = new Part(Slot.UP, up.out());
+    return gate == null ? List.of(kept) : List.of(kept, new Part(Slot.GATE, gate.out()));
+  }
+
   /**
-   * out = feed-forward(h) + residual; out may be residual, or null when only what the backward
-   * needs is wanted.
+   * out = feed-forward(h) + residual.
+   *
+   * @param residual null where out is
+   * @param out may be residual, or null when only what the backward needs is wanted
+   * @param kept of an earlier forward of the same h, or for this one to fill
    */
-  Saved forward(Pass pass, DeviceTensor h, DeviceTensor residual, @Nullable DeviceTensor out) {
-    DeviceTensor upOutput = pass.activation(h.rows(), up.out());
-    LinearLayer.Saved savedUp = up.forward(pass, h, null, upOutput);
+  Saved forward(
+      Pass pass,
+      DeviceTensor h,
+      @Nullable DeviceTensor residual,
+      @Nullable DeviceTensor out,
+      KeptTensors kept) {
+    boolean projected = kept.has(Slot.UP);
+    DeviceTensor upOutput = kept.activation(pass, Slot.UP, h.rows(), up.out());
+    LinearLayer.Saved savedUp = up.forward(pass, h, null, projected ? null : upOutput);
     DeviceTensor gateOutput = null;
     LinearLayer.Saved savedGate = null;
     DeviceTensor active = pass.activation(h.rows(), up.out());
     if (gate == null) {
       Activation.forward(pass.pack(), activation, upOutput, null, active);
     } else {
-      gateOutput = pass.activation(h.rows(), gate.out());
-      savedGate = gate.forward(pass, h, null, gateOutput);
+      gateOutput = kept.activation(pass, Slot.GATE, h.rows(), gate.out());
+      savedGate = gate.forward(pass, h, null, projected ? null : gateOutput);
       Activation.forward(pass.pack(), activation, gateOutput, upOutput, active);
     }
-    LinearLayer.Saved savedDown = down.forward(pass, active, out == null ? null : residual, out);
+    LinearLayer.Saved savedDown = down.forward(pass, active, residual, out);
     return new Saved(savedGate, gateOutput, savedUp, upOutput, savedDown);
   }
 

@@ -1,13 +1,18 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Attention;
+import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.HeadView;
 import org.qlora4j.kernels.Rotary;
+import org.qlora4j.model.KeptTensors.Part;
+import org.qlora4j.model.KeptTensors.Slot;
 
 /**
  * Projections, rotary embedding, causal attention with grouped heads, output projection.
@@ -72,42 +77,74 @@ final class SelfAttention {
     return Attention.Shape.causal(config.heads(), config.kvHeads(), config.headDim());
   }
 
+  /** Features of its result. */
+  long hidden() {
+    return output.out();
+  }
+
+  /** What of it {@code save} asks to keep. */
+  List<Part> parts(Set<CheckpointSave> save) {
+    List<Part> parts = new ArrayList<>();
+    if (save.contains(CheckpointSave.QKV)) {
+      if (projection instanceof Separate p) {
+        parts.add(new Part(Slot.QUERIES, p.q().out()));
+        parts.add(new Part(Slot.KEYS, p.k().out()));
+        parts.add(new Part(Slot.VALUES, p.v().out()));
+      } else {
+        parts.add(new Part(Slot.QUERIES, ((Fused) projection).qkv().out()));
+      }
+    }
+    if (save.contains(CheckpointSave.ATTENTION)) {
+      parts.add(new Part(Slot.MIXED, config.queryWidth()));
+      if (core.needsLse()) {
+        parts.add(new Part(Slot.LSE, config.heads()));
+      }
+    }
+    return parts;
+  }
+
   /**
    * out = attention(h) + residual.
    *
    * @param h [m, hidden], normalised
+   * @param out null when only what the backward needs is wanted
    * @param cache keys and values of earlier tokens, to be appended to; null without one
+   * @param kept of an earlier forward of the same h, or for this one to fill
    */
   Saved forward(
       Pass pass,
       SequenceBatch batch,
       DeviceTensor h,
       DeviceTensor residual,
-      DeviceTensor out,
-      KvCache.@Nullable Layer cache) {
+      @Nullable DeviceTensor out,
+      KvCache.@Nullable Layer cache,
+      KeptTensors kept) {
     long m = h.rows();
+    boolean projected = kept.has(Slot.QUERIES);
     DeviceTensor q;
     DeviceTensor k = null;
     DeviceTensor v = null;
     List<LinearLayer.Saved> saved;
     if (projection instanceof Separate p) {
-      q = pass.activation(m, p.q().out());
-      k = pass.activation(m, p.k().out());
-      v = pass.activation(m, p.v().out());
+      q = kept.activation(pass, Slot.QUERIES, m, p.q().out());
+      k = kept.activation(pass, Slot.KEYS, m, p.k().out());
+      v = kept.activation(pass, Slot.VALUES, m, p.v().out());
       saved =
           List.of(
-              p.q().forward(pass, h, null, q),
-              p.k().forward(pass, h, null, k),
-              p.v().forward(pass, h, null, v));
+              p.q().forward(pass, h, null, projected ? null : q),
+              p.k().forward(pass, h, null, projected ? null : k),
+              p.v().forward(pass, h, null, projected ? null : v));
     } else {
       LinearLayer qkv = ((Fused) projection).qkv();
-      q = pass.activation(m, qkv.out());
-      saved = List.of(qkv.forward(pass, h, null, q));
+      q = kept.activation(pass, Slot.QUERIES, m, qkv.out());
+      saved = List.of(qkv.forward(pass, h, null, projected ? null : q));
     }
     Heads heads = heads(q, k, v);
-    rotate(pass, batch, heads, false);
+    if (!projected) {
+      rotate(pass, batch, heads, false);
+    }
 
-    DeviceTensor mixed = pass.activation(m, config.queryWidth());
+    DeviceTensor mixed = kept.activation(pass, Slot.MIXED, m, config.queryWidth());
     HeadView keys = heads.k();
     HeadView values = heads.v();
     int[] cuKeys = batch.cuSeqlens();
@@ -117,9 +154,15 @@ final class SelfAttention {
       values = cache.values();
       cuKeys = new int[] {0, cache.length()};
     }
-    DeviceTensor lse =
-        core.forward(pass, batch.cuSeqlens(), cuKeys, heads.q(), keys, values, mixedHeads(mixed));
-    LinearLayer.Saved savedOutput = output.forward(pass, mixed, residual, out);
+    DeviceTensor lse = kept.find(Slot.LSE);
+    if (lse == null && core.needsLse()) {
+      lse = pass.arena().allocate(DType.F32, config.heads(), m);
+    }
+    if (!kept.has(Slot.MIXED)) {
+      core.forward(
+          pass, batch.cuSeqlens(), cuKeys, heads.q(), keys, values, mixedHeads(mixed), lse);
+    }
+    LinearLayer.Saved savedOutput = output.forward(pass, mixed, out == null ? null : residual, out);
     return new Saved(saved, q, k, v, mixed, lse, savedOutput);
   }
 

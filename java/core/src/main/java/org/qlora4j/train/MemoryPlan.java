@@ -16,10 +16,13 @@ import java.util.List;
  * @param gradients of everything trained, f32
  * @param optimizerStates AdamW's moments
  * @param layerInputs hidden states kept between forward and backward, and their gradients
+ * @param keptTensors what else gradient checkpointing keeps of the layers that run again
  * @param layers what the layers save and their backward needs at its largest: one layer with
- *     gradient checkpointing, else all
+ *     gradient checkpointing, else all; but for attention
+ * @param attentionTensors output and log-sum-exp of attention that these layers save
  * @param loss logits of a chunk and the loss, beyond what the layers then have already freed
- * @param workspace scratch memory of the kernels, attention's included
+ * @param otherWorkspace scratch memory of all kernels but attention's
+ * @param attentionWorkspace what attention's needs beyond that
  * @param extra what loading or writing the result needs beyond all that
  * @param process Java, libraries, tokenizer, examples, allocator
  */
@@ -33,9 +36,12 @@ public record MemoryPlan(
     long gradients,
     long optimizerStates,
     long layerInputs,
+    long keptTensors,
     long layers,
+    long attentionTensors,
     long loss,
-    long workspace,
+    long otherWorkspace,
+    long attentionWorkspace,
     long extra,
     long process) {
 
@@ -52,9 +58,11 @@ public record MemoryPlan(
         new Part("gradients", "gradients", gradients),
         new Part("optimizer_states", "optimizer states", optimizerStates),
         new Part("layer_inputs", "layer inputs", layerInputs),
+        new Part("kept_tensors", "kept besides (checkpoint_save)", keptTensors),
         new Part("layers", "layers' forward and backward", layers),
+        new Part("attention", "attention", attentionTensors + attentionWorkspace),
         new Part("loss", "logits and loss", loss),
-        new Part("workspace", "kernels' workspace", workspace),
+        new Part("workspace", "other kernels' workspace", otherWorkspace),
         new Part("extra", "loading, writing the result", extra),
         new Part("process", "Java, libraries, allocator", process));
   }
@@ -70,9 +78,12 @@ public record MemoryPlan(
         gradients,
         optimizerStates,
         layerInputs,
+        keptTensors,
         layers,
+        attentionTensors,
         loss,
-        workspace,
+        otherWorkspace,
+        attentionWorkspace,
         Math.max(0, bytes),
         process);
   }
@@ -84,7 +95,12 @@ public record MemoryPlan(
 
   /** What a step holds on its stack. */
   public long activations() {
-    return layerInputs + layers + loss;
+    return layerInputs + keptTensors + layers + attentionTensors + loss;
+  }
+
+  /** Scratch memory of the kernels: as large as the hungriest operator's. */
+  public long workspace() {
+    return otherWorkspace + attentionWorkspace;
   }
 
   /** Most memory of the kernels' device. */

@@ -2,6 +2,7 @@
 package org.qlora4j.train;
 
 import java.util.Arrays;
+import java.util.Set;
 import java.util.function.IntPredicate;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -15,6 +16,7 @@ import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.kernels.Weight;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
@@ -119,7 +121,12 @@ public final class MemoryPlanner implements AutoCloseable {
     long withLoss = step(config, prepared.decoder(), sequence, batch, true);
     long withoutLoss = step(config, prepared.decoder(), sequence, batch, false);
     long workspace = counting.workspaceBytes();
+    long attention = counting.workspaceBytes(operator -> operator.startsWith("attention_"));
+    long others = counting.workspaceBytes(operator -> !operator.startsWith("attention_"));
+    long attentionWorkspace = Math.max(0, attention - others);
     long inputs = inputBytes(config, sequence, batch);
+    long kept = keptBytes(config, prepared.decoder(), sequence, batch);
+    long attentionTensors = attentionBytes(config, prepared.decoder(), sequence, batch);
     MemoryPlan plan =
         new MemoryPlan(
             sequence,
@@ -131,13 +138,42 @@ public final class MemoryPlanner implements AutoCloseable {
             prepared.gradients(),
             prepared.states(),
             inputs,
-            withoutLoss - inputs,
+            kept,
+            withoutLoss - inputs - kept - attentionTensors,
+            attentionTensors,
             withLoss - withoutLoss,
-            workspace,
+            workspace - attentionWorkspace,
+            attentionWorkspace,
             0,
             processBytes);
     return plan.withExtra(
         Math.max(prepared.rounded(), prepared.loadingPeak() - plan.deviceBytes()));
+  }
+
+  /**
+   * What a run with this configuration holds from its first step to its last: weights, adapters,
+   * gradients and optimizer states. The parts of a step, and the process, are 0.
+   */
+  public MemoryPlan held(TrainConfig config) {
+    Prepared prepared = prepare(config);
+    return new MemoryPlan(
+        0,
+        0,
+        prepared.linear(),
+        prepared.absmax(),
+        prepared.other(),
+        prepared.adapters(),
+        prepared.gradients(),
+        prepared.states(),
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0);
   }
 
   /**
@@ -276,7 +312,7 @@ public final class MemoryPlanner implements AutoCloseable {
     for (int i = 0; i <= batch; i++) {
       starts[i] = i * sequence;
     }
-    try (PagedInputs inputs = TrainingRun.pagedInputs(config, counting, model, tokens);
+    try (PagedInputs inputs = TrainingRun.pagedInputs(config, decoder, tokens);
         TensorArena arena = new TensorArena(counting)) {
       Pass pass =
           new Pass(counting, arena, config.computeType(), config.loraCompute(), 0, 0, 0, true);
@@ -301,6 +337,39 @@ public final class MemoryPlanner implements AutoCloseable {
     boolean elsewhere = config.activationOffloading() && groups > 1;
     long kept = elsewhere ? PagedInputs.residentPages(groups - 1) + 2 : groups;
     return (kept + (every == 1 ? 0 : every) + 3) * one;
+  }
+
+  /** What else is kept, where a micro-batch holds most: when the last layer has run. */
+  private long keptBytes(TrainConfig config, DecoderModel decoder, int sequence, int batch) {
+    if (config.checkpointSave().isEmpty()) {
+      return 0;
+    }
+    long tokens = (long) sequence * batch;
+    int every = config.checkpointEvery();
+    int lastGroup = (model.layers() - 1) / every * every;
+    long bytes = 0;
+    for (int i = config.activationOffloading() ? lastGroup : 0; i < model.layers() - 1; i++) {
+      bytes += decoder.keptBytes(i, config.checkpointSave(), config.computeType(), tokens);
+    }
+    if (config.activationOffloading() && lastGroup > 0) {
+      long page =
+          decoder.groupBytes(TrainingRun.stepOptions(config, null), config.computeType(), tokens);
+      long input = tokens * model.hiddenSize() * config.computeType().bytes();
+      bytes += PagedInputs.residentPages(lastGroup / every) * (page - input);
+    }
+    return bytes;
+  }
+
+  /** What attention leaves for its backward in the layers that save everything. */
+  private long attentionBytes(TrainConfig config, DecoderModel decoder, int sequence, int batch) {
+    int first = config.gradientCheckpointing() ? model.layers() - 1 : 0;
+    long bytes = 0;
+    for (int i = first; i < model.layers(); i++) {
+      bytes +=
+          decoder.keptBytes(
+              i, Set.of(CheckpointSave.ATTENTION), config.computeType(), (long) sequence * batch);
+    }
+    return bytes;
   }
 
   private long roundedBytes(ParameterSet trained) {

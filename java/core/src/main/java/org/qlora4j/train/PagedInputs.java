@@ -2,6 +2,7 @@
 package org.qlora4j.train;
 
 import java.nio.file.Path;
+import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceException;
@@ -12,9 +13,9 @@ import org.qlora4j.model.LayerInputs;
 import org.qlora4j.tensor.TorchBridge;
 
 /**
- * Layer inputs in the pages of a store: on a CPU in a file, on a GPU in page-locked host memory. A
- * page is written behind the forward pass and fetched ahead of the backward pass, which knows the
- * order.
+ * What groups of layers keep, in the pages of a store: on a CPU in a file, on a GPU in page-locked
+ * host memory. A page is written behind the forward pass and fetched ahead of the backward pass,
+ * which knows the order.
  *
  * <p>On a pack that only counts, the pages that would be resident are allocated and nothing moves.
  */
@@ -32,8 +33,8 @@ final class PagedInputs implements LayerInputs, AutoCloseable {
   private int planned = 0;
 
   /**
-   * @param groups inputs of a micro-batch, at least 1
-   * @param bytes of the largest input
+   * @param groups of a micro-batch, at least 1
+   * @param bytes of the largest, see {@link LayerInputs#begin}
    * @param directory where a CPU pack makes its file
    * @throws org.qlora4j.common.InputException when there is no room for the pages
    */
@@ -79,7 +80,7 @@ final class PagedInputs implements LayerInputs, AutoCloseable {
   public void begin(int groups, long bytes) {
     if (groups > pages || bytes > pageBytes) {
       throw new IllegalArgumentException(
-          groups + " inputs of " + bytes + " bytes in " + pages + " pages of " + pageBytes);
+          groups + " groups of " + bytes + " bytes in " + pages + " pages of " + pageBytes);
     }
     if (store == null || groups == planned) {
       return;
@@ -94,12 +95,16 @@ final class PagedInputs implements LayerInputs, AutoCloseable {
   }
 
   @Override
-  public void keep(int group, DeviceTensor x) {
+  public void keep(int group, List<DeviceTensor> tensors) {
     if (store == null) {
       return;
     }
     try (PagedStore.Page page = store.acquire(group)) {
-      TorchBridge.copy(x, page.tensor(0, x.dtype(), x.shape()));
+      long offset = 0;
+      for (DeviceTensor tensor : tensors) {
+        TorchBridge.copy(tensor, page.tensor(offset, tensor.dtype(), tensor.shape()));
+        offset += LayerInputs.aligned(tensor.bytes());
+      }
       page.release(true);
     } catch (DeviceException e) {
       throw PageStores.failed(store, WHAT, e);
@@ -107,12 +112,16 @@ final class PagedInputs implements LayerInputs, AutoCloseable {
   }
 
   @Override
-  public void restore(int group, DeviceTensor x) {
+  public void restore(int group, List<DeviceTensor> tensors) {
     if (store == null) {
       return;
     }
     try (PagedStore.Page page = store.acquire(group)) {
-      TorchBridge.copy(page.tensor(0, x.dtype(), x.shape()), x);
+      long offset = 0;
+      for (DeviceTensor tensor : tensors) {
+        TorchBridge.copy(page.tensor(offset, tensor.dtype(), tensor.shape()), tensor);
+        offset += LayerInputs.aligned(tensor.bytes());
+      }
       page.release(false);
     } catch (DeviceException e) {
       throw PageStores.failed(store, WHAT, e);

@@ -9,6 +9,7 @@ import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
@@ -19,6 +20,7 @@ import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.TargetModules;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.ComputeDevice;
 
@@ -39,7 +41,8 @@ import org.qlora4j.tensor.ComputeDevice;
  * @param gradientCheckpointing keep only layer inputs in the forward pass and compute the rest
  *     again in the backward pass
  * @param checkpointEvery with it: keep the input of every so many layers
- * @param activationOffloading with it: kept inputs wait outside of device memory
+ * @param checkpointSave with it: what of every layer is kept besides and not computed again
+ * @param activationOffloading with it: what is kept waits outside of device memory
  * @param pagingDirectory where files of pages lie on a CPU; null for the output directory
  * @param lossChunk tokens whose logits exist at one time
  * @param memory what a run does with its memory plan
@@ -62,10 +65,16 @@ public record TrainConfig(
     int threads,
     boolean gradientCheckpointing,
     int checkpointEvery,
+    Set<CheckpointSave> checkpointSave,
     boolean activationOffloading,
     @Nullable Path pagingDirectory,
     int lossChunk,
     Memory memory) {
+
+  /** Takes copies. */
+  public TrainConfig {
+    checkpointSave = Set.copyOf(checkpointSave);
+  }
 
   /** Where the base weights come from. */
   public enum Init {
@@ -370,6 +379,7 @@ public record TrainConfig(
         threads,
         gradientCheckpointing,
         checkpointEvery,
+        checkpointSave,
         activationOffloading,
         pagingDirectory,
         lossChunk,

@@ -239,9 +239,13 @@ public final class TrainConfigKeys {
               "1",
               "with gradient_checkpointing: keep the input of every so many layers only"),
           key(
+              "checkpoint_save",
+              "[]",
+              "with gradient_checkpointing: what of every layer is kept besides and not computed again: a list of attention, mlp, qkv, residual"),
+          key(
               "activation_offloading",
               "false",
-              "with gradient_checkpointing: the kept inputs wait in a file on a CPU, in host memory on a GPU"),
+              "with gradient_checkpointing: what is kept waits in a file on a CPU, in host memory on a GPU"),
           key("loss_chunk", "1024", "tokens whose logits exist at one time", "cross_entropy_chunk"),
           key(
               "memory_limit",

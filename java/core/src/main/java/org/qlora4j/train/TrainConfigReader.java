@@ -16,6 +16,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.common.ByteSize;
@@ -25,6 +26,7 @@ import org.qlora4j.common.Text;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.TargetModules;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.tensor.ComputeDevice;
 import org.qlora4j.train.TrainConfig.Compute;
 import org.qlora4j.train.TrainConfig.EightBit;
@@ -209,6 +211,7 @@ public final class TrainConfigReader {
     if (checkpointEvery > 1 && !checkpointing) {
       throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
+    Set<CheckpointSave> checkpointSave = checkpointSave(checkpointing);
     TrainConfig.Optimizer optimizer = optimizer();
     boolean offloading = bool("activation_offloading", false);
     if (offloading && !checkpointing) {
@@ -248,6 +251,7 @@ public final class TrainConfigReader {
         integer("threads", 0, 0, 4096),
         checkpointing,
         checkpointEvery,
+        checkpointSave,
         offloading,
         pagingDirectory(optimizer.optim(), offloading),
         integer("loss_chunk", 1024, 1, 1 << 24),
@@ -395,6 +399,16 @@ public final class TrainConfigReader {
         memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
         positive("loraplus_lr_ratio", 1, 1e6),
         number("loraplus_lr_embedding", 0, 0, 1e3));
+  }
+
+  private Set<CheckpointSave> checkpointSave(boolean checkpointing) {
+    String key = "checkpoint_save";
+    Set<CheckpointSave> save =
+        CheckpointSave.parse(source + ": " + writtenAs.getOrDefault(key, key), texts(key));
+    if (!save.isEmpty() && !checkpointing) {
+      throw wrong(key, "no value, or gradient_checkpointing: true");
+    }
+    return save;
   }
 
   private @Nullable Path pagingDirectory(Optim optim, boolean offloading) {

@@ -180,8 +180,7 @@ public final class TrainingRun {
                 optimizerStates(config.optimizer(), pagingDirectory(config)),
                 new LoraPlusRates(
                     config.optimizer(), WeightNames.of(modelConfig).module(Part.EMBEDDING, -1))));
-    this.inputs =
-        pagedInputs(config, pack, modelConfig, (long) memoryPlan.sequence() * memoryPlan.batch());
+    this.inputs = pagedInputs(config, model, (long) memoryPlan.sequence() * memoryPlan.batch());
     if (inputs != null) {
       resources.own(inputs);
     }
@@ -546,22 +545,23 @@ public final class TrainingRun {
 
   // ---------------------------------------------------------------- parts of the configuration
 
-  /**
-   * Where the kept inputs of micro-batches of at most {@code tokens} go, or null: into the arena.
-   */
-  static @Nullable PagedInputs pagedInputs(
-      TrainConfig config, KernelPack pack, ModelConfig model, long tokens) {
-    int groups = (model.layers() - 1) / config.checkpointEvery();
+  /** Where what micro-batches of at most {@code tokens} keep goes, or null: into the arena. */
+  static @Nullable PagedInputs pagedInputs(TrainConfig config, DecoderModel model, long tokens) {
+    int groups = (model.config().layers() - 1) / config.checkpointEvery();
     if (!config.activationOffloading() || groups == 0) {
       return null;
     }
-    long bytes = tokens * model.hiddenSize() * config.computeType().bytes();
-    return new PagedInputs(pack, groups, bytes, pagingDirectory(config));
+    long bytes = model.groupBytes(stepOptions(config, null), config.computeType(), tokens);
+    return new PagedInputs(model.pack(), groups, bytes, pagingDirectory(config));
   }
 
   static DecoderModel.StepOptions stepOptions(TrainConfig config, @Nullable PagedInputs inputs) {
     return new DecoderModel.StepOptions(
-        config.gradientCheckpointing(), config.checkpointEvery(), config.lossChunk(), inputs);
+        config.gradientCheckpointing(),
+        config.checkpointEvery(),
+        config.checkpointSave(),
+        config.lossChunk(),
+        inputs);
   }
 
   private static AdamWOptimizer.Settings optimizerSettings(TrainConfig.Optimizer o) {

@@ -79,7 +79,7 @@ public final class Attention {
       Status.check(
           qlora4j.q4j_attention_forward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("attention_forward", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_attention_forward(pack.context(), params));
       }
@@ -141,7 +141,7 @@ public final class Attention {
       Status.check(
           qlora4j.q4j_attention_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("attention_backward", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_attention_backward(pack.context(), params));
       }

@@ -8,9 +8,12 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.HashMap;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
+import java.util.function.Predicate;
 import org.bytedeco.javacpp.BytePointer;
 import org.bytedeco.javacpp.Pointer;
 import org.jspecify.annotations.Nullable;
@@ -84,6 +87,9 @@ public final class KernelPack implements AutoCloseable {
   private final LeakAlarm.Watch alarm;
   private @Nullable ByteBuffer staging;
   private @Nullable DeviceBuffer workspace;
+
+  /** Of a dry run: the most that one call of each operator asked for. */
+  private final Map<String, Long> scratchAsked = new HashMap<>();
 
   /** Handles of the paged stores that are open; not the objects, so that a lost one is noticed. */
   private final Set<Long> pagedStores = new LinkedHashSet<>();
@@ -399,7 +405,7 @@ public final class KernelPack implements AutoCloseable {
         workspace = null;
         current.close();
       }
-      long size = Math.max(1, (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP) * WORKSPACE_STEP;
+      long size = workspaceSteps(bytes);
       DeviceBuffer next = DeviceBuffer.allocate(this, size);
       workspace = next;
       return next;
@@ -409,6 +415,7 @@ public final class KernelPack implements AutoCloseable {
   /** Gives the workspace's memory back; the next call makes it anew, as large as it needs. */
   public void releaseWorkspace() {
     synchronized (lock) {
+      scratchAsked.clear();
       DeviceBuffer current = workspace;
       if (current != null) {
         synchronize();
@@ -423,6 +430,28 @@ public final class KernelPack implements AutoCloseable {
     synchronized (lock) {
       return workspace == null ? 0 : workspace.bytes();
     }
+  }
+
+  /**
+   * Of a dry run: bytes of the workspace as it would be for the calls of some operators alone,
+   * since the last {@link #releaseWorkspace}.
+   *
+   * @param operators names as in the ABI, for example {@code attention_forward}
+   */
+  public long workspaceBytes(Predicate<String> operators) {
+    synchronized (lock) {
+      long most = 0;
+      for (Map.Entry<String, Long> asked : scratchAsked.entrySet()) {
+        if (operators.test(asked.getKey())) {
+          most = Math.max(most, asked.getValue());
+        }
+      }
+      return most == 0 ? 0 : workspaceSteps(most);
+    }
+  }
+
+  private static long workspaceSteps(long bytes) {
+    return Math.max(1, (bytes + WORKSPACE_STEP - 1) / WORKSPACE_STEP) * WORKSPACE_STEP;
   }
 
   /**
@@ -530,7 +559,10 @@ public final class KernelPack implements AutoCloseable {
   }
 
   /** Address of scratch memory for a call; none for 0 bytes. Hold {@link #lock}. */
-  DeviceAddress scratch(long bytes) {
+  DeviceAddress scratch(String operator, long bytes) {
+    if (dryRun) {
+      scratchAsked.merge(operator, bytes, Math::max);
+    }
     return bytes == 0 ? DeviceAddress.NULL : new DeviceAddress(workspace(bytes).address());
   }
 

@@ -149,7 +149,7 @@ public final class LayerNorm {
       Status.check(
           qlora4j.q4j_layer_norm_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("layer_norm_backward", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_layer_norm_backward(pack.context(), params));
       }

@@ -90,7 +90,7 @@ public final class Linear {
               .workspace_bytes(0);
       Status.check(qlora4j.q4j_linear_forward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("linear_forward", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_linear_forward(pack.context(), params));
       }
@@ -171,7 +171,7 @@ public final class Linear {
       Status.check(
           qlora4j.q4j_linear_backward_input_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("linear_backward_input", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_linear_backward_input(pack.context(), params));
       }
@@ -226,7 +226,7 @@ public final class Linear {
       Status.check(
           qlora4j.q4j_linear_weight_gradient_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("linear_weight_gradient", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_linear_weight_gradient(pack.context(), params));
       }

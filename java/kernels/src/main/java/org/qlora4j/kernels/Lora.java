@@ -65,7 +65,7 @@ public final class Lora {
       Status.check(
           qlora4j.q4j_lora_weight_gradient_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("lora_weight_gradient", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_lora_weight_gradient(pack.context(), params));
       }

@@ -87,7 +87,7 @@ public final class Quantization4Bit {
               .workspace_bytes(0);
       Status.check(qlora4j.q4j_quantize_4bit_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("quantize_4bit", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_quantize_4bit(pack.context(), params));
       }

@@ -133,7 +133,7 @@ public final class RmsNorm {
       Status.check(
           qlora4j.q4j_rms_norm_backward_workspace_size(pack.context(), params, frame.bytes));
       long scratch = frame.bytes.get();
-      params.workspace(pack.scratch(scratch)).workspace_bytes(scratch);
+      params.workspace(pack.scratch("rms_norm_backward", scratch)).workspace_bytes(scratch);
       if (!pack.isDryRun()) {
         Status.check(qlora4j.q4j_rms_norm_backward(pack.context(), params));
       }

@@ -251,21 +251,66 @@ class BenchTest {
     List<String> lines = Files.readAllLines(csv);
     assertEquals(2, lines.size());
     assertEquals(
-        "pack,threads,hidden,ffn,layers,heads,kv_heads,vocab,rank,sequence,batch,steps,tokens_per_s,seconds,peak_bytes",
+        "pack,threads,hidden,ffn,layers,heads,kv_heads,vocab,rank,sequence,batch,steps,checkpointing,tokens_per_s,seconds,cpu_seconds,peak_bytes,activation_bytes",
         lines.get(0));
     String[] cells = lines.get(1).split(",", -1);
-    assertEquals(15, cells.length);
-    assertEquals("2,64,128,2,4,2,300,4,16,2,2", String.join(",", Arrays.copyOfRange(cells, 1, 12)));
-    double seconds = Double.parseDouble(cells[13]);
+    assertEquals(18, cells.length);
+    assertEquals(
+        "2,64,128,2,4,2,300,4,16,2,2,on", String.join(",", Arrays.copyOfRange(cells, 1, 13)));
+    double seconds = Double.parseDouble(cells[14]);
     // Both are rounded in the file.
-    assertEquals(32 / Double.parseDouble(cells[12]), seconds, 1e-6 + 0.01 * seconds);
-    assertTrue(Long.parseLong(cells[14]) > 0);
+    assertEquals(32 / Double.parseDouble(cells[13]), seconds, 1e-6 + 0.01 * seconds);
+    assertTrue(Double.parseDouble(cells[15]) > 0);
+    assertTrue(Long.parseLong(cells[16]) > 0);
     for (String part :
         new String[] {
           "linear, forward", "attention, backward", "optimizer", "Java, JNI, loader, libtorch"
         }) {
       assertTrue(ran.out().contains(part), ran.out());
     }
+  }
+
+  /** What is kept of the first of two blocks: outputs of gate and up, of 128 features in bf16. */
+  @Test
+  void stepKeepsWhatItIsTold() throws IOException {
+    long[] activations = new long[3];
+    String[] kinds = {"on", "mlp", "off"};
+    for (int i = 0; i < kinds.length; i++) {
+      Path csv = folder.resolve(i + ".csv");
+      Ran ran =
+          run(
+              "bench",
+              "step",
+              "--hidden",
+              64,
+              "--ffn",
+              128,
+              "--layers",
+              2,
+              "--heads",
+              4,
+              "--kv-heads",
+              2,
+              "--vocab",
+              300,
+              "--rank",
+              4,
+              "--sequence",
+              32,
+              "--steps",
+              1,
+              "--checkpointing",
+              kinds[i],
+              "--csv",
+              csv);
+      assertEquals(0, ran.code(), ran.err() + ran.out());
+      activations[i] = Long.parseLong(Files.readAllLines(csv).get(1).split(",", -1)[17]);
+    }
+    assertEquals(32 * 2 * 128 * 2, activations[1] - activations[0]);
+    assertTrue(activations[2] > activations[1]);
+    Ran wrong = run("bench", "step", "--checkpointing", "heads");
+    assertEquals(2, wrong.code());
+    assertTrue(wrong.err().contains("--checkpointing: expected a list of attention, mlp"));
   }
 
   @Test

@@ -26,6 +26,8 @@ import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MachineMemory;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.model.ModelConfig;
 import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
 
@@ -82,6 +84,57 @@ class PlanTest {
       int batch,
       boolean offloading)
       throws IOException {
+    countedPartsAreExact(
+        name, method, checkpointing, compute, batch, "activation_offloading: " + offloading, 0);
+  }
+
+  /** The fixtures' models have two layers, of which the first keeps. */
+  @ParameterizedTest
+  @CsvSource({
+    // Attention's output and log-sum-exp: 64 elements and four heads.
+    "llama, qlora, bfloat16, 2, '[attention]', false, 144",
+    "neox_polyglot, full, float32, 1, '[attention]', false, 272",
+    // Gate and up, or up alone, of 128 features.
+    "llama_bf16, lora, bfloat16, 1, '[mlp]', false, 512",
+    "neox_sequential, qlora, bfloat16, 2, '[mlp]', false, 256",
+    // q of 64 features, k and v of 32 each; 3 * 64.
+    "llama, full, float32, 1, '[qkv, attention]', false, 784",
+    "neox_polyglot, qlora, bfloat16, 2, '[qkv]', false, 384",
+    // Between attention and feed-forward: nothing with a parallel residual.
+    "llama, lora int8 outliers, bfloat16, 2, '[residual, mlp]', false, 640",
+    "neox_polyglot, lora, bfloat16, 1, '[residual]', false, 0",
+    // The only page that leaves memory is resident.
+    "llama, qlora, bfloat16, 2, '[attention, mlp, qkv, residual]', true, 1040",
+    "neox_sequential, full, float32, 1, '[attention, mlp]', true, 784",
+  })
+  void whatIsKeptBesidesIsExact(
+      String name,
+      String method,
+      String compute,
+      int batch,
+      String save,
+      boolean offloading,
+      long bytesPerToken)
+      throws IOException {
+    countedPartsAreExact(
+        name,
+        method,
+        true,
+        compute,
+        batch,
+        "checkpoint_save: %s%nactivation_offloading: %s".formatted(save, offloading),
+        bytesPerToken);
+  }
+
+  private void countedPartsAreExact(
+      String name,
+      String method,
+      boolean checkpointing,
+      String compute,
+      int batch,
+      String more,
+      long keptBytesPerToken)
+      throws IOException {
     Path shape = FixtureFiles.reference("models/" + name);
     Path tokens = FixtureFiles.data("tinystories-656k-llama-hf");
     Path model = folder.resolve("model");
@@ -97,8 +150,8 @@ class PlanTest {
         config(
             model,
             ("%sgradient_checkpointing: %s%ncompute: %s%nper_device_train_batch_size: %d%n"
-                    + "activation_offloading: %s%n")
-                .formatted(method(method), checkpointing, compute, batch, offloading));
+                    + "%s%n")
+                .formatted(method(method), checkpointing, compute, batch, more));
     Path json = folder.resolve("train.json");
     String out = assertDone(run("train", config, "--json", json)).out();
     assertTrue(out.contains("planned") && out.contains("peak memory"), out);
@@ -112,12 +165,18 @@ class PlanTest {
     for (String part : List.of("adapters", "gradients", "optimizer_states")) {
       assertEquals(used.get(part).longValue(), planned.get(part).longValue(), part);
     }
+    long rows = 48L * batch;
+    assertEquals(rows * keptBytesPerToken, planned.get("kept_tensors").longValue());
+    long attention = attentionBytes(model, compute, rows, checkpointing);
     assertEquals(
         used.get("activations").longValue(),
-        sum(planned, "layer_inputs", "layers", "loss"),
+        sum(planned, "layer_inputs", "kept_tensors", "layers", "loss") + attention,
         "activations");
+    long attentionWorkspace = planned.get("attention").longValue() - attention;
+    assertTrue(attentionWorkspace >= 0, planned.toString());
     assertTrue(
-        used.get("workspace").longValue() >= planned.get("workspace").longValue(),
+        used.get("workspace").longValue()
+            >= planned.get("workspace").longValue() + attentionWorkspace,
         "loading may need a larger workspace than training");
 
     List<String> lines = Files.readAllLines(folder.resolve("out/metrics.jsonl"));
@@ -125,6 +184,20 @@ class PlanTest {
     assertEquals(used, last.get("memory_bytes"));
     assertEquals(planned, last.get("planned_bytes"));
     assertTrue(last.get("peak_bytes").longValue() > 0);
+  }
+
+  /** Output and log-sum-exp of the layers that save everything: the last, or all. */
+  private static long attentionBytes(
+      Path model, String compute, long tokens, boolean checkpointing) {
+    ModelConfig config = ModelConfig.read(model);
+    int element = compute.equals("float32") ? 4 : 2;
+    long layer = tokens * config.heads() * config.headDim() * element;
+    try (KernelPack pack = KernelPack.openAutomatic()) {
+      if (pack.supports("attention_backward")) {
+        layer += tokens * config.heads() * Float.BYTES;
+      }
+    }
+    return checkpointing ? layer : config.layers() * layer;
   }
 
   /** fp16 is a type to store in: matrices stay in it with f32 compute, biases cannot. */
@@ -222,7 +295,7 @@ class PlanTest {
     assertDone(runAlone(folder, "plan", config, "--json", json));
     ObjectNode plan = Json.readObject(json, 1 << 20);
     JsonNode parts = plan.get("methods").get("qlora").get("bytes");
-    long activations = sum(parts, "layer_inputs", "layers", "loss");
+    long activations = sum(parts, "layer_inputs", "layers", "attention", "loss");
     assertTrue(activations > 200L << 20, "activations of " + activations);
     long limit = plan.get("methods").get("qlora").get("total_bytes").longValue() - activations / 2;
     Ran ran =

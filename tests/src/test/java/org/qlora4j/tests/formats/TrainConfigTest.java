@@ -313,6 +313,9 @@ class TrainConfigTest {
         "seed: 1.5|an integer",
         "checkpoint_every: 0|checkpoint_every: expected an integer of 1",
         "gradient_checkpointing: false\\ncheckpoint_every: 2|checkpoint_every: expected 1, or gradient_checkpointing: true",
+        "checkpoint_save: [attention, heads]|checkpoint_save: expected a list of attention, mlp, qkv, residual, found 'heads'",
+        "checkpoint_save: {a: b}|checkpoint_save: expected a text or a list",
+        "gradient_checkpointing: false\\ncheckpoint_save: [mlp]|checkpoint_save: expected no value, or gradient_checkpointing: true",
         "lora_r: 8\\nr: 16|mean the same",
         "quantization: int4|expected one of fp4, fp8, int8, nf4, none",
         "quantization: int8\\nmethod: qlora|8 bits need method: lora",
@@ -360,6 +363,7 @@ class TrainConfigTest {
           "sample_prompts=[x]",
           "gradient_checkpointing=false",
           "checkpoint_every=3",
+          "checkpoint_save=[attention, mlp]",
           "activation_offloading=true",
           "optim=paged_adamw_32bit",
           "learning_rate=0.0002"

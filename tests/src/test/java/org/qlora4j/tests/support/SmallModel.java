@@ -40,6 +40,26 @@ public final class SmallModel {
         + "}";
   }
 
+  /** A GPT-NeoX config. */
+  public static String neox(
+      int vocab, int hidden, int layers, int heads, int ffn, boolean parallelResidual) {
+    return "{\"model_type\":\"gpt_neox\",\"architectures\":[\"GPTNeoXForCausalLM\"],\"torch_dtype\":\"bfloat16\","
+        + "\"bos_token_id\":1,\"eos_token_id\":2,\"max_position_embeddings\":512,\"layer_norm_eps\":1e-5,"
+        + "\"hidden_act\":\"gelu\",\"rotary_pct\":0.5,\"tie_word_embeddings\":false,\"use_parallel_residual\":"
+        + parallelResidual
+        + ",\"vocab_size\":"
+        + vocab
+        + ",\"hidden_size\":"
+        + hidden
+        + ",\"num_hidden_layers\":"
+        + layers
+        + ",\"num_attention_heads\":"
+        + heads
+        + ",\"intermediate_size\":"
+        + ffn
+        + "}";
+  }
+
   /** Writes config.json and bf16 weights, normal with deviation 0.05, norms around one. */
   public static ModelConfig write(Path directory, String configJson, long seed) {
     try {

@@ -233,6 +233,30 @@ class OptimizerRunTest {
         "activation_offloading: expected false, or gradient_checkpointing: true");
   }
 
+  @Test
+  void selectiveCheckpointingChangesNoBitAndMayChangeWhenResumed() throws IOException {
+    Path plain = done("plain");
+    String[] offloading = {"--set", "activation_offloading=true", "--set", "checkpoint_every=2"};
+    for (String save : List.of("[attention]", "[mlp, qkv]", "[attention, mlp, qkv, residual]")) {
+      String[] chosen = {"--set", "checkpoint_save=" + save};
+      Path selective = done("selective", chosen);
+      assertEquals(losses(plain), losses(selective), save);
+      assertArrayEquals(adapter(plain), adapter(selective), save);
+      Path offloaded = done("offloaded", and(chosen, offloading));
+      assertEquals(losses(plain), losses(offloaded), save);
+      assertArrayEquals(adapter(plain), adapter(offloaded), save);
+      // From checkpoint-4 to the end, with more, less and nothing kept.
+      for (String[] other :
+          List.of(and(chosen), offloading, new String[] {"--set", "checkpoint_save=residual"})) {
+        Files.delete(selective.resolve(TrainingRun.ADAPTER).resolve(PeftAdapterFile.WEIGHTS_FILE));
+        Ran ran = train(selective, and(other, "--resume"));
+        assertEquals(0, ran.code(), ran.err());
+        assertTrue(ran.err().contains("resumed after step " + SAVED), ran.err());
+        assertArrayEquals(adapter(plain), adapter(selective), save);
+      }
+    }
+  }
+
   /** With more layers than resident pages, and several micro-batches of different length. */
   @Test
   void offloadedActivationsOfADeepModelChangeNoBit() throws IOException {
@@ -256,6 +280,17 @@ class OptimizerRunTest {
       "--set", "model=" + model, "--set", "gradient_accumulation_steps=3", "--set", "max_steps=3"
     };
     Path kept = done("kept", deep);
+    Path selective =
+        done(
+            "selective",
+            and(
+                deep,
+                "--set",
+                "activation_offloading=true",
+                "--set",
+                "checkpoint_save=[attention, mlp]"));
+    assertEquals(losses(kept), losses(selective));
+    assertArrayEquals(adapter(kept), adapter(selective));
     for (String every : List.of("1", "2", "5")) {
       Path offloaded =
           done(
@@ -269,6 +304,11 @@ class OptimizerRunTest {
       assertEquals(losses(kept), losses(offloaded), "every " + every);
       assertArrayEquals(adapter(kept), adapter(offloaded), "every " + every);
       ObjectNode last = steps(offloaded).get(2);
+      if (every.equals("1")) {
+        // Kept tensors leave memory with their inputs.
+        long more = steps(selective).get(2).get("activation_bytes_out").longValue();
+        assertTrue(more > 3 * last.get("activation_bytes_out").longValue(), more + ", " + last);
+      }
       // Of 11 kept inputs three are resident; the others left and came back in each of nine passes.
       // Of 5 or 2 fewer moved, or none.
       long passes = every.equals("1") ? 9 * 8 : every.equals("2") ? 9 * 2 : 0;

@@ -2,11 +2,13 @@
 package org.qlora4j.cli.bench;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.lang.management.ManagementFactory;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.SplittableRandom;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -18,6 +20,7 @@ import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.OperatorTime;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
@@ -30,7 +33,7 @@ import org.qlora4j.train.Trainer;
 /**
  * Whole training steps, through the same {@link Trainer} and {@link DecoderModel} as {@code train}:
  * forward, loss, backward, clipping, AdamW; random weights in NF4 with double quantization, LoRA on
- * all linear layers, activation checkpointing, bf16.
+ * all linear layers, activation checkpointing of some kind, bf16.
  */
 public final class StepBench {
   private static final int LOSS_CHUNK_ROWS = 512;
@@ -43,9 +46,18 @@ public final class StepBench {
    * @param batch sequences of a step
    * @param warmUp steps before the measured ones
    * @param steps measured steps
+   * @param checkpointing whether blocks run again in the backward pass
+   * @param save with it: what is kept besides their inputs
    */
   public record Options(
-      ModelConfig config, int rank, int sequence, int batch, int warmUp, int steps) {}
+      ModelConfig config,
+      int rank,
+      int sequence,
+      int batch,
+      int warmUp,
+      int steps,
+      boolean checkpointing,
+      Set<CheckpointSave> save) {}
 
   /** Memory that is counted where it is allocated, in bytes. */
   public record Parts(long weights, long adapters, long optimizerStates, long activations) {}
@@ -54,6 +66,8 @@ public final class StepBench {
    * What was measured.
    *
    * @param secondsPerStep median
+   * @param cpuSecondsPerStep median of the processor time of the whole process, all threads
+   *     together
    * @param peakBytes VmHWM of the process, loading included
    * @param firstLoss loss of the first step
    * @param lastLoss loss of the last step, which saw the same tokens
@@ -62,6 +76,7 @@ public final class StepBench {
    */
   public record Result(
       double secondsPerStep,
+      double cpuSecondsPerStep,
       double tokensPerSecond,
       long peakBytes,
       Parts parts,
@@ -119,7 +134,8 @@ public final class StepBench {
                   optimizer,
                   step -> 2e-4,
                   new Pass(pack, arena, DType.BF16, LoraCompute.FAST, 0, 0, 0, true),
-                  new DecoderModel.StepOptions(true, LOSS_CHUNK_ROWS));
+                  new DecoderModel.StepOptions(
+                      options.checkpointing(), 1, options.save(), LOSS_CHUNK_ROWS, null));
           return run(
               trainer, pack, options, arena, profile, weights, adapters, optimizer, progress);
         }
@@ -140,6 +156,7 @@ public final class StepBench {
     MicroBatch batch = batch(options);
     int all = options.warmUp() + options.steps();
     double[] seconds = new double[options.steps()];
+    double[] cpuSeconds = new double[options.steps()];
     double first = Double.NaN;
     double last = Double.NaN;
     progress.start("bench step", all);
@@ -147,12 +164,14 @@ public final class StepBench {
       if (profile && step == options.warmUp()) {
         pack.profile(true);
       }
+      long cpuStart = processNanoseconds();
       long start = System.nanoTime();
       last = trainer.step(step, List.of(batch)).loss();
       pack.synchronize();
       double time = (System.nanoTime() - start) / 1e9;
       if (step >= options.warmUp()) {
         seconds[step - options.warmUp()] = time;
+        cpuSeconds[step - options.warmUp()] = (processNanoseconds() - cpuStart) / 1e9;
       }
       first = step == 0 ? last : first;
       progress.update(step + 1, String.format(Locale.ROOT, "%.3f s", time));
@@ -166,12 +185,21 @@ public final class StepBench {
     double median = PairedTimer.median(seconds);
     return new Result(
         median,
+        PairedTimer.median(cpuSeconds),
         batch.tokens() / median,
         MemoryUse.now().peakBytes(),
         new Parts(weights, adapters, optimizer.stateBytes(), arena.peakBytes()),
         first,
         last,
         parts);
+  }
+
+  /** Processor time of this process; 0 where the Java runtime does not tell. */
+  private static long processNanoseconds() {
+    return ManagementFactory.getOperatingSystemMXBean()
+            instanceof com.sun.management.OperatingSystemMXBean system
+        ? system.getProcessCpuTime()
+        : 0;
   }
 
   /**
