@@ -66,7 +66,7 @@ layer_norm_backward_1_rows(const LayerNormBackward b) {
     const float rstd = b.rstd[row];
     float sums[2] = {0.0f, 0.0f};
     for (int64_t j = thread_index(); j < b.n; j += kThreads) {
-      const float g = widen(dy[j]) * load_float(b.weight, b.weight_bf16, j);
+      const float g = multiply(widen(dy[j]), load_float(b.weight, b.weight_bf16, j));
       sums[0] += g;
       sums[1] += g * ((widen(u[j]) - mean) * rstd);
     }
@@ -74,7 +74,7 @@ layer_norm_backward_1_rows(const LayerNormBackward b) {
     const float mean_g = sums[0] / static_cast<float>(b.n);
     const float mean_gh = sums[1] / static_cast<float>(b.n);
     for (int64_t j = thread_index(); j < b.n; j += kThreads) {
-      const float g = widen(dy[j]) * load_float(b.weight, b.weight_bf16, j);
+      const float g = multiply(widen(dy[j]), load_float(b.weight, b.weight_bf16, j));
       const float h = (widen(u[j]) - mean) * rstd;
       const float d = rstd * (g - mean_g - h * mean_gh);
       dx[j] = narrow<T>(dresidual == nullptr ? d : d + widen(dresidual[j]));

@@ -122,7 +122,7 @@ layer_norm_backward_2_rows(const LayerNormBackward b) {
         float dx[kN];
         Q4J_UNROLL
         for (int i = 0; i < kN; ++i) {
-          const float g = element<T>(dy[v], i) * w[i];
+          const float g = multiply(element<T>(dy[v], i), w[i]);
           const float h = (element<T>(u[v], i) - mean) * rstd;
           dx[i] = rstd * (g - mean_g - h * mean_gh) + element<T>(dresidual[v], i);
         }

@@ -16,25 +16,29 @@ struct q4j_pack_context;
 namespace q4j::cuda {
 
 /**
- * d = a * b^T (b [n, k]) or a * b (b [k, n]), plus c where given; all bf16, row-major, accumulated in f32 and rounded once.
- * Pointers are aligned to 16 bytes and leading dimensions are multiples of 8. c may be d.
+ * d = scale * op(a) * op(b), plus c where given; row-major, accumulated in f32 and rounded once. a and b are bf16, c and d bf16
+ * or f32. Pointers and rows are aligned to 16 bytes. c may be d where it is f32; a bf16 c must not be, because
+ * cuBLASLt then rounds twice (strip.cpp).
  */
 struct DenseProduct {
   int64_t m;
   int64_t n;
   int64_t k;
-  const void* a; /* [m, k] */
+  const void* a; /* [m, k], or [k, m] where it is transposed */
   int64_t lda;
-  const void* b;
+  bool a_transposed;
+  const void* b; /* [k, n], or [n, k] where it is transposed */
   int64_t ldb;
-  bool b_transposed; /* b is [n, k] */
-  const void* c;     /* [m, n], or NULL */
+  bool b_transposed;
+  float scale;
+  const void* c; /* [m, n], or NULL */
   int64_t ldc;
   void* d; /* [m, n] */
   int64_t ldd;
+  int32_t dtype; /* of c and d: Q4J_BF16 or Q4J_F32 */
 };
 
-/** The library's handle and what it has planned so far, and the side stream on which operands are made ahead of a product. */
+/** The library's handle and what it has planned so far. */
 class DenseMultiplier {
  public:
   /** Device memory that a product may use as scratch. 32 MiB is what cuBLAS advises for Hopper. */
@@ -44,6 +48,13 @@ class DenseMultiplier {
   /** Bytes that the pointers of a product are aligned to. */
   static constexpr int64_t kAlignment = 16;
 
+  /** Where the library's scratch begins in memory that has kScratchBytes and is aligned to 64 bytes. */
+  static void* scratch_in(void* memory) {
+    constexpr auto alignment = static_cast<uintptr_t>(kWorkspaceAlignment);
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory) + alignment - 1) / alignment * alignment);
+  }
+  static constexpr int64_t kScratchBytes = kWorkspaceBytes + kWorkspaceAlignment - 64;
+
   /** Opens the library; Q4J_UNSUPPORTED with the reason where it is missing. */
   static q4j_status open(const q4j_pack_context& context, std::unique_ptr<DenseMultiplier>* multiplier);
   virtual ~DenseMultiplier() = default;
@@ -52,16 +63,6 @@ class DenseMultiplier {
 
   /** Ordered on the context's stream. The first product of a shape is planned on the host and remembered. */
   virtual q4j_status multiply(const q4j_pack_context& context, const DenseProduct& product, void* workspace) = 0;
-
-  /** The side stream; work on it is ordered only by the calls below. */
-  virtual void* side_stream() const = 0;
-
-  /** Later work of the side stream waits for what the context's stream was given so far. */
-  virtual q4j_status fork(const q4j_pack_context& context) = 0;
-  /** Buffer `slot` (0 or 1) has been written by the side stream: later work of the context's stream waits for it. */
-  virtual q4j_status filled(const q4j_pack_context& context, int slot) = 0;
-  /** Buffer `slot` has been read by the context's stream: later work of the side stream waits for it. */
-  virtual q4j_status consumed(const q4j_pack_context& context, int slot) = 0;
 
  protected:
   DenseMultiplier() = default;

@@ -1,7 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /** The products by cuBLASLt, which thinks in column-major matrices: a row-major d [m, n] is its d^T [n, m]. */
-#include <cuda_runtime_api.h>
-
 #include <map>
 #include <tuple>
 
@@ -22,13 +20,12 @@ namespace {
     Q4J_REQUIRE(q4j_status_code == 0, Q4J_DEVICE_ERROR, "cuBLASLt: %s failed with status %d", #call, q4j_status_code); \
   } while (false)
 
-constexpr int kSlots = 2;
-
 /** What a product looks like to the library; equal shapes share a plan. */
-using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, bool>;
+using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, bool, bool, bool>;
 
 Shape shape_of(const DenseProduct& p) {
-  return {p.m, p.n, p.k, p.lda, p.ldb, p.c == nullptr ? p.ldd : p.ldc, p.ldd, p.b_transposed, p.c != nullptr};
+  return {p.m,           p.n, p.k, p.lda, p.ldb, p.c == nullptr ? p.ldd : p.ldc, p.ldd, p.dtype, p.a_transposed, p.b_transposed,
+          p.c != nullptr};
 }
 
 /** A shape's descriptors with the algorithm chosen for it. */
@@ -47,19 +44,11 @@ class CublasMultiplier final : public DenseMultiplier {
 
   ~CublasMultiplier() override {
     for (auto& entry : planned_) release(entry.second);
-    for (cudaEvent_t event : {forked_, filled_[0], filled_[1], consumed_[0], consumed_[1]}) {
-      if (event != nullptr) cudaEventDestroy(event);
-    }
-    if (side_ != nullptr) cudaStreamDestroy(side_);
     if (handle_ != nullptr) library_.destroy(handle_);
   }
 
   q4j_status start() {
     Q4J_CUBLAS(library_.create(&handle_));
-    Q4J_CUDA(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking));
-    for (cudaEvent_t* event : {&forked_, &filled_[0], &filled_[1], &consumed_[0], &consumed_[1]}) {
-      Q4J_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
-    }
     return Q4J_OK;
   }
 
@@ -76,41 +65,30 @@ class CublasMultiplier final : public DenseMultiplier {
       found = planned_.emplace(shape_of(product), planned).first;
     }
     const Planned& planned = found->second;
-    const float one = 1.0f;
     const float beta = product.c != nullptr ? 1.0f : 0.0f;
     // The library's A is our b, its B our a.
-    Q4J_CUBLAS(library_.matmul(handle_, planned.operation, &one, product.b, planned.first, product.a, planned.second, &beta,
-                               product.c != nullptr ? product.c : product.d, planned.c, product.d, planned.d,
+    Q4J_CUBLAS(library_.matmul(handle_, planned.operation, &product.scale, product.b, planned.first, product.a, planned.second,
+                               &beta, product.c != nullptr ? product.c : product.d, planned.c, product.d, planned.d,
                                planned.algorithm.data, workspace, static_cast<size_t>(kWorkspaceBytes), context.stream));
     return Q4J_OK;
   }
 
-  void* side_stream() const override { return side_; }
-
-  q4j_status fork(const q4j_pack_context& context) override { return order(context.stream, forked_, side_); }
-  q4j_status filled(const q4j_pack_context& context, int slot) override { return order(side_, filled_[slot], context.stream); }
-  q4j_status consumed(const q4j_pack_context& context, int slot) override {
-    return order(context.stream, consumed_[slot], side_);
-  }
-
  private:
-  static q4j_status order(void* before, cudaEvent_t event, void* after) {
-    Q4J_CUDA(cudaEventRecord(event, static_cast<cudaStream_t>(before)));
-    Q4J_CUDA(cudaStreamWaitEvent(static_cast<cudaStream_t>(after), event, 0));
-    return Q4J_OK;
-  }
-
   q4j_status plan(const DenseProduct& p, Planned* planned) {
     const auto size = [](int64_t value) { return static_cast<uint64_t>(value); };
     Q4J_CUBLAS(library_.matmul_desc_create(&planned->operation, CublasLt::kComputeF32, CublasLt::kF32));
-    const int transposed = p.b_transposed ? CublasLt::kTransposed : CublasLt::kNotTransposed;
-    Q4J_CUBLAS(library_.matmul_desc_set_attribute(planned->operation, CublasLt::kTransA, &transposed, sizeof transposed));
+    const int first = p.b_transposed ? CublasLt::kTransposed : CublasLt::kNotTransposed;
+    const int second = p.a_transposed ? CublasLt::kTransposed : CublasLt::kNotTransposed;
+    Q4J_CUBLAS(library_.matmul_desc_set_attribute(planned->operation, CublasLt::kTransA, &first, sizeof first));
+    Q4J_CUBLAS(library_.matmul_desc_set_attribute(planned->operation, CublasLt::kTransB, &second, sizeof second));
     // Row-major b [n, k] is the column-major matrix [k, n] here, and b [k, n] is [n, k].
     Q4J_CUBLAS(library_.layout_create(&planned->first, CublasLt::kBf16, size(p.b_transposed ? p.k : p.n),
                                       size(p.b_transposed ? p.n : p.k), p.ldb));
-    Q4J_CUBLAS(library_.layout_create(&planned->second, CublasLt::kBf16, size(p.k), size(p.m), p.lda));
-    Q4J_CUBLAS(library_.layout_create(&planned->c, CublasLt::kBf16, size(p.n), size(p.m), p.c != nullptr ? p.ldc : p.ldd));
-    Q4J_CUBLAS(library_.layout_create(&planned->d, CublasLt::kBf16, size(p.n), size(p.m), p.ldd));
+    Q4J_CUBLAS(library_.layout_create(&planned->second, CublasLt::kBf16, size(p.a_transposed ? p.m : p.k),
+                                      size(p.a_transposed ? p.k : p.m), p.lda));
+    const int type = p.dtype == Q4J_F32 ? CublasLt::kF32 : CublasLt::kBf16;
+    Q4J_CUBLAS(library_.layout_create(&planned->c, type, size(p.n), size(p.m), p.c != nullptr ? p.ldc : p.ldd));
+    Q4J_CUBLAS(library_.layout_create(&planned->d, type, size(p.n), size(p.m), p.ldd));
 
     void* preference = nullptr;
     Q4J_CUBLAS(library_.preference_create(&preference));
@@ -133,8 +111,8 @@ class CublasMultiplier final : public DenseMultiplier {
     }
     library_.preference_destroy(preference);
     Q4J_REQUIRE(status == 0 && found > 0, Q4J_DEVICE_ERROR,
-                "cuBLASLt has no plan for a bf16 product of m=%lld n=%lld k=%lld (status %d)", static_cast<long long>(p.m),
-                static_cast<long long>(p.n), static_cast<long long>(p.k), status);
+                "cuBLASLt has no plan for a product of bf16 factors of m=%lld n=%lld k=%lld (status %d)",
+                static_cast<long long>(p.m), static_cast<long long>(p.n), static_cast<long long>(p.k), status);
     return Q4J_OK;
   }
 
@@ -147,10 +125,6 @@ class CublasMultiplier final : public DenseMultiplier {
 
   const CublasLt& library_;
   void* handle_ = nullptr;
-  cudaStream_t side_ = nullptr;
-  cudaEvent_t forked_ = nullptr;
-  cudaEvent_t filled_[kSlots] = {};
-  cudaEvent_t consumed_[kSlots] = {};
   std::map<Shape, Planned> planned_;
 };
 

@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** The products in plain loops. Everything is done when a call returns, so the side stream is the one stream there is. */
+/** The products in plain loops. */
 #include "half.h"
 #include "linear/dense_product.h"
 #include "pack/context.h"
@@ -13,25 +13,25 @@ class LoopMultiplier final : public DenseMultiplier {
   q4j_status multiply(const q4j_pack_context&, const DenseProduct& p, void*) override {
     const auto* a = static_cast<const bf16*>(p.a);
     const auto* b = static_cast<const bf16*>(p.b);
-    const auto* c = static_cast<const bf16*>(p.c);
-    auto* d = static_cast<bf16*>(p.d);
     for (int64_t i = 0; i < p.m; ++i) {
       for (int64_t j = 0; j < p.n; ++j) {
         float sum = 0.0f;
         for (int64_t l = 0; l < p.k; ++l) {
-          sum += to_f32(a[i * p.lda + l]) * to_f32(p.b_transposed ? b[j * p.ldb + l] : b[l * p.ldb + j]);
+          sum += to_f32(p.a_transposed ? a[l * p.lda + i] : a[i * p.lda + l]) *
+                 to_f32(p.b_transposed ? b[j * p.ldb + l] : b[l * p.ldb + j]);
         }
-        if (c != nullptr) sum += to_f32(c[i * p.ldc + j]);
-        d[i * p.ldd + j] = bf16_from_f32(sum);
+        sum *= p.scale;
+        if (p.dtype == Q4J_F32) {
+          if (p.c != nullptr) sum += static_cast<const float*>(p.c)[i * p.ldc + j];
+          static_cast<float*>(p.d)[i * p.ldd + j] = sum;
+        } else {
+          if (p.c != nullptr) sum += to_f32(static_cast<const bf16*>(p.c)[i * p.ldc + j]);
+          static_cast<bf16*>(p.d)[i * p.ldd + j] = bf16_from_f32(sum);
+        }
       }
     }
     return Q4J_OK;
   }
-
-  void* side_stream() const override { return nullptr; }
-  q4j_status fork(const q4j_pack_context&) override { return Q4J_OK; }
-  q4j_status filled(const q4j_pack_context&, int) override { return Q4J_OK; }
-  q4j_status consumed(const q4j_pack_context&, int) override { return Q4J_OK; }
 };
 
 }  // namespace

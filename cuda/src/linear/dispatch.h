@@ -53,10 +53,9 @@ enum class CallPath {
 
 /**
  * The path of a call by its rung: 1 and 2 are products; 3 strips and 4 wgmma, wherever they take the call; 5 is the choice by
- * shape. It is made without a measurement: strips from kStripRows rows on, where cuBLASLt is there. mma.sync is said to reach
- * 60 to 75 % of what wgmma does on Hopper, so that a library that uses it wins as soon as dequantizing beside it is small.
+ * shape: strips from kStripRows rows on, where cuBLASLt is there (measured on an H200, docs/kernels/linear.md).
  */
-constexpr int64_t kStripRows = 512;
+constexpr int64_t kStripRows = 65;
 CallPath choose_path(q4j_pack_context* context, const q4j_linear_forward_params& params);
 CallPath choose_path(q4j_pack_context* context, const q4j_linear_backward_input_params& params);
 

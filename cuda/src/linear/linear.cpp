@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "error.h"
+#include "linear/inner_few.h"
 #include "linear/int8_forward.h"
+#include "linear/slim_dense.h"
 #include "linear/strip.h"
 #include "linear/wgmma.h"
 #include "pack/operators.h"
@@ -68,12 +70,60 @@ Output inner_output(void* data, const q4j_lora& lora, bool exact, float scale) {
   return output;
 }
 
+/** xa = dropout(x) a^T. */
+Product inner_of(const q4j_linear_forward_params& p) {
+  const int64_t k = p.weight->cols;
+  const bool exact = is_exact(*p.lora, p.dtype);
+  Product inner = {};
+  inner.m = p.m;
+  inner.n = p.lora->rank;
+  inner.k = k;
+  inner.a = dense_operand(p.x, p.dtype, p.m, k, p.ldx);
+  inner.b = lora_operand(p.lora->a, p.lora->rank, k, exact);
+  inner.a_mask = make_dropout_mask(p.lora->dropout, k);
+  inner.exact = exact;
+  inner.output = inner_output(p.xa, *p.lora, exact, inner.a_mask.scale);
+  return inner;
+}
+
+/** dyb = dy b. */
+Product inner_of(const q4j_linear_backward_input_params& p) {
+  const bool exact = is_exact(*p.lora, p.dtype);
+  Product inner = {};
+  inner.m = p.m;
+  inner.n = p.lora->rank;
+  inner.k = p.n;
+  inner.a = dense_operand(p.dy, p.dtype, p.m, p.n, p.lddy);
+  inner.b = lora_operand(p.lora->b, p.n, p.lora->rank, exact);
+  inner.exact = exact;
+  inner.output = inner_output(p.dyb, *p.lora, exact, 1.0f);
+  return inner;
+}
+
+/** From rung 3 on a library may serve the products of the branch, as it does those of the layer; few rows have inner_few.h. */
+bool inner_by_library(q4j_pack_context* context, const Product& inner, int rung) {
+  return rung >= 3 && slim_dense_takes(context, inner, inner.m);
+}
+
+q4j_status run_inner(q4j_pack_context* context, const Product& inner, Order b, const Plan& plan, int rung, void* workspace) {
+  if (rung >= 3 && b == Order::kContraction && inner_few_takes(inner)) return inner_few(*context, inner);
+  return inner_by_library(context, inner, rung) ? slim_dense(context, inner, Order::kContraction, b, workspace)
+                                                : run_product(*context, inner, Order::kContraction, b, plan, workspace);
+}
+
+template <typename Params>
+int64_t inner_workspace(q4j_pack_context* context, const Params& p, int rung) {
+  if (p.m == 0 || !has_branch(p.lora)) return 0;
+  const Product inner = inner_of(p);
+  return inner_by_library(context, inner, rung) ? slim_dense_workspace(inner.b.rows * inner.b.cols) : 0;
+}
+
 /** Of the path that may make the whole call: pointers may be missing yet, and then count as aligned. */
 template <typename Params>
 int64_t call_workspace(q4j_pack_context* context, const Params& params) {
   switch (choose_path(context, params)) {
     case CallPath::kStrips:
-      return strip_workspace(*context, params);
+      return strip_workspace(params);
     case CallPath::kWgmma:
       return wgmma_workspace(params);
     case CallPath::kProducts:
@@ -89,7 +139,7 @@ q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_li
   Q4J_RETURN_IF_ERROR(plan_forward(*context, *p, &plans));
   *bytes = plans.workspace_bytes();
   if (multiplies_codes(*p)) *bytes = std::max(*bytes, int8_forward_workspace(*p));
-  *bytes = std::max(*bytes, call_workspace(context, *p));
+  *bytes = std::max({*bytes, call_workspace(context, *p), inner_workspace(context, *p, context->rungs.linear_forward)});
   return Q4J_OK;
 }
 
@@ -101,18 +151,9 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
   const bool exact = branch && is_exact(*p->lora, p->dtype);
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan_forward(*context, *p, &plans));
-  const Operand x = dense_operand(p->x, p->dtype, p->m, k, p->ldx);
   if (branch) {
-    Product inner = {};
-    inner.m = p->m;
-    inner.n = p->lora->rank;
-    inner.k = k;
-    inner.a = x;
-    inner.b = lora_operand(p->lora->a, p->lora->rank, k, exact);
-    inner.a_mask = make_dropout_mask(p->lora->dropout, k);
-    inner.exact = exact;
-    inner.output = inner_output(p->xa, *p->lora, exact, inner.a_mask.scale);
-    Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kContraction, plans.inner, p->workspace));
+    Q4J_RETURN_IF_ERROR(
+        run_inner(context, inner_of(*p), Order::kContraction, plans.inner, context->rungs.linear_forward, p->workspace));
   }
   if (p->y == nullptr) return Q4J_OK;
 
@@ -131,7 +172,7 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
   outer.m = p->m;
   outer.n = n;
   outer.k = k;
-  outer.a = x;
+  outer.a = dense_operand(p->x, p->dtype, p->m, k, p->ldx);
   outer.b = weight_operand(weight, p->dtype == Q4J_BF16);
   if (branch) {
     outer.branch.rank = p->lora->rank;
@@ -155,7 +196,8 @@ q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const
                                                 int64_t* bytes) {
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan_backward(*context, *p, &plans));
-  *bytes = std::max(plans.workspace_bytes(), call_workspace(context, *p));
+  *bytes = std::max({plans.workspace_bytes(), call_workspace(context, *p),
+                     inner_workspace(context, *p, context->rungs.linear_backward_input)});
   return Q4J_OK;
 }
 
@@ -165,17 +207,9 @@ q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_bac
   const bool exact = branch && is_exact(*p->lora, p->dtype);
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan_backward(*context, *p, &plans));
-  const Operand dy = dense_operand(p->dy, p->dtype, p->m, p->n, p->lddy);
   if (branch) {
-    Product inner = {};
-    inner.m = p->m;
-    inner.n = p->lora->rank;
-    inner.k = p->n;
-    inner.a = dy;
-    inner.b = lora_operand(p->lora->b, p->n, p->lora->rank, exact);
-    inner.exact = exact;
-    inner.output = inner_output(p->dyb, *p->lora, exact, 1.0f);
-    Q4J_RETURN_IF_ERROR(run_product(*context, inner, Order::kContraction, Order::kOuter, plans.inner, p->workspace));
+    Q4J_RETURN_IF_ERROR(
+        run_inner(context, inner_of(*p), Order::kOuter, plans.inner, context->rungs.linear_backward_input, p->workspace));
   }
   if (p->dx == nullptr) return Q4J_OK;
   q4j_weight weight;
@@ -192,7 +226,7 @@ q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_bac
   outer.m = p->m;
   outer.n = p->k;
   outer.k = p->n;
-  outer.a = dy;
+  outer.a = dense_operand(p->dy, p->dtype, p->m, p->n, p->lddy);
   outer.b = weight_operand(weight, p->dtype == Q4J_BF16);
   if (branch) {
     outer.branch.rank = p->lora->rank;

@@ -13,6 +13,7 @@
  * Rungs
  *   1 product_1.cu: f32 arithmetic on values read one by one. Runs always where activations are f32.
  *   2 product_2.h and product_2_slim.cu: tensor cores, where activations are bf16.
+ *   3 to 5 of dispatch.h: their slim products are inner_few.h for a few rows, and slim_dense.h where it takes them.
  * y with an INT8 weight and bf16 activations is a product of codes: int8_forward.h.
  */
 #ifndef QLORA4J_CUDA_LINEAR_LINEAR_H_

@@ -14,11 +14,11 @@ namespace q4j::cuda {
 
 namespace {
 
-// Two strips and the rows of activations in use share the L2 cache with the output: 50 MB on Hopper, 40 MB on A100.
-constexpr int64_t kStripBytes = int64_t{12} << 20;
-// The tile a library kernel for Hopper works on, for the choice of a strip's length. Only speed depends on it.
-constexpr int64_t kTileM = 128;
-constexpr int64_t kTileN = 256;
+// A weight of a 13B model is one strip (5120 x 20480: 210 MB). Strips that fit the L2 cache, dequantized on a second stream
+// beside the product of the one before, were slower on an H200: each product filled the device badly (docs/kernels/linear.md).
+constexpr int64_t kStripBytes = int64_t{256} << 20;
+// Lengths are multiples of what a library kernel works on, and of a packed weight's tiles.
+constexpr int64_t kTile = 128;
 constexpr int64_t kAlignment = 64;
 
 int64_t align(int64_t bytes) { return ceil_div(bytes, kAlignment) * kAlignment; }
@@ -59,43 +59,25 @@ struct Cut {
   int64_t strip_bytes() const { return align(length * width * 2); }
 };
 
-/**
- * The length whose strips, all together, take the fewest waves of tiles over the multiprocessors, and of those the
- * shortest: its first strip is the one whose dequantization nothing hides.
- */
-Cut cut(const q4j_pack_context& context, int64_t total, int64_t width, int64_t m) {
-  const int64_t most = std::max(kTileM, kStripBytes / (width * 2) / kTileM * kTileM);
-  const int64_t tiles_n = ceil_div(m, kTileN);
-  Cut best = {total, width, std::min(pad(total), most)};
-  int64_t fewest = -1;
-  for (int64_t length = kTileM; length <= most; length += kTileM) {
-    const int64_t strips = ceil_div(total, length);
-    const int64_t last = total - (strips - 1) * length;
-    const int64_t waves = (strips - 1) * ceil_div(length / kTileM * tiles_n, context.multiprocessors) +
-                          ceil_div(ceil_div(last, kTileM) * tiles_n, context.multiprocessors);
-    if (fewest < 0 || waves < fewest) {
-      fewest = waves;
-      best.length = length;
-    }
-  }
-  best.length = std::min(best.length, pad(total));
-  return best;
+/** As few strips as their memory allows, of about one length. */
+Cut cut(int64_t total, int64_t width) {
+  const int64_t most = std::max(kTile, kStripBytes / (width * 2) / kTile * kTile);
+  const int64_t strips = ceil_div(total, most);
+  return {total, width, std::min(pad(total), ceil_div(ceil_div(total, strips), kTile) * kTile)};
 }
 
 /** The memory of a call, in the order of its workspace. */
 struct Layout {
   int64_t activations_bytes; /* 0: they are used where they are */
+  bool whole;                /* so is the weight, which is one strip then */
   Cut strips;
+  int64_t added_bytes; /* what is added to a strip's product, where it lies in the output itself */
 
-  int64_t scratch_at() const { return activations_bytes + 2 * strips.strip_bytes(); }
-  /** The library's scratch may have to begin a little later: the workspace is aligned to 64 bytes only. */
-  int64_t bytes() const {
-    return scratch_at() + DenseMultiplier::kWorkspaceBytes + DenseMultiplier::kWorkspaceAlignment - kAlignment;
-  }
+  int64_t added_at() const { return activations_bytes + (whole ? 0 : strips.strip_bytes()); }
+  int64_t scratch_at() const { return added_at() + added_bytes; }
+  int64_t bytes() const { return scratch_at() + DenseMultiplier::kScratchBytes; }
   void* scratch(void* workspace) const {
-    const auto from = reinterpret_cast<uintptr_t>(workspace) + static_cast<uintptr_t>(scratch_at());
-    constexpr auto alignment = static_cast<uintptr_t>(DenseMultiplier::kWorkspaceAlignment);
-    return reinterpret_cast<void*>((from + alignment - 1) / alignment * alignment);
+    return DenseMultiplier::scratch_in(static_cast<unsigned char*>(workspace) + scratch_at());
   }
 };
 
@@ -109,57 +91,49 @@ int64_t layout_width(int64_t columns, const q4j_lora* lora, int64_t ones = 0) {
   return pad(columns + (has_branch(lora) ? int64_t{parts_of(lora).groups} * lora->rank : 0) + ones);
 }
 
-Layout layout_of(const q4j_pack_context& context, const q4j_linear_forward_params& p) {
-  const int64_t width = layout_width(p.weight->cols, p.lora, bias_parts(p));
-  const bool in_place = width == p.weight->cols && used_in_place(p.x, p.ldx);
-  return {in_place ? 0 : align(p.m * width * 2), cut(context, p.weight->rows, width, p.m)};
+/**
+ * With c = d cuBLASLt (13.0, on an H200) rounds the product to bf16 and has the memory system add it: a second rounding. From a
+ * copy it adds in f32 and rounds once.
+ */
+int64_t added_bytes(bool in_place, int64_t m, const Cut& strips) { return in_place ? align(m * strips.length * 2) : 0; }
+
+/** Whether the library can multiply a weight where it lies. */
+bool is_strip(const q4j_weight& weight) {
+  return weight.format == Q4J_WEIGHT_DENSE && weight.dtype == Q4J_BF16 && used_in_place(weight.data, weight.ld);
 }
 
-Layout layout_of(const q4j_pack_context& context, const q4j_linear_backward_input_params& p) {
+Layout layout_of(const q4j_linear_forward_params& p) {
+  const int64_t width = layout_width(p.weight->cols, p.lora, bias_parts(p));
+  const bool alone = width == p.weight->cols;
+  const Cut strips = cut(p.weight->rows, width);
+  return {alone && used_in_place(p.x, p.ldx) ? 0 : align(p.m * width * 2), alone && is_strip(*p.weight), strips,
+          added_bytes(p.residual == p.y, p.m, strips)};
+}
+
+Layout layout_of(const q4j_linear_backward_input_params& p) {
   const int64_t height = layout_width(p.n, p.lora);
-  const bool in_place = height == p.n && used_in_place(p.dy, p.lddy);
-  return {in_place ? 0 : align(p.m * height * 2), cut(context, p.k, height, p.m)};
+  const bool alone = height == p.n;
+  const Cut strips = cut(p.k, height);
+  return {alone && used_in_place(p.dy, p.lddy) ? 0 : align(p.m * height * 2), alone && is_strip(*p.weight), strips,
+          added_bytes(p.accumulate != 0, p.m, strips)};
 }
 
 /** Whether the kernels can count the widened activations, and the shortest strip there is. */
-bool counts_in_32_bits(int64_t m, int64_t width) { return std::max(m, kTileM) * (width / 8) < kMostItems; }
+bool counts_in_32_bits(int64_t m, int64_t width) {
+  return std::max({m, kTile, kStripBytes / 2 / width}) * (width / 8) < kMostItems;
+}
 
-/** Work on the context goes to another stream while this lives. */
-class OnStream {
- public:
-  OnStream(q4j_pack_context* context, void* stream) : context_(context), previous_(context->stream) {
-    context->stream = stream;
-  }
-  ~OnStream() { context_->stream = previous_; }
-  OnStream(const OnStream&) = delete;
-  OnStream& operator=(const OnStream&) = delete;
+/** Copies `columns` columns of a bf16 matrix, rows `ld` apart, to rows without gaps. */
+q4j_status copy_columns(const q4j_pack_context& context, const void* from, int64_t ld, int64_t rows, int64_t columns,
+                        void* to) {
+  return widen_activations(context, {from, ld, rows, columns, nullptr, 1, {0, 0, 0}, 0, columns, to});
+}
 
- private:
-  q4j_pack_context* context_;
-  void* previous_;
-};
-
-/**
- * Strip after strip: `fill(first, count, buffer)` on the side stream, `multiply(first, count, buffer)` on the context's. Buffer
- * i % 2 is filled again as soon as the product two strips before has read it. The last product waits for the last strip, so
- * the side stream has joined when this returns.
- */
-template <typename Fill, typename Multiply>
-q4j_status for_each_strip(q4j_pack_context* context, const Cut& strips, unsigned char* buffers, Fill fill, Multiply multiply) {
-  DenseMultiplier& dense = *context->dense;
-  Q4J_RETURN_IF_ERROR(dense.fork(*context));
-  int64_t number = 0;
-  for (int64_t first = 0; first < strips.total; first += strips.length, ++number) {
-    const int slot = static_cast<int>(number % 2);
-    const int64_t count = std::min(strips.length, strips.total - first);
-    unsigned char* buffer = buffers + slot * strips.strip_bytes();
-    {
-      const OnStream side(context, dense.side_stream());
-      Q4J_RETURN_IF_ERROR(fill(first, count, buffer));
-    }
-    Q4J_RETURN_IF_ERROR(dense.filled(*context, slot));
-    Q4J_RETURN_IF_ERROR(multiply(first, count, buffer));
-    Q4J_RETURN_IF_ERROR(dense.consumed(*context, slot));
+/** Strip after strip: `body(first, count)` writes and multiplies it. */
+template <typename Body>
+q4j_status for_each_strip(const Cut& strips, Body body) {
+  for (int64_t first = 0; first < strips.total; first += strips.length) {
+    Q4J_RETURN_IF_ERROR(body(first, std::min(strips.length, strips.total - first)));
   }
   return Q4J_OK;
 }
@@ -187,19 +161,15 @@ bool strip_takes(const q4j_linear_backward_input_params& p) {
          is_wide(p.dx, p.lddx) && counts_in_32_bits(p.m, layout_width(p.n, p.lora));
 }
 
-int64_t strip_workspace(const q4j_pack_context& context, const q4j_linear_forward_params& params) {
-  return layout_of(context, params).bytes();
-}
+int64_t strip_workspace(const q4j_linear_forward_params& params) { return layout_of(params).bytes(); }
 
-int64_t strip_workspace(const q4j_pack_context& context, const q4j_linear_backward_input_params& params) {
-  return layout_of(context, params).bytes();
-}
+int64_t strip_workspace(const q4j_linear_backward_input_params& params) { return layout_of(params).bytes(); }
 
 q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_params& p, void* workspace) {
-  const Layout layout = layout_of(*context, p);
+  const Layout layout = layout_of(p);
   const BranchParts parts = parts_of(p.lora);
   auto* memory = static_cast<unsigned char*>(workspace);
-  unsigned char* buffers = memory + layout.activations_bytes;
+  unsigned char* buffer = memory + layout.activations_bytes;
   void* scratch = layout.scratch(workspace);
   const int64_t width = layout.strips.width;
 
@@ -229,28 +199,50 @@ q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_par
   strip.bias_dtype = p.bias_dtype;
   strip.bias_parts = static_cast<int32_t>(bias_parts(p));
   strip.width = width;
-  const auto fill = [&](int64_t first, int64_t count, void* buffer) {
+  strip.strip = buffer;
+  const auto fill = [&](int64_t first, int64_t count) {
     strip.first = first;
     strip.count = count;
-    strip.strip = buffer;
     return fill_strip_rows(*context, strip);
   };
-  const auto multiply = [&](int64_t first, int64_t count, const void* buffer) {
+  const auto multiply = [&](int64_t first, int64_t count, const void* factor, int64_t ld) {
     const auto at = [&](const void* matrix) {
       return matrix == nullptr ? nullptr : static_cast<const uint16_t*>(matrix) + first;
     };
-    const DenseProduct product = {
-        p.m, count, width, activations, lda, buffer, width, true, at(p.residual), p.ldr, const_cast<uint16_t*>(at(p.y)), p.ldy};
+    DenseProduct product = {};
+    product.m = p.m;
+    product.n = count;
+    product.k = width;
+    product.a = activations;
+    product.lda = lda;
+    product.b = factor;
+    product.ldb = ld;
+    product.b_transposed = true;
+    product.scale = 1.0f;
+    product.c = at(p.residual);
+    product.ldc = p.ldr;
+    if (layout.added_bytes > 0) {
+      Q4J_RETURN_IF_ERROR(copy_columns(*context, product.c, p.ldr, p.m, count, memory + layout.added_at()));
+      product.c = memory + layout.added_at();
+      product.ldc = count;
+    }
+    product.d = const_cast<uint16_t*>(at(p.y));
+    product.ldd = p.ldy;
+    product.dtype = Q4J_BF16;
     return context->dense->multiply(*context, product, scratch);
   };
-  return for_each_strip(context, layout.strips, buffers, fill, multiply);
+  if (layout.whole) return multiply(0, layout.strips.total, p.weight->data, p.weight->ld);
+  return for_each_strip(layout.strips, [&](int64_t first, int64_t count) {
+    Q4J_RETURN_IF_ERROR(fill(first, count));
+    return multiply(first, count, buffer, width);
+  });
 }
 
 q4j_status strip_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params& p, void* workspace) {
-  const Layout layout = layout_of(*context, p);
+  const Layout layout = layout_of(p);
   const BranchParts parts = parts_of(p.lora);
   auto* memory = static_cast<unsigned char*>(workspace);
-  unsigned char* buffers = memory + layout.activations_bytes;
+  unsigned char* buffer = memory + layout.activations_bytes;
   void* scratch = layout.scratch(workspace);
   const int64_t height = layout.strips.width;
 
@@ -270,19 +262,38 @@ q4j_status strip_backward_input(q4j_pack_context* context, const q4j_linear_back
   strip.a = branch_factor(p.lora, has_branch(p.lora) ? p.lora->a : nullptr);
   strip.parts = parts;
   strip.height = height;
-  const auto fill = [&](int64_t first, int64_t count, void* buffer) {
+  strip.strip = buffer;
+  const auto fill = [&](int64_t first, int64_t count) {
     strip.first = first;
     strip.count = count;
-    strip.strip = buffer;
     return fill_strip_columns(*context, strip);
   };
-  const auto multiply = [&](int64_t first, int64_t count, const void* buffer) {
+  const auto multiply = [&](int64_t first, int64_t count, const void* factor, int64_t ld) {
     auto* dx = static_cast<uint16_t*>(p.dx) + first;
-    const DenseProduct product = {
-        p.m, count, height, activations, lda, buffer, count, false, p.accumulate != 0 ? dx : nullptr, p.lddx, dx, p.lddx};
+    DenseProduct product = {};
+    product.m = p.m;
+    product.n = count;
+    product.k = height;
+    product.a = activations;
+    product.lda = lda;
+    product.b = factor;
+    product.ldb = ld;
+    product.scale = 1.0f;
+    if (p.accumulate != 0) {
+      Q4J_RETURN_IF_ERROR(copy_columns(*context, dx, p.lddx, p.m, count, memory + layout.added_at()));
+      product.c = memory + layout.added_at();
+      product.ldc = count;
+    }
+    product.d = dx;
+    product.ldd = p.lddx;
+    product.dtype = Q4J_BF16;
     return context->dense->multiply(*context, product, scratch);
   };
-  return for_each_strip(context, layout.strips, buffers, fill, multiply);
+  if (layout.whole) return multiply(0, layout.strips.total, p.weight->data, p.weight->ld);
+  return for_each_strip(layout.strips, [&](int64_t first, int64_t count) {
+    Q4J_RETURN_IF_ERROR(fill(first, count));
+    return multiply(first, count, buffer, count);
+  });
 }
 
 }  // namespace q4j::cuda

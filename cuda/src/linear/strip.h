@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Linear layers of many rows by way of a dense library product: the weight is dequantized to bf16 a strip at a time, on a side
- * stream that runs ahead of the products, into two buffers small enough to stay in the L2 cache. Everything but the residual
- * joins the product as further columns, so base, branch and bias are one product with one rounding:
+ * Linear layers of many rows by way of a dense library product: the weight is dequantized to bf16, all of it where 256
+ * MiB hold it, else a strip at a time. Everything but the residual joins the product as further columns, so base, branch and
+ * bias are one product with one rounding:
  *
  *   forward    y  = [x | xa parts | 1 ... 1] * [W | s b parts | bias parts]^T + residual     strips are rows of W
  *   backward   dx = [dy | dyb parts] * [W ; s a parts] (+ dx)                                strips are columns of W
@@ -14,7 +14,8 @@
  *
  * Launch contract: m, n, k > 0; bf16 activations; y, residual and dx aligned to 16 bytes with leading dimensions that are
  * multiples of 8, as `n` (forward) and `k` (backward) are; backward without dropout, whose mask would have to stand between
- * branch and sum. strip_takes() decides. Workspace: the widened activations, two strips, and the library's scratch.
+ * branch and sum. strip_takes() decides. Workspace: the widened activations, a strip, a copy of what is added where it lies in
+ * the output itself, and the library's scratch.
  */
 #ifndef QLORA4J_CUDA_LINEAR_STRIP_H_
 #define QLORA4J_CUDA_LINEAR_STRIP_H_
@@ -33,8 +34,8 @@ bool strip_available(q4j_pack_context* context);
 bool strip_takes(const q4j_linear_forward_params& params);
 bool strip_takes(const q4j_linear_backward_input_params& params);
 
-int64_t strip_workspace(const q4j_pack_context& context, const q4j_linear_forward_params& params);
-int64_t strip_workspace(const q4j_pack_context& context, const q4j_linear_backward_input_params& params);
+int64_t strip_workspace(const q4j_linear_forward_params& params);
+int64_t strip_workspace(const q4j_linear_backward_input_params& params);
 
 /** y; xa has been computed. `workspace` has strip_workspace bytes and is aligned to 64. */
 q4j_status strip_forward(q4j_pack_context* context, const q4j_linear_forward_params& params, void* workspace);

@@ -1,5 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** The sum of what a product was split into along k, in the order of the parts. A thread makes four neighbouring elements. */
+/**
+ * The sum of what a product was split into along k, in the order of the parts. A thread makes four neighbouring elements; it
+ * loads eight parts before it adds the first, because one load after the other would take a memory latency for each part.
+ */
 #include "linear/dispatch.h"
 #include "support/launch.h"
 
@@ -8,6 +11,7 @@ namespace q4j::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kInFlight = 8;
 
 Q4J_KERNEL(kThreads, 4)
 linear_sum_parts(const Output output, const float* partial, int parts, int64_t rows, int64_t columns) {
@@ -19,8 +23,23 @@ linear_sum_parts(const Output output, const float* partial, int parts, int64_t r
   const float* from = partial + row * columns + column;
   const bool wide = columns % 4 == 0;  // the workspace is aligned
   float sum[4] = {};
+  int part = 0;
+  if (wide) {
+    Q4J_NO_UNROLL
+    for (; part + kInFlight <= parts; part += kInFlight) {
+      Words4 words[kInFlight];
+      Q4J_UNROLL
+      for (int p = 0; p < kInFlight; ++p) words[p] = load(reinterpret_cast<const Words4*>(from + p * rows * columns));
+      Q4J_UNROLL
+      for (int p = 0; p < kInFlight; ++p) {
+        Q4J_UNROLL
+        for (int i = 0; i < 4; ++i) sum[i] = add(sum[i], bits_float(words[p].word[i]));
+      }
+      from += kInFlight * rows * columns;
+    }
+  }
   Q4J_NO_UNROLL
-  for (int part = 0; part < parts; ++part) {
+  for (; part < parts; ++part) {
     if (wide) {
       const Words4 words = load(reinterpret_cast<const Words4*>(from));
       Q4J_UNROLL

@@ -7,8 +7,8 @@
  * of dw and dbias may be NULL. dw is a product with sums over m (linear/product.h). dbias: blocks sum columns over parts of the
  * rows, the parts are summed in order.
  *
- * Rungs of dw: 1 linear/product_1.cu, also where activations are f32; 2 linear/product_2_gradient.cu, tensor cores. dbias has
- * one.
+ * Rungs of dw: 1 linear/product_1.cu, also where activations are f32; 2 linear/product_2_gradient.cu, tensor cores; 3 a
+ * library's product (linear/dense_product.h), wherever it takes it, else rung 2. dbias has one.
  */
 #ifndef QLORA4J_CUDA_LINEAR_WEIGHT_GRADIENT_H_
 #define QLORA4J_CUDA_LINEAR_WEIGHT_GRADIENT_H_

@@ -13,9 +13,13 @@
  *   1 linear/product_1.cu: f32 arithmetic on values read one by one. Runs always where activations are f32.
  *   2 linear/product_2_slim.cu: tensor cores, both gradients in one launch; parts of m, where there are several, are summed
  *     in order.
+ *   3 linear/slim_dense.h: a library's product for each, wherever it takes it, else rung 2.
  */
+#include <algorithm>
+
 #include "error.h"
 #include "linear/linear.h"
+#include "linear/slim_dense.h"
 #include "pack/operators.h"
 
 namespace q4j::cuda {
@@ -55,6 +59,28 @@ Product gradient(const Operand& large, const void* slim, const q4j_lora& lora, b
   return product;
 }
 
+/** da, of which x is masked, and db. */
+struct Gradients {
+  Product da;
+  Product db;
+};
+
+Gradients gradients(const q4j_lora_weight_gradient_params& p) {
+  const q4j_lora& lora = *p.lora;
+  const bool exact = is_exact(lora, p.dtype);
+  const DropoutMask mask = make_dropout_mask(lora.dropout, p.k);
+  Gradients result;
+  result.da = gradient(dense_operand(p.x, p.dtype, p.m, p.k, p.ldx), p.dyb, lora, exact, lora.s * mask.scale, p.da, true);
+  result.da.a_mask = mask;
+  result.db = gradient(dense_operand(p.dy, p.dtype, p.m, p.n, p.lddy), p.xa, lora, exact, lora.s, p.db, false);
+  return result;
+}
+
+bool by_library(q4j_pack_context* context, const Gradients& g) {
+  return context->rungs.lora_weight_gradient == 3 && slim_dense_takes(context, g.da, g.da.k) &&
+         slim_dense_takes(context, g.db, g.db.k);
+}
+
 }  // namespace
 
 q4j_status lora_weight_gradient_workspace_size(q4j_pack_context* context, const q4j_lora_weight_gradient_params* p,
@@ -62,20 +88,22 @@ q4j_status lora_weight_gradient_workspace_size(q4j_pack_context* context, const 
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan(*context, *p, &plans));
   *bytes = plans.da.workspace_bytes + plans.db.workspace_bytes;
+  if (p->m == 0 || p->lora->rank == 0 || !by_library(context, gradients(*p))) return Q4J_OK;
+  *bytes = std::max(*bytes, slim_dense_workspace(p->m * p->lora->rank));
   return Q4J_OK;
 }
 
 q4j_status lora_weight_gradient(q4j_pack_context* context, const q4j_lora_weight_gradient_params* p) {
   if (p->m == 0 || p->lora->rank == 0) return Q4J_OK;
-  const q4j_lora& lora = *p->lora;
-  const bool exact = is_exact(lora, p->dtype);
+  const Gradients both = gradients(*p);
+  const Product& da = both.da;
+  const Product& db = both.db;
+  if (by_library(context, both)) {
+    Q4J_RETURN_IF_ERROR(slim_dense(context, da, Order::kOuter, Order::kOuter, p->workspace));
+    return slim_dense(context, db, Order::kOuter, Order::kOuter, p->workspace);
+  }
   Plans plans;
   Q4J_RETURN_IF_ERROR(plan(*context, *p, &plans));
-  const DropoutMask mask = make_dropout_mask(lora.dropout, p->k);
-  Product da =
-      gradient(dense_operand(p->x, p->dtype, p->m, p->k, p->ldx), p->dyb, lora, exact, lora.s * mask.scale, p->da, true);
-  da.a_mask = mask;
-  const Product db = gradient(dense_operand(p->dy, p->dtype, p->m, p->n, p->lddy), p->xa, lora, exact, lora.s, p->db, false);
   if (plans.da.path == Path::kElements) {
     Q4J_RETURN_IF_ERROR(product_1(*context, da, Order::kOuter, Order::kOuter));
     return product_1(*context, db, Order::kOuter, Order::kOuter);

@@ -39,7 +39,8 @@ class Session {
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     };
     const Configuration configuration;
-    _tile_loadconfig(&configuration);
+    // Not _tile_loadconfig: that of GCC 12 names eight bytes as read, and the compiler may leave the others unwritten.
+    __asm__ volatile("ldtilecfg %0" ::"m"(configuration));
   }
   ~Session() { _tile_release(); }
   Session(const Session&) = delete;

@@ -153,11 +153,16 @@ final class InfoCommand implements Callable<Integer> {
     try (ModelCheckpoint checkpoint =
             ModelCheckpoint.exists(directory) ? ModelCheckpoint.open(directory) : null;
         MemoryPlanner planner = MemoryPlanner.open(run, config, checkpoint, 0)) {
-      if (!planner.holds4Bit()) {
+      int stored = planner.storedBits();
+      if (stored == 0) {
         held.put("full", planner.held(run.withMethod(Method.FULL)));
         held.put("lora (16-bit base)", planner.held(run.withMethod(Method.LORA)));
       }
-      held.put("qlora (nf4, double quantization)", planner.held(run.withMethod(Method.QLORA)));
+      if (stored == 8) {
+        held.put("lora (8-bit base)", planner.held(run.withMethod(Method.LORA)));
+      } else {
+        held.put("qlora (nf4, double quantization)", planner.held(run.withMethod(Method.QLORA)));
+      }
     }
     return held;
   }

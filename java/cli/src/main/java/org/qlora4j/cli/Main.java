@@ -25,6 +25,8 @@ import picocli.CommandLine.ParameterException;
       TrainCommand.class,
       GenerateCommand.class,
       QuantizeCommand.class,
+      MergeCommand.class,
+      ExportCommand.class,
       InfoCommand.class,
       MakeModelCommand.class,
       PlanCommand.class,

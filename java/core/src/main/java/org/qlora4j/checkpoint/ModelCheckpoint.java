@@ -199,8 +199,15 @@ public final class ModelCheckpoint implements AutoCloseable {
    * between two models or two trainings of one.
    */
   public String fingerprint() {
+    return fingerprint(tensors.values());
+  }
+
+  /** The same of any tensors. */
+  public static String fingerprint(Collection<TensorSource> tensors) {
     MessageDigest digest = sha256();
-    for (TensorSource tensor : new TreeMap<>(tensors).values()) {
+    Map<String, TensorSource> sorted = new TreeMap<>();
+    tensors.forEach(tensor -> sorted.put(tensor.name(), tensor));
+    for (TensorSource tensor : sorted.values()) {
       digest.update(
           (tensor.name() + "|" + tensor.storedType() + "|" + Arrays.toString(tensor.shape()) + "\n")
               .getBytes(StandardCharsets.UTF_8));
@@ -247,6 +254,9 @@ public final class ModelCheckpoint implements AutoCloseable {
     for (String name :
         new String[] {
           "tokenizer.json",
+          "tokenizer.model",
+          "vocab.json",
+          "merges.txt",
           "tokenizer_config.json",
           "special_tokens_map.json",
           "generation_config.json",

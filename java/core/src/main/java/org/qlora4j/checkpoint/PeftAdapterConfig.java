@@ -121,7 +121,11 @@ public record PeftAdapterConfig(LoraConfig lora, @Nullable String baseModel) {
 
   /** Reads and checks an adapter_config.json. */
   static PeftAdapterConfig read(Path file) {
-    ObjectNode json = Json.readObject(file, 16 << 20);
+    return parse(Json.readObject(file, 16 << 20), file);
+  }
+
+  /** Checks the content of an adapter_config.json; {@code file} says in messages where it is. */
+  public static PeftAdapterConfig parse(ObjectNode json, Path file) {
     String type = json.path("peft_type").asText("");
     if (!type.equals("LORA")) {
       throw new InputException(file + ": peft_type: expected LORA, found " + Text.quote(type));

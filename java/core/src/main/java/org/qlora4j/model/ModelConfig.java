@@ -294,8 +294,8 @@ public record ModelConfig(
     }
 
     /**
-     * Which tensors are in 4 bits is for the checkpoint to say; other ways of quantizing are
-     * refused here.
+     * Which tensors are in 4 or 8 bits, and how, is for the checkpoint to say; other ways of
+     * quantizing are refused here.
      */
     private void checkQuantization() {
       JsonNode quantization = json.get("quantization_config");
@@ -303,15 +303,13 @@ public record ModelConfig(
         return;
       }
       String method = quantization.path("quant_method").asText("");
-      if (!method.equals("bitsandbytes") || !quantization.path("load_in_4bit").asBoolean()) {
-        throw wrong(
-            "quantization_config",
-            "none, or bitsandbytes in 4 bits",
-            quantization.path("load_in_8bit").asBoolean() ? "8 bits" : Text.quote(method));
+      boolean known = false;
+      for (String key : List.of("load_in_4bit", "_load_in_4bit", "load_in_8bit", "_load_in_8bit")) {
+        known |= quantization.path(key).asBoolean();
       }
-      String storage = quantization.path("bnb_4bit_quant_storage").asText("uint8");
-      if (!storage.equals("uint8")) {
-        throw wrong("quantization_config.bnb_4bit_quant_storage", "uint8", Text.quote(storage));
+      if (!method.equals("bitsandbytes") || !known) {
+        throw wrong(
+            "quantization_config", "none, or bitsandbytes in 4 or 8 bits", Text.quote(method));
       }
     }
 

@@ -19,9 +19,11 @@ import org.qlora4j.kernels.DeviceKind;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.Weight;
+import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.model.WeightNames.Module;
 import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.quant.QuantizedWeight;
 import org.qlora4j.tensor.TensorArena;
 
@@ -37,7 +39,7 @@ public final class ModelLoader {
    * @param compute element type of activations; with BF16, dense matrices of another type are
    *     rounded to it
    * @param quantization of the blocks' linear weights, or null: as they are stored; weights stored
-   *     in 4 bits stay as they are, and cannot become INT8 or FP8
+   *     in 4 or 8 bits stay as they are, and cannot become anything else
    * @param trainWeights hold every weight as an f32 parameter with a gradient (method full)
    * @param embeddingInFile bytes from which on an input embedding stays in its file, where it can:
    *     frozen, not the head as well, and on a CPU. {@link Long#MAX_VALUE} for never
@@ -115,27 +117,46 @@ public final class ModelLoader {
       Progress progress) {
     WeightNames names = WeightNames.of(config);
     names.check(checkpoint);
-    if (options.trainWeights()
-        && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
-      throw new InputException(
-          checkpoint.directory()
-              + ": the weights are stored in 4 bits and cannot be trained in full; use method: qlora, or a base in"
-              + " 16 or 32 bits");
-    }
-    QuantizationConfig quantization = options.quantization();
-    if (quantization != null
-        && !quantization.format().is4Bit()
-        && names.modules().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
-      throw new InputException(
-          checkpoint.directory()
-              + ": the weights are stored in 4 bits; use method: qlora without quantization: "
-              + quantization.format().name().toLowerCase(Locale.ROOT)
-              + ", or a base in 16 or 32 bits");
-    }
+    names.modules().forEach(module -> checkStored(checkpoint, module, options));
     try (WeightReader reader = new WeightReader(pack)) {
       ModelLoader loader = new ModelLoader(pack, config, options, reader);
       return loader.build(new CheckpointWeights(loader, checkpoint, quantized), progress);
     }
+  }
+
+  /** Whether a weight that is quantized already may be held as the options say. */
+  private static void checkStored(ModelCheckpoint checkpoint, Module module, Options options) {
+    int bits =
+        module.part().linear() ? QuantizedTensors.storedBits(checkpoint, module.weight()) : 0;
+    QuantizationConfig wanted = options.quantization();
+    if (bits == 0) {
+      return;
+    }
+    String stored = checkpoint.directory() + ": the weights are stored in " + bits + " bits";
+    if (options.trainWeights()) {
+      throw new InputException(
+          stored
+              + " and cannot be trained in full; use method: "
+              + (bits == 4 ? "qlora" : "lora")
+              + ", or a base in 16 or 32 bits");
+    }
+    if (wanted == null || wanted.format().is4Bit() == (bits == 4)) {
+      if (wanted != null && wanted.format() == WeightFormat.FP8) {
+        throw new InputException(
+            stored
+                + " (INT8); use method: lora without quantization: fp8, or a base in 16 or 32 bits");
+      }
+      return;
+    }
+    throw new InputException(
+        bits == 4
+            ? stored
+                + "; use method: qlora without quantization: "
+                + wanted.format().name().toLowerCase(Locale.ROOT)
+                + ", or a base in 16 or 32 bits"
+            : stored
+                + "; use method: lora, or a base in 16 or 32 bits to quantize to "
+                + wanted.format().name().toLowerCase(Locale.ROOT));
   }
 
   /**

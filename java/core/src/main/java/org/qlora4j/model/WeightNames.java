@@ -255,12 +255,12 @@ public final class WeightNames {
     }
   }
 
-  /** Whether the checkpoint holds the module's weight in 4 bits. */
+  /** Whether the checkpoint holds the module's weight in 4 or 8 bits. */
   public static boolean isQuantized(ModelCheckpoint checkpoint, Module module) {
     return module.part().linear() && QuantizedTensors.isQuantized(checkpoint, module.weight());
   }
 
-  /** A module's weight in 4 bits, checked. */
+  /** A module's weight in 4 or 8 bits, checked. */
   public QuantizedTensors quantized(ModelCheckpoint checkpoint, Module module) {
     QuantizedTensors tensors = QuantizedTensors.of(checkpoint, module.weight());
     if (tensors.rows() != module.rows() || tensors.cols() != module.cols()) {

@@ -89,24 +89,9 @@ final class WeightReader implements AutoCloseable {
     return ready(weight);
   }
 
-  /** Reads a weight that is stored in 4 bits as it is. */
+  /** Reads a weight that is stored in 4 or 8 bits as it is. */
   Weight readQuantized(QuantizedTensors tensors) {
-    QuantizedWeight weight =
-        own(
-            QuantizedWeight.allocate(
-                pack,
-                tensors.config(),
-                tensors.originalType(),
-                tensors.rows(),
-                tensors.cols(),
-                tensors.nestedOffset()));
-    upload(tensors.codes(), 0, weight.codes());
-    upload(tensors.absmax(), 0, weight.absmax());
-    if (tensors.nestedAbsmax() != null && weight.nestedAbsmax() != null) {
-      upload(tensors.nestedAbsmax(), 0, weight.nestedAbsmax());
-    }
-    weight.pack();
-    return weight.weight();
+    return ready(tensors.load(pack, host));
   }
 
   /**

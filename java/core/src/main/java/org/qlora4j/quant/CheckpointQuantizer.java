@@ -3,7 +3,6 @@ package org.qlora4j.quant;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
@@ -13,24 +12,19 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.ShardPlan;
+import org.qlora4j.checkpoint.ShardedOutput;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
-import org.qlora4j.checkpoint.UnfinishedShards;
-import org.qlora4j.common.AtomicOutput;
-import org.qlora4j.common.DiskSpace;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
-import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
-import org.qlora4j.kernels.Quantization4Bit;
-import org.qlora4j.kernels.Quantization8Bit;
-import org.qlora4j.kernels.Weight;
 import org.qlora4j.kernels.WeightFormat;
 
 /**
@@ -91,9 +85,13 @@ public final class CheckpointQuantizer {
       long shardBytes,
       Progress progress) {
     for (String name : linearWeights) {
-      if (QuantizedTensors.isQuantized(checkpoint, name)) {
+      int bits = QuantizedTensors.storedBits(checkpoint, name);
+      if (bits != 0) {
         throw new InputException(
-            checkpoint.directory() + ": the weights are in 4 bits already; nothing was written");
+            checkpoint.directory()
+                + ": the weights are in "
+                + bits
+                + " bits already; nothing was written");
       }
     }
     List<List<ShardPlan.Entry>> groups = new ArrayList<>();
@@ -104,93 +102,44 @@ public final class CheckpointQuantizer {
       after += linear ? config.bytes(tensor.elements()) : tensor.bytes();
     }
     ShardPlan plan = ShardPlan.of(groups, shardBytes);
-    try (AtomicOutput out = AtomicOutput.resumable(target)) {
-      UnfinishedShards shards = UnfinishedShards.open(out.path(), work(checkpoint, plan));
-      if (shards.count() > 0) {
-        out.keep();
-        progress.message(
-            "going on with an interrupted run: " + shards.count() + " files are finished");
-      }
-      progress.start("quantizing", Math.max(1, checkpoint.bytes() >> 20));
-      Work work = new Work(checkpoint, linearWeights, progress);
-      int resumed = 0;
-      for (ShardPlan.Shard shard : plan.shards()) {
-        if (shards.isFinished(shard.file())) {
-          resumed++;
-          work.skip(shard);
-          continue;
-        }
-        DiskSpace.require(target, shard.bytes());
-        work.write(shard, out.path());
-        if (plan.shards().size() > 1) {
-          shards.finished(shard.file());
-          out.keep();
-        }
-      }
-      progress.finish();
-      plan.writeIndex(out.path());
-      writeConfig(modelDirectory, out.path());
-      shards.complete();
-      out.commit();
-      return new Result(
-          linearWeights.size(), checkpoint.bytes(), after, plan.shards().size(), resumed);
-    } catch (IOException e) {
-      throw new UncheckedIOException("cannot write " + target, e);
-    }
+    Work work = new Work(checkpoint, linearWeights, modelDirectory);
+    ShardedOutput.Result written =
+        ShardedOutput.write(
+            target, plan, config + " " + checkpoint.fingerprint(), "quantizing", work, progress);
+    return new Result(
+        linearWeights.size(), checkpoint.bytes(), after, written.files(), written.resumedFiles());
   }
 
-  /** All that decides the bytes of the shards. */
-  private String work(ModelCheckpoint checkpoint, ShardPlan plan) {
-    List<String> files = new ArrayList<>();
-    plan.shards().forEach(shard -> files.add(shard.file() + ":" + shard.bytes()));
-    return "1 " + config + " " + checkpoint.fingerprint() + " " + files;
-  }
-
-  /** Writes shards and tells how far it is. */
-  private final class Work {
+  /** What goes into the shards. */
+  private final class Work implements ShardedOutput.Content {
     private final ModelCheckpoint checkpoint;
     private final Set<String> linearWeights;
-    private final Progress progress;
-    private long done = 0;
+    private final Path modelDirectory;
 
-    Work(ModelCheckpoint checkpoint, Set<String> linearWeights, Progress progress) {
+    Work(ModelCheckpoint checkpoint, Set<String> linearWeights, Path modelDirectory) {
       this.checkpoint = checkpoint;
       this.linearWeights = linearWeights;
-      this.progress = progress;
+      this.modelDirectory = modelDirectory;
     }
 
-    /** The checkpoint's tensors of a shard; a 4-bit weight's side tensors are not among them. */
-    private List<TensorSource> tensors(ShardPlan.Shard shard) {
-      List<TensorSource> tensors = new ArrayList<>();
-      for (ShardPlan.Entry entry : shard.entries()) {
-        TensorSource tensor = checkpoint.find(entry.name());
-        if (tensor != null) {
-          tensors.add(tensor);
-        }
-      }
-      return tensors;
+    /** A 4-bit weight's side tensors are written with it. */
+    @Override
+    public @Nullable TensorSource source(String name) {
+      return checkpoint.find(name);
     }
 
-    void skip(ShardPlan.Shard shard) {
-      for (TensorSource tensor : tensors(shard)) {
-        done += tensor.bytes();
+    @Override
+    public void write(SafetensorsWriter writer, TensorSource tensor) {
+      if (linearWeights.contains(tensor.name())) {
+        quantize(writer, tensor);
+      } else {
+        copy(writer, tensor);
       }
-      progress.update(done >> 20, shard.file());
     }
 
-    void write(ShardPlan.Shard shard, Path directory) {
-      try (SafetensorsWriter writer = shard.open(directory)) {
-        for (TensorSource tensor : tensors(shard)) {
-          progress.update(done >> 20, tensor.name());
-          if (linearWeights.contains(tensor.name())) {
-            quantize(writer, tensor);
-          } else {
-            copy(writer, tensor);
-          }
-          done += tensor.bytes();
-        }
-        writer.commit();
-      }
+    @Override
+    public void writeCompanions(Path directory) throws IOException {
+      writeConfig(modelDirectory, directory);
     }
   }
 
@@ -209,12 +158,15 @@ public final class CheckpointQuantizer {
             name + ".absmax",
             config.doubleQuantization() ? StoredType.U8 : StoredType.F32,
             config.blocks(elements)));
-    entries.add(ShardPlan.Entry.of(name + ".quant_map", StoredType.F32, 16));
+    entries.add(ShardPlan.Entry.of(name + QuantizedTensors.QUANT_MAP, StoredType.F32, 16));
     if (config.doubleQuantization()) {
       entries.add(
           ShardPlan.Entry.of(
-              name + ".nested_absmax", StoredType.F32, config.nestedBlocks(elements)));
-      entries.add(ShardPlan.Entry.of(name + ".nested_quant_map", StoredType.F32, 256));
+              name + QuantizedTensors.NESTED_ABSMAX,
+              StoredType.F32,
+              config.nestedBlocks(elements)));
+      entries.add(
+          ShardPlan.Entry.of(name + QuantizedTensors.NESTED_QUANT_MAP, StoredType.F32, 256));
     }
     entries.add(ShardPlan.Entry.of(name + stateSuffix(), StoredType.U8, STATE_BYTES));
     return entries;
@@ -231,10 +183,10 @@ public final class CheckpointQuantizer {
       try (QuantizedWeight weight = QuantizedWeight.quantize(pack, dense, config)) {
         write(writer, name, weight.codes());
         write(writer, name + ".absmax", weight.absmax());
-        writer.write(name + ".quant_map", codeTable());
+        writer.write(name + QuantizedTensors.QUANT_MAP, CodeTables.of(config.format()));
         if (weight.nestedAbsmax() != null) {
-          write(writer, name + ".nested_absmax", weight.nestedAbsmax());
-          writer.write(name + ".nested_quant_map", dynamicMap());
+          write(writer, name + QuantizedTensors.NESTED_ABSMAX, weight.nestedAbsmax());
+          writer.write(name + QuantizedTensors.NESTED_QUANT_MAP, CodeTables.dynamicSigned());
         }
         writer.write(name + stateSuffix(), state(weight));
       }
@@ -273,7 +225,7 @@ public final class CheckpointQuantizer {
     ObjectNode json = Json.newObject();
     json.put("quant_type", config.format() == WeightFormat.NF4 ? "nf4" : "fp4");
     json.put("blocksize", config.blockSize());
-    json.put("dtype", typeName(weight.originalType()));
+    json.put("dtype", FloatEncoding.configName(weight.originalType()));
     json.putArray("shape").add(weight.rows()).add(weight.cols());
     if (config.doubleQuantization()) {
       json.put("nested_blocksize", QuantizationConfig.NESTED_BLOCK_SIZE);
@@ -284,52 +236,6 @@ public final class CheckpointQuantizer {
     byte[] padded = Arrays.copyOf(text, STATE_BYTES);
     Arrays.fill(padded, text.length, STATE_BYTES, (byte) ' ');
     return ByteBuffer.wrap(padded);
-  }
-
-  private static String typeName(DType type) {
-    return switch (type) {
-      case BF16 -> "bfloat16";
-      case F16 -> "float16";
-      default -> "float32";
-    };
-  }
-
-  /** The values of the 16 codes, as the pack dequantizes them. */
-  private float[] codeTable() {
-    int block = 32;
-    try (DeviceBuffer memory = DeviceBuffer.allocate(pack, 1024)) {
-      DeviceTensor codes = DeviceTensor.of(memory, 0, DType.U8, block / 2);
-      byte[] pairs = new byte[block / 2];
-      for (int i = 0; i < 8; i++) {
-        pairs[i] = (byte) (((2 * i) << 4) | (2 * i + 1));
-      }
-      codes.copyFrom(pairs);
-      DeviceTensor one = DeviceTensor.of(memory, 64, DType.F32, 1);
-      one.copyFrom(new float[] {1});
-      DeviceTensor values = DeviceTensor.of(memory, 128, DType.F32, 1, block);
-      Weight weight =
-          new Weight(config.format(), DType.F32, block, 0, 0, 1, block, codes, one, null);
-      Quantization4Bit.dequantize(pack, weight, values);
-      return Arrays.copyOf(values.toFloats(), 16);
-    }
-  }
-
-  /** The 256 values of the signed dynamic map, as the pack dequantizes them. */
-  private float[] dynamicMap() {
-    try (DeviceBuffer memory = DeviceBuffer.allocate(pack, 2048)) {
-      DeviceTensor codes = DeviceTensor.of(memory, 0, DType.U8, 256);
-      byte[] all = new byte[256];
-      for (int i = 0; i < all.length; i++) {
-        all[i] = (byte) i;
-      }
-      codes.copyFrom(all);
-      DeviceTensor one = DeviceTensor.of(memory, 256, DType.F32, 1);
-      one.copyFrom(new float[] {1});
-      DeviceTensor values = DeviceTensor.of(memory, 512, DType.F32, 256);
-      Quantization8Bit.dequantize(
-          pack, Quantization8Bit.Map.DYNAMIC_SIGNED, 256, codes, one, values);
-      return values.toFloats();
-    }
   }
 
   private void writeConfig(Path source, Path target) throws IOException {

@@ -26,6 +26,7 @@ import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.model.WeightNames;
+import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.tensor.TensorArena;
 
 /**
@@ -91,12 +92,18 @@ public final class MemoryPlanner implements AutoCloseable {
     return counting;
   }
 
-  /** Whether the checkpoint's weights are stored in 4 bits, which method full cannot train. */
-  public boolean holds4Bit() {
+  /**
+   * Bits the checkpoint's linear weights are stored in, 4 or 8; 0 where they are not quantized.
+   * Method full trains neither, and method qlora takes no 8-bit ones.
+   */
+  public int storedBits() {
     ModelCheckpoint weights = checkpoint;
-    return weights != null
-        && WeightNames.of(model).modules().stream()
-            .anyMatch(module -> WeightNames.isQuantized(weights, module));
+    return weights == null
+        ? 0
+        : WeightNames.of(model).linears().stream()
+            .mapToInt(module -> QuantizedTensors.storedBits(weights, module.weight()))
+            .max()
+            .orElse(0);
   }
 
   /**

@@ -30,6 +30,7 @@ import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.WeightDecomposition;
 import org.qlora4j.model.DecoderModel;
+import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.ParameterSet;
@@ -37,6 +38,7 @@ import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 
 /**
@@ -475,6 +477,7 @@ public final class TrainingRun {
   private void writeWeights(Path directory, DType type) throws IOException {
     if (adapter != null) {
       adapter.save(directory, config.model().toString());
+      TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList()).write(directory);
       return;
     }
     WeightFiles.write(pack, trained, directory, type);

@@ -25,6 +25,7 @@ import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.CheckpointQuantizer;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Interruption;
 import org.qlora4j.tests.support.Packs;
 
 /** A quantization that was interrupted goes on with the files it had finished. */
@@ -35,32 +36,6 @@ class QuantizeResumeTest {
 
   QuantizeResumeTest(@TempDir Path folder) {
     this.folder = folder;
-  }
-
-  /** Fails like a run that is ended when the tensor number {@code last} comes. */
-  private static final class Interruption implements Progress {
-    private final int last;
-    private int updates = 0;
-
-    Interruption(int last) {
-      this.last = last;
-    }
-
-    @Override
-    public void start(String task, long total) {}
-
-    @Override
-    public void update(long done, String detail) {
-      if (++updates == last) {
-        throw new IllegalStateException("interrupted");
-      }
-    }
-
-    @Override
-    public void message(String line) {}
-
-    @Override
-    public void finish() {}
   }
 
   private CheckpointQuantizer.Result quantize(Path out, QuantizationConfig config, Progress by) {

@@ -1,0 +1,337 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.merge;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Objects;
+import java.util.Set;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.SafetensorsWriter;
+import org.qlora4j.checkpoint.ShardPlan;
+import org.qlora4j.checkpoint.ShardedOutput;
+import org.qlora4j.checkpoint.StoredType;
+import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Progress;
+import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.quant.DenseRows;
+import org.qlora4j.quant.FloatEncoding;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedTensors;
+
+/**
+ * Writes a model again with an adapter added to its weights: {@code W + s * B * A}, with DoRA
+ * scaled to the magnitude vector. The result is a plain model in 16 or 32 bits. One tensor at a
+ * time is in memory, and a dense one only some rows of it; sums are made in f32 and rounded once.
+ *
+ * <p>Tensors are found by their names, so any architecture's checkpoint can be merged.
+ */
+public final class ModelMerger {
+  private static final long MAX_CONFIG_BYTES = 16 << 20;
+
+  /** Elements in memory at a time, of a dense tensor. */
+  private static final int CHUNK_ELEMENTS = 1 << 20;
+
+  private final KernelPack pack;
+  private final Options options;
+
+  /**
+   * How to merge.
+   *
+   * @param base null to merge into the weights as they are stored, quantized ones dequantized; else
+   *     weights are quantized so and dequantized before, as a training on such a base saw them
+   * @param linearWeights names of the weights that {@code base} quantizes
+   * @param type of all floating-point tensors that are written; null to keep each one's
+   * @param shardBytes most bytes of weights in a file
+   */
+  public record Options(
+      @Nullable QuantizationConfig base,
+      Set<String> linearWeights,
+      @Nullable DType type,
+      long shardBytes) {
+    public Options {
+      linearWeights = Set.copyOf(linearWeights);
+      if (type != null && type != DType.F32 && type != DType.BF16 && type != DType.F16) {
+        throw new IllegalArgumentException("models are written in F32, BF16 or F16, not " + type);
+      }
+    }
+  }
+
+  /**
+   * What was written.
+   *
+   * @param mergedWeights number of weights an adapter was added to
+   * @param dora whether it was a DoRA adapter
+   * @param type of the merged weights
+   * @param bytesBefore bytes of all tensors before
+   * @param bytesAfter bytes of all tensors after
+   * @param files number of files with weights
+   * @param resumedFiles how many of them an interrupted run had finished
+   */
+  public record Result(
+      int mergedWeights,
+      boolean dora,
+      DType type,
+      long bytesBefore,
+      long bytesAfter,
+      int files,
+      int resumedFiles) {}
+
+  public ModelMerger(KernelPack pack, Options options) {
+    this.pack = pack;
+    this.options = options;
+  }
+
+  /**
+   * Merges into a new model directory, which appears whole or not at all; see {@link
+   * ShardedOutput}.
+   *
+   * @param modelDirectory where config.json and the tokenizer come from
+   */
+  public Result merge(
+      ModelCheckpoint checkpoint,
+      Path modelDirectory,
+      Path adapterDirectory,
+      Path target,
+      Progress progress) {
+    try (AdapterWeights adapter = AdapterWeights.open(adapterDirectory)) {
+      ObjectNode config = Json.readObject(modelDirectory.resolve("config.json"), MAX_CONFIG_BYTES);
+      Merge merge = new Merge(checkpoint, config, modelDirectory, adapter);
+      merge.checkAdapter(adapterDirectory);
+      ShardPlan plan = ShardPlan.of(merge.entries(), options.shardBytes());
+      // A set has no order of its own.
+      String work =
+          options.base()
+              + " "
+              + options.type()
+              + " "
+              + checkpoint.fingerprint()
+              + " "
+              + adapter.fingerprint();
+      ShardedOutput.Result written =
+          ShardedOutput.write(target, plan, work, "merging", merge, progress);
+      return new Result(
+          adapter.modules().size(),
+          adapter.dora(),
+          merge.mergedType(),
+          checkpoint.bytes(),
+          plan.bytes(),
+          written.files(),
+          written.resumedFiles());
+    }
+  }
+
+  /** One merge. */
+  private final class Merge implements ShardedOutput.Content {
+    private final ModelCheckpoint checkpoint;
+    private final ObjectNode config;
+    private final Path modelDirectory;
+    private final AdapterWeights adapter;
+    private final Map<String, AdapterWeights.Module> byWeight = new HashMap<>();
+    private final ByteBuffer host =
+        ByteBuffer.allocateDirect(CHUNK_ELEMENTS * Float.BYTES).order(ByteOrder.LITTLE_ENDIAN);
+
+    Merge(
+        ModelCheckpoint checkpoint,
+        ObjectNode config,
+        Path modelDirectory,
+        AdapterWeights adapter) {
+      this.checkpoint = checkpoint;
+      this.config = config;
+      this.modelDirectory = modelDirectory;
+      this.adapter = adapter;
+      adapter.modules().values().forEach(m -> byWeight.put(m.path() + ".weight", m));
+    }
+
+    /** Every adapted weight is there and has the adapter's shape. */
+    void checkAdapter(Path adapterDirectory) {
+      byWeight.forEach(
+          (name, module) -> {
+            TensorSource tensor = checkpoint.find(name);
+            long[] shape = tensor == null ? new long[0] : shape(tensor);
+            if (!Arrays.equals(shape, new long[] {module.out(), module.in()})) {
+              String near = tensor == null ? Text.nearest(name, checkpoint.names()) : null;
+              throw new InputException(
+                  adapterDirectory
+                      + ": the adapter of "
+                      + Text.quote(module.path())
+                      + " is ["
+                      + module.out()
+                      + ", "
+                      + module.in()
+                      + "], the model has "
+                      + (tensor == null ? "no such weight" : Arrays.toString(shape) + " there")
+                      + (near == null ? "" : ", the nearest is " + Text.quote(near))
+                      + "; was the adapter trained on another base?");
+            }
+            boolean outsideBlocks = module.path().chars().noneMatch(Character::isDigit);
+            if (outsideBlocks && config.path("tie_word_embeddings").asBoolean(false)) {
+              throw new InputException(
+                  adapterDirectory
+                      + ": the adapter changes "
+                      + Text.quote(module.path())
+                      + ", which the model shares between embedding and head; such an adapter"
+                      + " cannot be merged");
+            }
+          });
+    }
+
+    private boolean isQuantized(TensorSource tensor) {
+      return QuantizedTensors.isQuantized(checkpoint, tensor.name());
+    }
+
+    private boolean isFloating(TensorSource tensor) {
+      return switch (tensor.storedType()) {
+        case F32, BF16, F16 -> true;
+        default -> false;
+      };
+    }
+
+    private long[] shape(TensorSource tensor) {
+      if (!isQuantized(tensor)) {
+        return tensor.shape();
+      }
+      QuantizedTensors quantized = QuantizedTensors.of(checkpoint, tensor.name());
+      return new long[] {quantized.rows(), quantized.cols()};
+    }
+
+    /** The type of a floating-point or quantized tensor in the result. */
+    private DType type(TensorSource tensor) {
+      DType type = options.type();
+      if (type != null) {
+        return type;
+      }
+      if (!isQuantized(tensor)) {
+        return tensor.dtype();
+      }
+      QuantizedTensors quantized = QuantizedTensors.of(checkpoint, tensor.name());
+      return quantized.config().format().is4Bit() ? quantized.originalType() : configType();
+    }
+
+    /** LLM.int8 weights do not say what they were. */
+    private DType configType() {
+      return switch (config.path("dtype").asText(config.path("torch_dtype").asText())) {
+        case "float32" -> DType.F32;
+        case "float16" -> DType.F16;
+        default -> DType.BF16;
+      };
+    }
+
+    DType mergedType() {
+      String first = adapter.modules().keySet().iterator().next() + ".weight";
+      return type(checkpoint.tensor(first));
+    }
+
+    List<List<ShardPlan.Entry>> entries() {
+      List<List<ShardPlan.Entry>> entries = new ArrayList<>();
+      for (TensorSource tensor : checkpoint.tensors()) {
+        if (!QuantizedTensors.isSideTensor(checkpoint, tensor.name())) {
+          StoredType type =
+              isQuantized(tensor) || isFloating(tensor)
+                  ? StoredType.of(type(tensor))
+                  : tensor.storedType();
+          entries.add(List.of(ShardPlan.Entry.of(tensor.name(), type, shape(tensor))));
+        }
+      }
+      return entries;
+    }
+
+    @Override
+    public TensorSource source(String name) {
+      return checkpoint.tensor(name);
+    }
+
+    @Override
+    public void write(SafetensorsWriter writer, TensorSource tensor) {
+      boolean quantized = isQuantized(tensor);
+      boolean requantized =
+          options.base() != null && options.linearWeights().contains(tensor.name());
+      AdapterWeights.Module module = byWeight.get(tensor.name());
+      if (module == null
+          && !quantized
+          && !requantized
+          && (!isFloating(tensor) || type(tensor) == tensor.dtype())) {
+        copy(writer, tensor);
+        return;
+      }
+      DType type = type(tensor);
+      try (DenseRows rows =
+          quantized
+              ? DenseRows.of(pack, QuantizedTensors.of(checkpoint, tensor.name()))
+              : requantized
+                  ? DenseRows.quantized(pack, tensor, Objects.requireNonNull(options.base()))
+                  : DenseRows.of(tensor)) {
+        int chunk = rows.rowsOf(CHUNK_ELEMENTS);
+        if (module == null) {
+          write(writer, tensor, rows, chunk, type, null);
+          return;
+        }
+        try (LowRankUpdate update = new LowRankUpdate(pack, module, adapter.scaling(), chunk)) {
+          write(writer, tensor, rows, chunk, type, update);
+        }
+      }
+    }
+
+    private void write(
+        SafetensorsWriter writer,
+        TensorSource tensor,
+        DenseRows rows,
+        int chunk,
+        DType type,
+        @Nullable LowRankUpdate update) {
+      float[] values = new float[Math.toIntExact(chunk * rows.cols())];
+      for (long first = 0; first < rows.rows(); first += chunk) {
+        int count = (int) Math.min(chunk, rows.rows() - first);
+        rows.read(first, count, values);
+        if (update != null) {
+          update.apply(first, count, values);
+        }
+        int elements = Math.toIntExact(count * rows.cols());
+        for (int at = 0; at < elements; at += CHUNK_ELEMENTS) {
+          host.clear();
+          if (!FloatEncoding.encode(
+              values, at, Math.min(CHUNK_ELEMENTS, elements - at), type, host)) {
+            throw new InputException(
+                tensor.file()
+                    + ": tensor "
+                    + Text.quote(tensor.name())
+                    + ": expected values of at most 65504 for float16, found larger ones; use"
+                    + " --dtype bfloat16");
+          }
+          writer.write(tensor.name(), host.flip());
+        }
+      }
+    }
+
+    private void copy(SafetensorsWriter writer, TensorSource tensor) {
+      for (long at = 0; at < tensor.bytes(); at += host.capacity()) {
+        host.clear().limit((int) Math.min(host.capacity(), tensor.bytes() - at));
+        tensor.read(at, host);
+        writer.write(tensor.name(), host.flip());
+      }
+    }
+
+    @Override
+    public void writeCompanions(Path directory) throws IOException {
+      ModelCheckpoint.copyCompanions(
+          modelDirectory, directory, FloatEncoding.configName(mergedType()));
+      Path file = directory.resolve("config.json");
+      ObjectNode written = Json.readObject(file, MAX_CONFIG_BYTES);
+      written.remove("quantization_config");
+      Files.writeString(file, Json.pretty(written));
+    }
+  }
+}

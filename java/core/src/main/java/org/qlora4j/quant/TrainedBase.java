@@ -1,0 +1,104 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.quant;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Locale;
+import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Json;
+import org.qlora4j.common.Text;
+import org.qlora4j.kernels.Weight;
+import org.qlora4j.kernels.WeightFormat;
+
+/**
+ * How the base's weights were held while an adapter was trained. PEFT's files do not say it, so it
+ * stands in a file of its own beside them, which PEFT does not read.
+ *
+ * @param quantization of the blocks' linear weights; null where they were as the model's directory
+ *     has them
+ */
+public record TrainedBase(@Nullable QuantizationConfig quantization) {
+  /** The file in the adapter's directory. */
+  public static final String FILE = "qlora4j_base.json";
+
+  private static final long MAX_BYTES = 1 << 16;
+
+  /** What a model's linear weights are. */
+  public static TrainedBase of(List<Weight> linears) {
+    for (Weight weight : linears) {
+      switch (weight.format()) {
+        case NF4, FP4 -> {
+          return new TrainedBase(
+              new QuantizationConfig(
+                  weight.format(), weight.blockSize(), weight.nestedBlockSize() != 0));
+        }
+        case INT8 -> {
+          return new TrainedBase(QuantizationConfig.int8(0));
+        }
+        case FP8 -> {
+          return new TrainedBase(QuantizationConfig.fp8());
+        }
+        case DENSE -> {}
+      }
+    }
+    return new TrainedBase(null);
+  }
+
+  /** Writes the file. */
+  public void write(Path adapterDirectory) throws IOException {
+    ObjectNode json = Json.newObject();
+    QuantizationConfig config = quantization;
+    if (config == null) {
+      json.putNull("quantization");
+    } else {
+      json.put("quantization", config.format().name().toLowerCase(Locale.ROOT));
+      if (config.format().is4Bit()) {
+        json.put("blocksize", config.blockSize());
+        json.put("double_quant", config.doubleQuantization());
+      }
+    }
+    Files.writeString(adapterDirectory.resolve(FILE), Json.pretty(json));
+  }
+
+  /** Reads the file of an adapter's directory; null where there is none. */
+  public static @Nullable TrainedBase read(Path adapterDirectory) {
+    Path file = adapterDirectory.resolve(FILE);
+    if (!Files.isRegularFile(file)) {
+      return null;
+    }
+    ObjectNode json = Json.readObject(file, MAX_BYTES);
+    String format = json.path("quantization").asText("null");
+    return switch (format) {
+      case "null" -> new TrainedBase(null);
+      case "nf4", "fp4" -> new TrainedBase(fourBit(file, json, format));
+      case "int8" -> new TrainedBase(QuantizationConfig.int8(0));
+      case "fp8" -> new TrainedBase(QuantizationConfig.fp8());
+      default ->
+          throw new InputException(
+              file
+                  + ": quantization: expected null, nf4, fp4, int8 or fp8, found "
+                  + Text.quote(format));
+    };
+  }
+
+  private static QuantizationConfig fourBit(Path file, ObjectNode json, String format) {
+    if (!json.path("blocksize").isInt() || !json.path("double_quant").isBoolean()) {
+      throw new InputException(
+          file
+              + ": expected a whole number blocksize and double_quant true or false, found "
+              + Text.quote(Json.compact(json)));
+    }
+    try {
+      return new QuantizationConfig(
+          format.equals("nf4") ? WeightFormat.NF4 : WeightFormat.FP4,
+          json.get("blocksize").intValue(),
+          json.get("double_quant").booleanValue());
+    } catch (IllegalArgumentException e) {
+      throw new InputException(file + ": blocksize: " + e.getMessage(), e);
+    }
+  }
+}

@@ -1,0 +1,143 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.cli;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.Json;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.TrainedBase;
+import org.qlora4j.tests.support.CommandRuns.Ran;
+import org.qlora4j.tests.support.FixtureFiles;
+
+/** The command {@code merge}. */
+class MergeTest {
+  private final Path folder;
+  private final Path model = FixtureFiles.project("examples/model");
+
+  MergeTest(@TempDir Path folder) {
+    this.folder = folder;
+  }
+
+  private Path train(String method) throws IOException {
+    Path config = folder.resolve("c.yaml");
+    Files.writeString(
+        config,
+        """
+        model: %s
+        method: %s
+        train_file: %s
+        output_dir: %s
+        compute: float32
+        sequence_length: 64
+        lora_r: 4
+        learning_rate: 3e-3
+        per_device_train_batch_size: 2
+        max_steps: 3
+        """
+            .formatted(
+                model,
+                method,
+                FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                folder.resolve(method)));
+    assertDone(run("train", config));
+    return folder.resolve(method).resolve("adapter");
+  }
+
+  private static byte[] weights(Path directory) throws IOException {
+    return Files.readAllBytes(directory.resolve(ModelCheckpoint.SINGLE_FILE));
+  }
+
+  /** The default is the base of the training, which the adapter's directory knows. */
+  @Test
+  void mergesIntoWhatTheAdapterWasTrainedOn() throws IOException {
+    Path adapter = train("qlora");
+    assertEquals(new TrainedBase(QuantizationConfig.nf4()), TrainedBase.read(adapter));
+    Path out = folder.resolve("out");
+    Path json = folder.resolve("figures.json");
+    Ran ran = assertDone(run("merge", model, adapter, out, "--dtype", "float32", "--json", json));
+    assertTrue(ran.err().contains("nf4 in blocks of 64 with double quantization"), ran.err());
+    assertTrue(ran.err().contains("as the adapter was trained"), ran.err());
+    assertTrue(ran.out().contains("LoRA adapter added to 28 weights, now in float32"), ran.out());
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    assertEquals(28, figures.path("merged_weights").intValue());
+    assertTrue(Files.exists(out.resolve("tokenizer.json")));
+
+    // The merged model writes what the adapted one does.
+    Object[] tail = {"--prompt", "\uc81c\ubaa9:", "--max-new-tokens", 12, "--compute", "float32"};
+    String adapted =
+        assertDone(
+                run(
+                    "generate",
+                    model,
+                    "--adapter",
+                    adapter,
+                    "--quantize",
+                    "nf4",
+                    tail[0],
+                    tail[1],
+                    tail[2],
+                    tail[3],
+                    tail[4],
+                    tail[5]))
+            .out();
+    String merged =
+        assertDone(run("generate", out, tail[0], tail[1], tail[2], tail[3], tail[4], tail[5]))
+            .out();
+    assertEquals(adapted, merged);
+
+    // The same from the base that is stored in 4 bits, and another one from the original.
+    Path stored = folder.resolve("stored");
+    assertDone(run("quantize", model, stored));
+    Path fromStored = folder.resolve("from-stored");
+    Ran second = assertDone(run("merge", stored, adapter, fromStored, "--dtype", "float32"));
+    assertTrue(second.err().contains("the 4-bit weights of"), second.err());
+    assertArrayEquals(weights(out), weights(fromStored));
+    Path original = folder.resolve("original");
+    assertDone(run("merge", model, adapter, original, "--dtype", "float32", "--base", "original"));
+    assertFalse(Arrays.equals(weights(out), weights(original)));
+
+    assertFixable(
+        run("merge", stored, adapter, folder.resolve("no"), "--base", "original"),
+        "--base: expected none",
+        "4 bits");
+    assertFixable(run("merge", model, adapter, model), "another directory");
+    assertFixable(run("merge", model, adapter, adapter), "another directory");
+    assertFixable(run("merge", model, folder.resolve("none"), folder.resolve("no")), "no such");
+    assertFixable(
+        run("merge", model, adapter, folder.resolve("no"), "--base", "nf4", "--blocksize", 48),
+        "--blocksize");
+    Files.writeString(adapter.resolve(TrainedBase.FILE), "{\"quantization\": \"nf3\"}");
+    assertFixable(run("merge", model, adapter, folder.resolve("no")), TrainedBase.FILE, "nf3");
+    Files.writeString(
+        adapter.resolve(TrainedBase.FILE),
+        "{\"quantization\": \"nf4\", \"blocksize\": 65, \"double_quant\": true}");
+    assertFixable(run("merge", model, adapter, folder.resolve("no")), TrainedBase.FILE, "65");
+    Files.delete(adapter.resolve(TrainedBase.FILE));
+    Ran unknown = assertDone(run("merge", model, adapter, folder.resolve("unknown")));
+    assertTrue(unknown.err().contains("is not known"), unknown.err());
+  }
+
+  @Test
+  void anAdapterOfADenseBaseIsMergedIntoIt() throws IOException {
+    Path adapter = train("lora");
+    assertEquals(new TrainedBase(null), TrainedBase.read(adapter));
+    Path out = folder.resolve("out");
+    Ran ran = assertDone(run("merge", model, adapter, out));
+    assertTrue(ran.err().contains("as the adapter was trained"), ran.err());
+    assertTrue(ran.out().contains("now in bfloat16"), ran.out());
+  }
+}
