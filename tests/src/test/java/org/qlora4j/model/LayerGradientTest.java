@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.model;
 
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -8,6 +9,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Random;
 import org.bytedeco.javacpp.PointerScope;
 import org.bytedeco.pytorch.Scalar;
@@ -19,6 +21,7 @@ import org.bytedeco.pytorch.global.torch.ScalarType;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
@@ -35,6 +38,7 @@ import org.qlora4j.kernels.QuantizationFp8;
 import org.qlora4j.kernels.QuantizationInt8;
 import org.qlora4j.kernels.Weight;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.DoraMagnitude;
 import org.qlora4j.lora.LoraLayer;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.QuantizedWeight;
@@ -129,6 +133,75 @@ class LayerGradientTest {
         (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
         linear::torch,
         96);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"0, 0", "1, 0", "37, 0", "37, 0.25"})
+  void denseLinearWithBiasAndDora(int tokens, float dropout) {
+    Dense linear = dora(dense("linear", 96, 80, true, 8, dropout));
+    check(
+        tokens,
+        80,
+        (x, y) -> linear.layer.forward(pass, x, null, y),
+        (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
+        linear::torch,
+        96);
+  }
+
+  /** Packed where the pack has an order of its own, so that the norms need the canonical one. */
+  @ParameterizedTest
+  @CsvSource({"NF4, 128, 0", "NF4, 200, 0.25", "INT8, 77, 0", "FP8, 128, 0.25"})
+  void quantizedLinearWithDora(WeightFormat format, int in, float dropout) {
+    Dense linear =
+        dora(
+            format == WeightFormat.NF4
+                ? quantized("linear", 96, in, 8, dropout)
+                : rowwise("linear", format, 96, in, 8, dropout));
+    check(
+        21,
+        in,
+        (x, y) -> {
+          // The residual may be where the result goes, as in a block.
+          y.zero();
+          return linear.layer.forward(pass, x, y, y);
+        },
+        (saved, dy, dx) -> {
+          dx.zero();
+          linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, true);
+        },
+        linear::torch,
+        96);
+  }
+
+  /** More rows than a strip has. */
+  @Test
+  void doraInStrips() {
+    Dense linear = dora(quantized("linear", 3000, 320, 4, 0.25f));
+    check(
+        131,
+        320,
+        (x, y) -> linear.layer.forward(pass, x, null, y),
+        (saved, dy, dx) -> linear.layer.backward(pass, (LinearLayer.Saved) saved, dy, dx, false),
+        linear::torch,
+        3000);
+  }
+
+  @Test
+  void aDoraFollowsItsWeights() {
+    Dense linear = dora(dense("linear", 32, 48, false, 4, 0f));
+    DoraMagnitude dora = Objects.requireNonNull(Objects.requireNonNull(linear.lora).dora());
+    linear.layer.initialiseMagnitudes(linear.lora, DType.F32);
+    DeviceTensor x = randomTensor(5, 48);
+    DeviceTensor y = arena.allocate(DType.F32, 5, 32);
+    linear.layer.forward(pass, x, null, y);
+    Tensor plain = linear.plain(TorchBridge.view(x));
+    close("magnitudes that are the norms change nothing", floats(plain), y.toFloats());
+    assertFalse(dora.isStale());
+    linear.lora.b().value().zero();
+    dora.invalidate();
+    linear.layer.forward(pass, x, null, y);
+    float[] norms = floats(linear.w.mul(linear.w).sum(1).sqrt());
+    close("norms without b are those of the weight", norms, dora.norm().toFloats());
   }
 
   @ParameterizedTest
@@ -311,7 +384,7 @@ class LayerGradientTest {
     final LinearLayer layer;
     final Tensor w;
     final @Nullable Tensor bias;
-    final @Nullable LoraLayer lora;
+    @Nullable LoraLayer lora;
     final int number;
 
     Dense(
@@ -324,7 +397,30 @@ class LayerGradientTest {
       layer.setLora(lora);
     }
 
+    /** With PEFT's formula for DoRA: everything beside the base is an addition to it. */
     Tensor torch(Tensor x) {
+      LoraLayer branch = lora;
+      if (branch == null || branch.dora() == null) {
+        return plain(x);
+      }
+      Tensor a = leaf(branch.a());
+      Tensor b = leaf(branch.b());
+      Scalar s = new Scalar((double) branch.scaling());
+      Tensor adapted = w.detach().add(torch.matmul(b.detach(), a.detach()).mul(s));
+      Tensor g =
+          leaf(branch.dora().magnitude()).div(adapted.mul(adapted).sum(1).sqrt()).unsqueeze(0);
+      Tensor dropped = branch.dropout() > 0 ? x.mul(mask(x, branch.dropout(), number)) : x;
+      Tensor base = torch.matmul(dropped, w.detach().transpose(0, 1));
+      Tensor update =
+          torch.matmul(torch.matmul(dropped, a.transpose(0, 1)), b.transpose(0, 1)).mul(s);
+      Tensor y = torch.matmul(x, w.detach().transpose(0, 1));
+      if (bias != null) {
+        y = y.add(bias);
+      }
+      return y.add(g.sub(new Scalar(1.0)).mul(base)).add(g.mul(update));
+    }
+
+    Tensor plain(Tensor x) {
       Tensor y = torch.matmul(x, w.transpose(0, 1));
       if (bias != null) {
         y = y.add(bias);
@@ -340,6 +436,30 @@ class LayerGradientTest {
       }
       return y;
     }
+  }
+
+  /** The same with magnitudes of its own in the place of its plain branch. */
+  private Dense dora(Dense linear) {
+    LoraLayer plain = Objects.requireNonNull(linear.lora);
+    int out = Math.toIntExact(linear.layer.out());
+    Parameter magnitude = parameter(linear.layer.name() + ".m", 1, out);
+    LoraLayer branch =
+        new LoraLayer(
+            plain.a(),
+            plain.b(),
+            plain.scaling(),
+            plain.dropout(),
+            new DoraMagnitude(magnitude, arena.allocate(DType.F32, out)));
+    linear.lora = branch;
+    linear.layer.setLora(branch);
+    // What a DoRA adapts is frozen; its bias may be trained.
+    linear.layer.train(
+        null,
+        parameters.parameters().stream()
+            .filter(p -> p.name().equals(linear.layer.name() + ".bias"))
+            .findFirst()
+            .orElse(null));
+    return linear;
   }
 
   private Dense dense(String name, int out, int in, boolean bias, int rank, float dropout) {
@@ -366,6 +486,7 @@ class LayerGradientTest {
     owned.add(weight);
     DeviceTensor dequantized = arena.allocate(DType.F32, out, in);
     Quantization4Bit.dequantize(pack, weight.weight(), dequantized);
+    weight.pack();
     LinearLayer layer = new LinearLayer(name, 7, weight.weight(), null);
     return new Dense(
         layer, 7, TorchBridge.view(dequantized), null, lora(name, out, in, rank, dropout));

@@ -226,8 +226,7 @@ final class GenerateCommand implements Callable<Integer> {
       try (DecoderModel decoder =
           ModelLoader.load(kernels, config, checkpoint, options, progress)) {
         progress.finish();
-        LoraAdapter lora =
-            adapter == null ? null : LoraAdapter.load(kernels, adapter, decoder.linears());
+        LoraAdapter lora = adapter == null ? null : LoraAdapter.load(kernels, adapter, decoder);
         try (TensorArena arena = new TensorArena(kernels)) {
           Pass pass = Pass.inference(kernels, arena, type, loraCompute);
           int room = Math.min(maxNewTokens, config.maxPositions() - prompt.length);

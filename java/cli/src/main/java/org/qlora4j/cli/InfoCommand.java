@@ -19,6 +19,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.Tokenizer;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.train.MemoryPlan;
@@ -126,7 +127,8 @@ final class InfoCommand implements Callable<Integer> {
   private void model(Path directory, PrintWriter out, ObjectNode figures) {
     ModelConfig config = ModelConfig.read(directory);
     WeightNames names = WeightNames.of(config);
-    List<WeightNames.Module> targets = names.targets(targetModules);
+    List<WeightNames.Module> targets =
+        TargetModules.of(targetModules).select(names.linears(), WeightNames.Module::path);
     architecture(config, names, targets, out, figures);
     weights(directory, names, out, figures);
     if (Tokenizer.exists(directory)) {

@@ -112,7 +112,10 @@ final class PlanCommand implements Callable<Integer> {
     Path shape = model == null ? run.model() : model;
     ModelConfig modelConfig =
         Files.isRegularFile(shape) ? ModelConfig.readFile(shape) : ModelConfig.read(shape);
-    WeightNames.of(modelConfig).targets(run.lora().targetModules());
+    run.lora()
+        .config()
+        .targets()
+        .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
     int tokens = Math.min(run.data().sequenceLength(), modelConfig.maxPositions());
     int sequences = run.schedule().microBatchSize();
     MachineMemory available =

@@ -5,20 +5,25 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.Supplier;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Text;
+import org.qlora4j.lora.LoraConfig;
 
 /**
  * A LoRA adapter directory in PEFT's format: {@code adapter_config.json} and {@code
  * adapter_model.safetensors}, whose keys are {@code base_model.model.<module path>.lora_A.weight}
- * [rank, in] and {@code .lora_B.weight} [out, rank].
+ * [rank, in] and {@code .lora_B.weight} [out, rank], with DoRA also {@code .lora_magnitude_vector}
+ * [out]. Tensors of modules_to_save and trained biases have their names in the base after that
+ * prefix.
  */
 public final class PeftAdapterFile implements AutoCloseable {
   /** The options' file. */
@@ -32,6 +37,16 @@ public final class PeftAdapterFile implements AutoCloseable {
 
   private static final String A = ".lora_A.weight";
   private static final String B = ".lora_B.weight";
+  private static final String MAGNITUDE = ".lora_magnitude_vector";
+
+  /** Where an adapted linear keeps its bias. */
+  private static final String BASE_BIAS = ".base_layer.bias";
+
+  /**
+   * With bias: all, PEFT saves the bias of a module in modules_to_save twice more, under the names
+   * its wrapper has for the frozen module and for the copy; it reads neither.
+   */
+  private static final List<String> REPEATED = List.of(".original_module.", ".modules_to_save.");
 
   /**
    * The two matrices of one module, read from a file.
@@ -39,8 +54,10 @@ public final class PeftAdapterFile implements AutoCloseable {
    * @param module path in the base model, for example "model.layers.0.self_attn.q_proj"
    * @param a [rank, in]
    * @param b [out, rank]
+   * @param magnitude [out], with DoRA only
    */
-  public record Pair(String module, TensorSource a, TensorSource b) {
+  public record Pair(
+      String module, TensorSource a, TensorSource b, @Nullable TensorSource magnitude) {
     /** In features. */
     public long in() {
       return a.shape()[1];
@@ -66,11 +83,31 @@ public final class PeftAdapterFile implements AutoCloseable {
   private final PeftAdapterConfig config;
   private final SafetensorsFile file;
   private final Map<String, Pair> pairs;
+  private final Map<String, TensorSource> copies;
 
-  private PeftAdapterFile(PeftAdapterConfig config, SafetensorsFile file, Map<String, Pair> pairs) {
+  private PeftAdapterFile(
+      PeftAdapterConfig config,
+      SafetensorsFile file,
+      Map<String, Pair> pairs,
+      Map<String, TensorSource> copies) {
     this.config = config;
     this.file = file;
     this.pairs = Collections.unmodifiableMap(pairs);
+    this.copies = Collections.unmodifiableMap(copies);
+  }
+
+  /**
+   * A tensor to be written.
+   *
+   * @param name in the file
+   * @param data writes its f32 values, in pieces if it likes
+   */
+  public record Entry(String name, long[] shape, Data data) {}
+
+  /** Values of a tensor. */
+  public interface Data {
+    /** Writes all of them under this name. */
+    void write(SafetensorsWriter writer, String name);
   }
 
   /** Name of the tensor [rank, in] of a module. */
@@ -81,6 +118,16 @@ public final class PeftAdapterFile implements AutoCloseable {
   /** Name of the tensor [out, rank] of a module. */
   public static String bName(String module) {
     return PREFIX + module + B;
+  }
+
+  /** Name of the tensor [out] of a module's magnitudes. */
+  public static String magnitudeName(String module) {
+    return PREFIX + module + MAGNITUDE;
+  }
+
+  /** Name of a module's trained bias; an adapted linear keeps its own one level down. */
+  public static String biasName(String module, boolean adapted) {
+    return PREFIX + module + (adapted ? BASE_BIAS : ".bias");
   }
 
   /** Opens an adapter directory; everything but the tensors' data is read and checked. */
@@ -98,7 +145,9 @@ public final class PeftAdapterFile implements AutoCloseable {
     SafetensorsFile file = SafetensorsFile.open(directory.resolve(WEIGHTS_FILE));
     boolean opened = false;
     try {
-      PeftAdapterFile adapter = new PeftAdapterFile(config, file, pairs(config, file));
+      Map<String, TensorSource> copies = new TreeMap<>();
+      Map<String, Pair> pairs = pairs(config, file, copies);
+      PeftAdapterFile adapter = new PeftAdapterFile(config, file, pairs, copies);
       opened = true;
       return adapter;
     } finally {
@@ -108,13 +157,27 @@ public final class PeftAdapterFile implements AutoCloseable {
     }
   }
 
-  private static Map<String, Pair> pairs(PeftAdapterConfig config, SafetensorsFile file) {
+  /** The pairs; what else is trained goes to {@code copies}, by its name in the base. */
+  private static Map<String, Pair> pairs(
+      PeftAdapterConfig config, SafetensorsFile file, Map<String, TensorSource> copies) {
+    boolean dora = config.lora().dora();
     Map<String, Pair> pairs = new TreeMap<>();
     for (String key : file.names()) {
-      boolean isA = key.endsWith(A);
-      if (!key.startsWith(PREFIX)
-          || (!isA && !key.endsWith(B))
-          || key.length() <= PREFIX.length() + A.length()) {
+      String path = key.startsWith(PREFIX) ? key.substring(PREFIX.length()) : "";
+      if (path.length() > A.length() && path.endsWith(A)) {
+        String module = path.substring(0, path.length() - A.length());
+        pairs.put(module, pair(config, file, module));
+      } else if (path.length() > B.length() && path.endsWith(B)) {
+        file.tensor(aName(path.substring(0, path.length() - B.length())));
+      } else if (dora && path.endsWith(MAGNITUDE)) {
+        file.tensor(aName(path.substring(0, path.length() - MAGNITUDE.length())));
+      } else if (isCopy(config.lora(), path)) {
+        if (REPEATED.stream().noneMatch(path::contains)) {
+          TensorSource tensor = file.tensor(key);
+          checkType(tensor);
+          copies.put(path.replace(BASE_BIAS, ".bias"), tensor);
+        }
+      } else {
         throw new InputException(
             file.file()
                 + ": tensor "
@@ -125,21 +188,51 @@ public final class PeftAdapterFile implements AutoCloseable {
                 + A
                 + " and "
                 + B
-                + "; other trained tensors are not supported");
-      }
-      String module = key.substring(PREFIX.length(), key.length() - A.length());
-      TensorSource a = file.tensor(aName(module));
-      TensorSource b = file.tensor(bName(module));
-      if (isA) {
-        checkShape(a, config.rank(), 0);
-        checkShape(b, config.rank(), 1);
-        pairs.put(module, new Pair(module, a, b));
+                + (dora ? " and " + MAGNITUDE : "")
+                + ", and what modules_to_save and bias of "
+                + CONFIG_FILE
+                + " name; other trained tensors are not supported");
       }
     }
     if (pairs.isEmpty()) {
       throw new InputException(file.file() + ": expected LoRA matrices, found no tensor");
     }
     return pairs;
+  }
+
+  private static Pair pair(PeftAdapterConfig config, SafetensorsFile file, String module) {
+    TensorSource a = file.tensor(aName(module));
+    TensorSource b = file.tensor(bName(module));
+    int rank = config.lora().rank(module);
+    checkShape(a, rank, 0);
+    checkShape(b, rank, 1);
+    TensorSource magnitude = null;
+    if (config.lora().dora()) {
+      magnitude = file.tensor(magnitudeName(module));
+      checkType(magnitude);
+      if (magnitude.elements() != b.shape()[0]) {
+        throw new InputException(
+            magnitude.file()
+                + ": tensor "
+                + Text.quote(magnitude.name())
+                + ": expected "
+                + b.shape()[0]
+                + " magnitudes, one for each row of lora_B, found "
+                + Arrays.toString(magnitude.shape()));
+      }
+    }
+    return new Pair(module, a, b, magnitude);
+  }
+
+  private static boolean isCopy(LoraConfig lora, String path) {
+    int dot = path.lastIndexOf('.');
+    if (dot < 1 || path.contains(".lora_")) {
+      return false;
+    }
+    String module = path.substring(0, dot);
+    boolean bias = path.endsWith(".bias") && lora.bias() != LoraConfig.Bias.NONE;
+    boolean saved = !lora.modulesToSave().isEmpty() && lora.saves(module);
+    return bias || (saved && (path.endsWith(".weight") || path.endsWith(".bias")));
   }
 
   private static void checkShape(TensorSource tensor, int rank, int axis) {
@@ -158,6 +251,10 @@ public final class PeftAdapterFile implements AutoCloseable {
               + ", found "
               + Arrays.toString(shape));
     }
+    checkType(tensor);
+  }
+
+  private static void checkType(TensorSource tensor) {
     switch (tensor.storedType()) {
       case F32, BF16, F16 -> {}
       default ->
@@ -185,6 +282,13 @@ public final class PeftAdapterFile implements AutoCloseable {
     return pairs.get(module);
   }
 
+  /**
+   * Tensors of modules that are trained in full, and trained biases, by their names in the base.
+   */
+  public Map<String, TensorSource> copies() {
+    return copies;
+  }
+
   @Override
   public void close() {
     file.close();
@@ -195,14 +299,31 @@ public final class PeftAdapterFile implements AutoCloseable {
    * appear whole passes {@link org.qlora4j.common.AtomicOutput#path()}. Tensors are F32.
    */
   public static void write(Path directory, PeftAdapterConfig config, Collection<Matrices> modules) {
+    List<Entry> entries = new ArrayList<>();
+    for (Matrices m : modules) {
+      long rank = config.lora().rank(m.module());
+      entries.add(
+          new Entry(
+              aName(m.module()),
+              new long[] {rank, m.in()},
+              (writer, name) -> writer.write(name, m.a().get())));
+      entries.add(
+          new Entry(
+              bName(m.module()),
+              new long[] {m.out(), rank},
+              (writer, name) -> writer.write(name, m.b().get())));
+    }
+    write(directory, config, entries);
+  }
+
+  /** As {@link #write(Path, PeftAdapterConfig, Collection)}, with any tensors. */
+  public static void write(Path directory, PeftAdapterConfig config, List<Entry> entries) {
     try (SafetensorsWriter writer = SafetensorsWriter.create(directory.resolve(WEIGHTS_FILE))) {
-      for (Matrices m : modules) {
-        writer.declare(aName(m.module()), StoredType.F32, config.rank(), m.in());
-        writer.declare(bName(m.module()), StoredType.F32, m.out(), config.rank());
+      for (Entry entry : entries) {
+        writer.declare(entry.name(), StoredType.F32, entry.shape());
       }
-      for (Matrices m : modules) {
-        writer.write(aName(m.module()), m.a().get());
-        writer.write(bName(m.module()), m.b().get());
+      for (Entry entry : entries) {
+        entry.data().write(writer, entry.name());
       }
       writer.commit();
     }

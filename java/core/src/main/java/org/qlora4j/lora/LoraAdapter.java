@@ -3,173 +3,528 @@ package org.qlora4j.lora;
 
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 import java.util.SplittableRandom;
+import java.util.TreeSet;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.Parameter;
 import org.qlora4j.model.ParameterSet;
+import org.qlora4j.model.TrainableModule;
+import org.qlora4j.model.WeightFiles;
 
 /**
- * The low-rank adapters of one model: for every targeted linear layer an a and a b, f32. Owns their
- * memory.
+ * The adapter of one model: for every targeted linear layer an a and a b, with DoRA a magnitude a
+ * row, and copies of the modules and biases that are trained in full; all f32. Owns their memory.
  */
 public final class LoraAdapter implements AutoCloseable {
+
+  /** What an adapter trains of a module itself. */
+  private record Copy(
+      TrainableModule module, @Nullable Parameter weight, @Nullable Parameter bias) {}
+
+  /** Where a and b began, on a base that lost their product. */
+  private record Origin(DeviceTensor a, DeviceTensor b) {}
 
   private final LoraConfig config;
   private final ParameterSet parameters;
   private final Map<String, LoraLayer> layers;
+  private final Map<String, LinearLayer> linears;
+  private final List<Copy> copies;
+  private final Map<String, Origin> origins;
+  private final List<DeviceBuffer> memory;
 
-  private LoraAdapter(LoraConfig config, ParameterSet parameters, Map<String, LoraLayer> layers) {
+  private LoraAdapter(
+      LoraConfig config,
+      ParameterSet parameters,
+      Map<String, LoraLayer> layers,
+      Map<String, LinearLayer> linears,
+      List<Copy> copies,
+      Map<String, Origin> origins,
+      List<DeviceBuffer> memory) {
     this.config = config;
     this.parameters = parameters;
     this.layers = Collections.unmodifiableMap(layers);
+    this.linears = Collections.unmodifiableMap(linears);
+    this.copies = List.copyOf(copies);
+    this.origins = origins;
+    this.memory = memory;
   }
 
   /**
-   * Memory for adapters of the targeted layers among {@code linears}; the caller fills it ({@link
-   * #initialise}, or a file's tensors).
+   * Memory for an adapter of the targeted layers among {@code linears}; the caller fills it ({@link
+   * #initialise}).
    *
    * @throws InputException when a target names no layer
    */
   public static LoraAdapter allocate(
       KernelPack pack, LoraConfig config, List<LinearLayer> linears) {
-    for (String target : config.targets()) {
-      LoraConfig one =
-          new LoraConfig(
-              config.rank(), config.alpha(), config.dropout(), config.rsLora(), List.of(target));
-      if (linears.stream().noneMatch(l -> one.targets(l.name()))) {
-        throw new InputException(
-            "lora_target_modules names \""
-                + target
-                + "\", but the model has no such linear layer; it has "
-                + String.join(", ", shortNames(linears.stream().map(LinearLayer::name).toList())));
-      }
-    }
+    config.targets().select(linears, LinearLayer::name);
+    return allocate(pack, config, linears, linears);
+  }
+
+  /** The same for a whole model, whose other modules and biases may be trained too. */
+  public static LoraAdapter allocate(KernelPack pack, LoraConfig config, DecoderModel model) {
+    config.targets().select(model.linears(), LinearLayer::name);
+    return allocate(pack, config, model.linears(), model.modules());
+  }
+
+  private static LoraAdapter allocate(
+      KernelPack pack,
+      LoraConfig config,
+      List<LinearLayer> linears,
+      List<? extends TrainableModule> modules) {
     ParameterSet parameters = new ParameterSet(pack);
     Map<String, LoraLayer> layers = new LinkedHashMap<>();
-    for (LinearLayer linear : linears) {
-      if (config.targets(linear.name())) {
-        Parameter a =
-            parameters.add(PeftAdapterFile.aName(linear.name()), config.rank(), linear.in());
-        Parameter b =
-            parameters.add(PeftAdapterFile.bName(linear.name()), linear.out(), config.rank());
-        layers.put(linear.name(), new LoraLayer(a, b, config.scaling(), (float) config.dropout()));
+    Map<String, LinearLayer> adapted = new LinkedHashMap<>();
+    Map<String, Origin> origins = new HashMap<>();
+    List<DeviceBuffer> memory = new ArrayList<>();
+    LoraAdapter made = null;
+    try {
+      for (LinearLayer linear : linears) {
+        String name = linear.name();
+        if (!config.targets(name)) {
+          continue;
+        }
+        int rank = config.rank(name);
+        Parameter a = parameters.add(PeftAdapterFile.aName(name), rank, linear.in());
+        Parameter b = parameters.add(PeftAdapterFile.bName(name), linear.out(), rank);
+        DoraMagnitude dora = null;
+        if (config.dora()) {
+          dora =
+              new DoraMagnitude(
+                  parameters.add(PeftAdapterFile.magnitudeName(name), linear.out()),
+                  tensor(pack, memory, linear.out()));
+        }
+        layers.put(name, new LoraLayer(a, b, config.scaling(name), (float) config.dropout(), dora));
+        adapted.put(name, linear);
+        if (config.init().kind() == LoraInit.Kind.PISSA) {
+          origins.put(
+              name,
+              new Origin(
+                  tensor(pack, memory, rank, linear.in()),
+                  tensor(pack, memory, linear.out(), rank)));
+        }
+      }
+      made =
+          new LoraAdapter(
+              config,
+              parameters,
+              layers,
+              adapted,
+              copies(config, parameters, layers.keySet(), modules),
+              origins,
+              memory);
+      return made;
+    } finally {
+      if (made == null) {
+        parameters.close();
+        memory.forEach(DeviceBuffer::close);
       }
     }
-    return new LoraAdapter(config, parameters, layers);
+  }
+
+  private static DeviceTensor tensor(KernelPack pack, List<DeviceBuffer> memory, long... shape) {
+    long bytes = Arrays.stream(shape).reduce(Float.BYTES, Math::multiplyExact);
+    DeviceBuffer buffer = DeviceBuffer.allocate(pack, bytes);
+    memory.add(buffer);
+    return DeviceTensor.of(buffer, 0, DType.F32, shape);
+  }
+
+  private static List<Copy> copies(
+      LoraConfig config,
+      ParameterSet parameters,
+      Set<String> adapted,
+      List<? extends TrainableModule> modules) {
+    for (String name : config.modulesToSave()) {
+      if (modules.stream().noneMatch(m -> m.name().endsWith(name))) {
+        List<String> known =
+            TargetModules.shortNames(modules.stream().map(TrainableModule::name).toList());
+        String near = Text.nearest(name, known);
+        throw new InputException(
+            "modules_to_save: expected names among "
+                + String.join(", ", known)
+                + ", found "
+                + Text.quote(name)
+                + (near == null ? "" : "; did you mean " + near + "?"));
+      }
+    }
+    List<Copy> copies = new ArrayList<>();
+    for (TrainableModule module : modules) {
+      String name = module.name();
+      boolean whole = config.saves(name);
+      boolean bias =
+          module.biasLength() > 0
+              && (whole
+                  || config.bias() == LoraConfig.Bias.ALL
+                  || (config.bias() == LoraConfig.Bias.LORA_ONLY && adapted.contains(name)));
+      if (!whole && !bias) {
+        continue;
+      }
+      copies.add(
+          new Copy(
+              module,
+              whole
+                  ? parameters.add(PeftAdapterFile.PREFIX + name + ".weight", module.weightShape())
+                  : null,
+              bias
+                  ? parameters.add(
+                      PeftAdapterFile.biasName(name, adapted.contains(name)), module.biasLength())
+                  : null));
+    }
+    return copies;
+  }
+
+  /** As {@link #initialise(long, DType, WeightDecomposition)}, computing in f32. */
+  public void initialise(long seed) {
+    initialise(seed, DType.F32, null);
   }
 
   /**
-   * PEFT's initialisation: a uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with a = sqrt(5)), b
-   * zero.
+   * Begins by the rule of {@link LoraConfig#init}. With {@link LoraInit.Kind#KAIMING}, PEFT's
+   * default, a is uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with a = sqrt(5)) and b zero.
+   * Magnitudes begin as the norms of the rows, copies as what they are copies of.
+   *
+   * @param compute in which the model computes, and so the norms are taken
+   * @param decomposition of the base's weights; needed where the beginning comes from them
    */
-  public void initialise(long seed) {
+  public void initialise(long seed, DType compute, @Nullable WeightDecomposition decomposition) {
     SplittableRandom random = new SplittableRandom(seed);
-    for (LoraLayer layer : layers.values()) {
-      double bound = 1 / Math.sqrt((double) layer.a().value().cols());
-      float[] a = new float[Math.toIntExact(layer.a().value().elements())];
-      for (int i = 0; i < a.length; i++) {
-        a[i] = (float) ((2 * random.nextDouble() - 1) * bound);
+    layers.forEach(
+        (name, layer) -> {
+          DeviceTensor a = layer.a().value();
+          DeviceTensor b = layer.b().value();
+          switch (config.init().kind()) {
+            case KAIMING -> {
+              fill(a, random, 1 / Math.sqrt((double) a.cols()));
+              b.zero();
+            }
+            case UNIFORM -> {
+              fill(a, random, 1 / Math.sqrt((double) a.cols()));
+              fill(b, random, 1 / Math.sqrt((double) b.cols()));
+            }
+            case GAUSSIAN -> {
+              float[] values = new float[Math.toIntExact(a.elements())];
+              for (int i = 0; i < values.length; i++) {
+                values[i] = (float) (random.nextGaussian() / layer.rank());
+              }
+              a.copyFrom(values);
+              b.zero();
+            }
+            case PISSA, LOFTQ ->
+                Objects.requireNonNull(decomposition, "a decomposition of the weights")
+                    .copyTo(name, a, b);
+          }
+          Origin origin = origins.get(name);
+          if (origin != null) {
+            origin.a().copyFrom(a);
+            origin.b().copyFrom(b);
+          }
+          LinearLayer linear = Objects.requireNonNull(linears.get(name));
+          if (layer.dora() != null) {
+            linear.initialiseMagnitudes(layer, compute);
+          }
+        });
+    for (Copy copy : copies) {
+      if (copy.weight() != null) {
+        copy.module().copyWeight(copy.weight().value());
       }
-      layer.a().value().copyFrom(a);
-      layer.b().value().zero();
+      if (copy.bias() != null) {
+        copy.module().copyBias(copy.bias().value());
+      }
     }
   }
 
-  /** Puts the adapters onto the layers they were made for. */
-  public void attach(List<LinearLayer> linears) {
-    for (LinearLayer linear : linears) {
+  private static void fill(DeviceTensor tensor, SplittableRandom random, double bound) {
+    float[] values = new float[Math.toIntExact(tensor.elements())];
+    for (int i = 0; i < values.length; i++) {
+      values[i] = (float) ((2 * random.nextDouble() - 1) * bound);
+    }
+    tensor.copyFrom(values);
+  }
+
+  /**
+   * Puts the adapter onto the layers it was made for, and takes any other off those of {@code all}
+   * that it has nothing for.
+   */
+  public void attach(List<LinearLayer> all) {
+    for (LinearLayer linear : all) {
       linear.setLora(layers.get(linear.name()));
     }
+    layers.values().stream()
+        .map(LoraLayer::dora)
+        .filter(Objects::nonNull)
+        .forEach(DoraMagnitude::invalidate);
+    copies.forEach(copy -> copy.module().replace(copy.weight(), copy.bias()));
+  }
+
+  /** Takes the adapter off its layers; the model computes as it did without. */
+  public void detach() {
+    linears.values().forEach(linear -> linear.setLora(null));
+    copies.forEach(copy -> copy.module().replace(null, null));
   }
 
   /** Reads an adapter in PEFT's format and puts it onto the model's linear layers. */
   public static LoraAdapter load(KernelPack pack, Path directory, List<LinearLayer> linears) {
+    LoraAdapter adapter = read(pack, directory, linears, linears, null);
+    adapter.attach(linears);
+    return adapter;
+  }
+
+  /** Reads an adapter in PEFT's format and puts it onto the model. */
+  public static LoraAdapter load(KernelPack pack, Path directory, DecoderModel model) {
+    LoraAdapter adapter = read(pack, directory, model, null);
+    adapter.attach(model.linears());
+    return adapter;
+  }
+
+  /**
+   * Reads an adapter in PEFT's format, to be attached later.
+   *
+   * @param dropout to train on with, or null for the file's own
+   * @throws InputException when it does not fit the model
+   */
+  public static LoraAdapter read(
+      KernelPack pack, Path directory, DecoderModel model, @Nullable Double dropout) {
+    return read(pack, directory, model.linears(), model.modules(), dropout);
+  }
+
+  private static LoraAdapter read(
+      KernelPack pack,
+      Path directory,
+      List<LinearLayer> linears,
+      List<? extends TrainableModule> modules,
+      @Nullable Double dropout) {
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      PeftAdapterConfig peft = file.config();
-      Map<String, LinearLayer> byName = new LinkedHashMap<>();
-      linears.forEach(l -> byName.put(l.name(), l));
-      for (PeftAdapterFile.Pair pair : file.pairs().values()) {
-        LinearLayer linear = byName.get(pair.module());
-        if (linear == null || linear.in() != pair.in() || linear.out() != pair.out()) {
-          throw new InputException(
-              directory
-                  + ": the adapter of "
-                  + pair.module()
-                  + " is ["
-                  + pair.out()
-                  + ", "
-                  + pair.in()
-                  + "], the model has "
-                  + (linear == null
-                      ? "no such linear layer"
-                      : "[" + linear.out() + ", " + linear.in() + "] there")
-                  + "; was the adapter trained on another base?");
-        }
+      checkFits(directory, file, linears);
+      LoraConfig config = file.config().lora();
+      if (dropout != null) {
+        config = config.withDropout(dropout);
       }
-      LoraConfig config =
-          new LoraConfig(
-              peft.rank(),
-              peft.alpha(),
-              peft.dropout(),
-              peft.rslora(),
-              List.copyOf(file.pairs().keySet()));
-      LoraAdapter adapter = allocate(pack, config, linears);
+      Set<String> found = file.pairs().keySet();
+      Set<String> chosen =
+          new TreeSet<>(linears.stream().map(LinearLayer::name).filter(config::targets).toList());
+      if (!chosen.equals(found)) {
+        // The options can mean more layers than have tensors; the tensors count.
+        config = config.withTargets(TargetModules.of(List.copyOf(found)));
+      }
+      LoraAdapter adapter = allocate(pack, config, linears, modules);
+      boolean read = false;
       try {
-        for (Map.Entry<String, LoraLayer> entry : adapter.layers.entrySet()) {
-          PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(entry.getKey()));
-          entry.getValue().a().value().copyFrom(pair.a().toFloats());
-          entry.getValue().b().value().copyFrom(pair.b().toFloats());
+        if (!pack.isDryRun()) {
+          adapter.readFrom(pack, file);
         }
-      } catch (RuntimeException e) {
-        adapter.close();
-        throw e;
+        read = true;
+        return adapter;
+      } finally {
+        if (!read) {
+          adapter.close();
+        }
       }
-      adapter.attach(linears);
-      return adapter;
     }
+  }
+
+  private static void checkFits(Path directory, PeftAdapterFile file, List<LinearLayer> linears) {
+    Map<String, LinearLayer> byName = new LinkedHashMap<>();
+    linears.forEach(l -> byName.put(l.name(), l));
+    for (PeftAdapterFile.Pair pair : file.pairs().values()) {
+      LinearLayer linear = byName.get(pair.module());
+      if (linear == null || linear.in() != pair.in() || linear.out() != pair.out()) {
+        throw new InputException(
+            directory
+                + ": the adapter of "
+                + pair.module()
+                + " is ["
+                + pair.out()
+                + ", "
+                + pair.in()
+                + "], the model has "
+                + (linear == null
+                    ? "no such linear layer"
+                    : "[" + linear.out() + ", " + linear.in() + "] there")
+                + "; was the adapter trained on another base?");
+      }
+    }
+  }
+
+  private void readFrom(KernelPack pack, PeftAdapterFile file) {
+    layers.forEach(
+        (name, layer) -> {
+          PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(name));
+          WeightFiles.read(pack, pair.a(), layer.a().value());
+          WeightFiles.read(pack, pair.b(), layer.b().value());
+          if (layer.dora() != null) {
+            WeightFiles.read(
+                pack, Objects.requireNonNull(pair.magnitude()), layer.dora().magnitude().value());
+          }
+        });
+    Map<String, TensorSource> left = new HashMap<>(file.copies());
+    for (Copy copy : copies) {
+      String name = copy.module().name();
+      Parameter weight = copy.weight();
+      if (weight != null) {
+        TensorSource source = left.remove(name + ".weight");
+        if (source == null) {
+          throw new InputException(
+              file.pairs().values().iterator().next().a().file()
+                  + ": expected a tensor "
+                  + Text.quote(weight.name())
+                  + ", which modules_to_save names, found none");
+        }
+        readCopy(pack, source, weight);
+      }
+      Parameter bias = copy.bias();
+      if (bias != null) {
+        TensorSource source = left.remove(name + ".bias");
+        if (source != null) {
+          readCopy(pack, source, bias);
+        } else {
+          // Earlier versions of PEFT train the biases of adapted layers and do not save them.
+          copy.module().copyBias(bias.value());
+        }
+      }
+    }
+    for (Map.Entry<String, TensorSource> unused : left.entrySet()) {
+      throw new InputException(
+          unused.getValue().file()
+              + ": tensor "
+              + Text.quote(unused.getValue().name())
+              + " has no place in the model; was the adapter trained on another base?");
+    }
+  }
+
+  private static void readCopy(KernelPack pack, TensorSource source, Parameter parameter) {
+    if (!Arrays.equals(source.shape(), parameter.value().shape())) {
+      throw new InputException(
+          source.file()
+              + ": tensor "
+              + Text.quote(source.name())
+              + ": expected "
+              + Arrays.toString(parameter.value().shape())
+              + ", as the model has it, found "
+              + Arrays.toString(source.shape()));
+    }
+    WeightFiles.read(pack, source, parameter.value());
   }
 
   /**
    * Writes the adapter in PEFT's format into {@code directory}, which exists; for an output that
-   * appears whole, see {@link org.qlora4j.common.AtomicOutput}.
+   * appears whole, see {@link org.qlora4j.common.AtomicOutput}. An adapter that began as a part of
+   * the base's weights is written as the difference to its beginning, of twice the rank, so that it
+   * fits the base as it was.
    *
    * @param baseModel what PEFT will take for the base model's path
    */
   public void save(Path directory, String baseModel) {
-    List<String> targets =
-        config.targets().isEmpty() ? shortNames(List.copyOf(layers.keySet())) : config.targets();
-    PeftAdapterConfig peft =
-        new PeftAdapterConfig(
-            config.rank(), config.alpha(), config.dropout(), config.rsLora(), targets, baseModel);
-    List<PeftAdapterFile.Matrices> matrices = new ArrayList<>();
+    write(directory, baseModel, !origins.isEmpty());
+  }
+
+  /**
+   * Writes the tensors as they are trained, under their parameters' names, for a run that goes on
+   * from them.
+   */
+  public void saveState(Path directory, String baseModel) {
+    write(directory, baseModel, false);
+  }
+
+  private void write(Path directory, String baseModel, boolean asDifference) {
+    LoraConfig written = asDifference ? config.doubled() : config;
+    if (written.targets().allLinear()) {
+      List<String> names = TargetModules.shortNames(List.copyOf(layers.keySet()));
+      written = written.withTargets(written.targets().withNames(names));
+    }
+    List<PeftAdapterFile.Entry> entries = new ArrayList<>();
     layers.forEach(
-        (module, layer) ->
-            matrices.add(
-                new PeftAdapterFile.Matrices(
-                    module,
-                    layer.a().value().cols(),
-                    layer.b().value().rows(),
-                    layer.a().value()::toFloats,
-                    layer.b().value()::toFloats)));
-    PeftAdapterFile.write(directory, peft, matrices);
+        (name, layer) -> {
+          if (asDifference) {
+            difference(name, layer, Objects.requireNonNull(origins.get(name)), entries);
+          } else {
+            entries.add(entry(layer.a()));
+            entries.add(entry(layer.b()));
+          }
+          if (layer.dora() != null) {
+            entries.add(entry(layer.dora().magnitude()));
+          }
+        });
+    for (Copy copy : copies) {
+      if (copy.weight() != null) {
+        entries.add(entry(copy.weight()));
+      }
+      if (copy.bias() != null) {
+        entries.add(entry(copy.bias()));
+      }
+    }
+    PeftAdapterFile.write(directory, new PeftAdapterConfig(written, baseModel), entries);
+  }
+
+  private static PeftAdapterFile.Entry entry(Parameter parameter) {
+    DeviceTensor value = parameter.value();
+    return new PeftAdapterFile.Entry(
+        parameter.name(), value.shape(), (writer, name) -> WeightFiles.write(writer, name, value));
+  }
+
+  /** b * a - b0 * a0 = [b, -b0] * [a; a0]. */
+  private static void difference(
+      String module, LoraLayer layer, Origin origin, List<PeftAdapterFile.Entry> entries) {
+    DeviceTensor a = layer.a().value();
+    DeviceTensor b = layer.b().value();
+    entries.add(
+        new PeftAdapterFile.Entry(
+            PeftAdapterFile.aName(module),
+            new long[] {2 * a.rows(), a.cols()},
+            (writer, name) -> {
+              WeightFiles.write(writer, name, a);
+              WeightFiles.write(writer, name, origin.a());
+            }));
+    entries.add(
+        new PeftAdapterFile.Entry(
+            PeftAdapterFile.bName(module),
+            new long[] {b.rows(), 2 * b.cols()},
+            (writer, name) -> {
+              int rank = (int) b.cols();
+              float[] now = b.toFloats();
+              float[] before = origin.b().toFloats();
+              float[] both = new float[2 * now.length];
+              for (int row = 0; row * rank < now.length; row++) {
+                System.arraycopy(now, row * rank, both, 2 * row * rank, rank);
+                for (int i = 0; i < rank; i++) {
+                  both[(2 * row + 1) * rank + i] = -before[row * rank + i];
+                }
+              }
+              writer.write(name, both);
+            }));
   }
 
   public LoraConfig config() {
     return config;
   }
 
-  /** All a and b, in the order of the layers. */
+  /** Everything trained: a and b in the order of the layers, then the copies. */
   public ParameterSet parameters() {
     return parameters;
+  }
+
+  /** Bytes on the device, without gradients. */
+  public long bytes() {
+    return parameters.elements() * Float.BYTES
+        + memory.stream().mapToLong(DeviceBuffer::bytes).sum();
   }
 
   /** The adapters by module path, in the order of the layers. */
@@ -180,9 +535,7 @@ public final class LoraAdapter implements AutoCloseable {
   @Override
   public void close() {
     parameters.close();
-  }
-
-  private static List<String> shortNames(List<String> modulePaths) {
-    return modulePaths.stream().map(p -> p.substring(p.lastIndexOf('.') + 1)).distinct().toList();
+    memory.forEach(DeviceBuffer::close);
+    memory.clear();
   }
 }

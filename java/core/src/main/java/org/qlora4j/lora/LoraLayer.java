@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.lora;
 
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.Dropout;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.LoraTerm;
@@ -13,8 +14,15 @@ import org.qlora4j.model.Parameter;
  * @param b f32 [out, rank]
  * @param scaling s
  * @param dropout probability
+ * @param dora magnitudes of the rows, or null for plain LoRA
  */
-public record LoraLayer(Parameter a, Parameter b, float scaling, float dropout) {
+public record LoraLayer(
+    Parameter a, Parameter b, float scaling, float dropout, @Nullable DoraMagnitude dora) {
+
+  /** Plain LoRA. */
+  public LoraLayer(Parameter a, Parameter b, float scaling, float dropout) {
+    this(a, b, scaling, dropout, null);
+  }
 
   public int rank() {
     return (int) a.value().rows();

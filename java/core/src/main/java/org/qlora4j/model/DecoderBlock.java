@@ -64,6 +64,11 @@ final class DecoderBlock {
     this.linears = List.copyOf(linears);
   }
 
+  /** Whether the backward pass needs the gradient of x although nothing before it is trained. */
+  boolean trainsInputNorm() {
+    return attentionNorm.isTrained();
+  }
+
   /** The block's linear layers, in the order of the checkpoint. */
   List<LinearLayer> linears() {
     return linears;

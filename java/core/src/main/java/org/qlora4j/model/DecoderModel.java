@@ -10,6 +10,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.lora.LoraLayer;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tensor.TorchBridge;
 
@@ -24,12 +25,12 @@ public final class DecoderModel implements AutoCloseable {
 
   private final ModelConfig config;
   private final KernelPack pack;
-  private final EmbeddingTable embedding;
+  private final EmbeddingModule embedding;
   private final List<DecoderBlock> blocks;
   private final LinearLayer head;
   private final LossHead lossHead;
   private final @Nullable ParameterSet weights;
-  private final @Nullable Parameter embeddingParameter;
+  private final List<TrainableModule> modules;
   private final List<AutoCloseable> memory;
 
   /**
@@ -92,12 +93,12 @@ public final class DecoderModel implements AutoCloseable {
   DecoderModel(
       ModelConfig config,
       KernelPack pack,
-      EmbeddingTable embedding,
+      EmbeddingModule embedding,
       List<DecoderBlock> blocks,
       NormLayer finalNorm,
       LinearLayer head,
       @Nullable ParameterSet weights,
-      @Nullable Parameter embeddingParameter,
+      List<NormLayer> norms,
       List<AutoCloseable> memory) {
     this.config = config;
     this.pack = pack;
@@ -106,7 +107,12 @@ public final class DecoderModel implements AutoCloseable {
     this.head = head;
     this.lossHead = new LossHead(finalNorm, head, config.logitSoftcap());
     this.weights = weights;
-    this.embeddingParameter = embeddingParameter;
+    List<TrainableModule> all = new ArrayList<>();
+    all.add(embedding);
+    all.addAll(norms);
+    all.addAll(linears());
+    all.add(head);
+    this.modules = List.copyOf(all);
     this.memory = List.copyOf(memory);
   }
 
@@ -124,6 +130,27 @@ public final class DecoderModel implements AutoCloseable {
    */
   public List<LinearLayer> linears() {
     return blocks.stream().flatMap(b -> b.linears().stream()).toList();
+  }
+
+  /**
+   * Every module of the model: the embedding, the norms, the linear layers of the blocks and the
+   * output head. What an adapter trains in full is among them.
+   */
+  public List<TrainableModule> modules() {
+    return modules;
+  }
+
+  /**
+   * Tells that trained tensors changed, so that what is computed from them only once, as the norms
+   * of DoRA are, is computed again.
+   */
+  public void weightsChanged() {
+    for (LinearLayer linear : linears()) {
+      LoraLayer branch = linear.lora();
+      if (branch != null && branch.dora() != null) {
+        branch.dora().invalidate();
+      }
+    }
   }
 
   /** All weights as parameters, when the model was loaded to be trained in full; else null. */
@@ -284,13 +311,15 @@ public final class DecoderModel implements AutoCloseable {
       if (all == null) {
         all = blocks.get(i).forward(pass, batch, input, null, null, kept[i]);
       }
-      boolean inputTrained = i > 0 || embeddingParameter != null;
+      boolean inputTrained =
+          i > 0 || embedding.parameter() != null || blocks.get(0).trainsInputNorm();
       blocks.get(i).backward(pass, batch, all, dout, inputTrained ? dnext : null);
       arena.release(marks[i]);
       DeviceTensor done = dout;
       dout = dnext;
       dnext = done;
     }
+    Parameter embeddingParameter = embedding.parameter();
     if (embeddingParameter != null) {
       scale(dout);
       TorchBridge.addRows(embeddingParameter.gradient(), batch.ids(), dout);
@@ -399,7 +428,7 @@ public final class DecoderModel implements AutoCloseable {
 
   private DeviceTensor embed(Pass pass, SequenceBatch batch) {
     DeviceTensor x = pass.arena().allocate(pass.compute(), batch.tokens(), config.hiddenSize());
-    embedding.gather(batch.ids(), x, pass.arena());
+    embedding.table().gather(batch.ids(), x, pass.arena());
     scale(x);
     return x;
   }
@@ -416,7 +445,7 @@ public final class DecoderModel implements AutoCloseable {
    * biases, which are small, and adapters are not counted.
    */
   public long weightBytes() {
-    long bytes = embedding.bytes();
+    long bytes = embedding.frozenBytes();
     for (LinearLayer linear : linears()) {
       bytes += linear.weight().bytes();
     }

@@ -87,6 +87,7 @@ public final class ModelLoader {
   private final WeightReader reader;
   private final @Nullable ParameterSet parameters;
   private final List<LinearLayer> linears = new ArrayList<>();
+  private final List<NormLayer> norms = new ArrayList<>();
   private int linearCount = 0;
 
   private ModelLoader(KernelPack pack, ModelConfig config, Options options, WeightReader reader) {
@@ -234,6 +235,14 @@ public final class ModelLoader {
       }
       embedding = new ResidentEmbedding(table);
     }
+    EmbeddingModule embeddingLayer =
+        new EmbeddingModule(
+            pack,
+            embeddingModule.path(),
+            config.vocabSize(),
+            config.hiddenSize(),
+            embedding,
+            embeddingParameter);
     List<DecoderBlock> blocks = new ArrayList<>();
     for (int layer = 0; layer < config.layers(); layer++) {
       progress.update(
@@ -256,12 +265,12 @@ public final class ModelLoader {
     return new DecoderModel(
         config,
         pack,
-        embedding,
+        embeddingLayer,
         blocks,
         finalNorm,
         head,
         parameters,
-        embeddingParameter,
+        norms,
         reader.takeMemory());
   }
 
@@ -373,19 +382,25 @@ public final class ModelLoader {
 
   private NormLayer norm(Weights weights, Part part, int layer) {
     Module module = names.module(part, layer);
+    NormLayer made;
     if (parameters == null) {
-      return new NormLayer(
-          config.norm(),
-          config.normEps(),
-          weights.dense(module, false),
-          module.hasBias() ? weights.dense(module, true) : null);
+      made =
+          new NormLayer(
+              module.path(),
+              config.norm(),
+              config.normEps(),
+              weights.dense(module, false),
+              module.hasBias() ? weights.dense(module, true) : null);
+    } else {
+      Parameter weight = parameters.add(module.weight(), module.rows());
+      Parameter bias = module.hasBias() ? parameters.add(module.bias(), module.rows()) : null;
+      DeviceTensor biasValue = bias == null ? null : bias.value();
+      weights.fill(module, weight.value(), biasValue);
+      made =
+          new NormLayer(module.path(), config.norm(), config.normEps(), weight.value(), biasValue);
+      made.train(weight, bias);
     }
-    Parameter weight = parameters.add(module.weight(), module.rows());
-    Parameter bias = module.hasBias() ? parameters.add(module.bias(), module.rows()) : null;
-    DeviceTensor biasValue = bias == null ? null : bias.value();
-    weights.fill(module, weight.value(), biasValue);
-    NormLayer made = new NormLayer(config.norm(), config.normEps(), weight.value(), biasValue);
-    made.train(weight, bias);
+    norms.add(made);
     return made;
   }
 

@@ -7,25 +7,43 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.LayerNorm;
 import org.qlora4j.kernels.RmsNorm;
+import org.qlora4j.tensor.TorchBridge;
 
 /** RMSNorm or LayerNorm over the features of every token. */
-public final class NormLayer {
+public final class NormLayer implements TrainableModule {
 
   private final ModelConfig.Norm kind;
   private final float eps;
-  private final DeviceTensor weight;
-  private final @Nullable DeviceTensor bias;
+  private final String name;
+  private final DeviceTensor frozenWeight;
+  private final @Nullable DeviceTensor frozenBias;
+  private DeviceTensor weight;
+  private @Nullable DeviceTensor bias;
   private @Nullable Parameter weightParameter;
   private @Nullable Parameter biasParameter;
 
+  /** A norm that no adapter asks for by name. */
+  public NormLayer(
+      ModelConfig.Norm kind, float eps, DeviceTensor weight, @Nullable DeviceTensor bias) {
+    this("norm", kind, eps, weight, bias);
+  }
+
   /**
+   * @param name module path, as PEFT sees it
    * @param weight f32 or bf16 [features]
    * @param bias of LayerNorm, or null
    */
   public NormLayer(
-      ModelConfig.Norm kind, float eps, DeviceTensor weight, @Nullable DeviceTensor bias) {
+      String name,
+      ModelConfig.Norm kind,
+      float eps,
+      DeviceTensor weight,
+      @Nullable DeviceTensor bias) {
+    this.name = name;
     this.kind = kind;
     this.eps = eps;
+    this.frozenWeight = weight;
+    this.frozenBias = bias;
     this.weight = weight;
     this.bias = bias;
   }
@@ -39,9 +57,46 @@ public final class NormLayer {
    */
   record Saved(DeviceTensor u, @Nullable DeviceTensor mean, DeviceTensor rstd) {}
 
-  void train(Parameter newWeight, @Nullable Parameter newBias) {
+  void train(@Nullable Parameter newWeight, @Nullable Parameter newBias) {
     this.weightParameter = newWeight;
     this.biasParameter = newBias;
+  }
+
+  @Override
+  public String name() {
+    return name;
+  }
+
+  @Override
+  public long[] weightShape() {
+    return frozenWeight.shape();
+  }
+
+  @Override
+  public long biasLength() {
+    return frozenBias == null ? 0 : frozenBias.elements();
+  }
+
+  @Override
+  public void copyWeight(DeviceTensor target) {
+    TorchBridge.copy(frozenWeight, target);
+  }
+
+  @Override
+  public void copyBias(DeviceTensor target) {
+    TorchBridge.copy(Objects.requireNonNull(frozenBias), target);
+  }
+
+  @Override
+  public void replace(@Nullable Parameter newWeight, @Nullable Parameter newBias) {
+    weight = newWeight == null ? frozenWeight : newWeight.value();
+    bias = newBias == null ? frozenBias : newBias.value();
+    train(newWeight, newBias);
+  }
+
+  /** Whether something is trained here. */
+  boolean isTrained() {
+    return weightParameter != null || biasParameter != null;
   }
 
   Saved forward(Pass pass, DeviceTensor u, DeviceTensor y) {
@@ -53,11 +108,21 @@ public final class NormLayer {
       }
       case LAYER_NORM -> {
         DeviceTensor mean = pass.arena().allocate(DType.F32, u.rows());
-        LayerNorm.forward(pass.pack(), u, null, weight, bias, eps, null, y, mean, rstd);
+        LayerNorm.forward(pass.pack(), u, null, beside(pass, bias), bias, eps, null, y, mean, rstd);
         return new Saved(u, mean, rstd);
       }
     }
     throw new AssertionError(kind);
+  }
+
+  /** The weight in the type of the bias: one that is trained beside a frozen weight is f32. */
+  private DeviceTensor beside(Pass pass, @Nullable DeviceTensor other) {
+    if (other == null || other.dtype() == weight.dtype()) {
+      return weight;
+    }
+    DeviceTensor widened = pass.arena().allocate(other.dtype(), weight.elements());
+    TorchBridge.copy(weight, widened);
+    return widened;
   }
 
   /** dx = gradient of u, plus {@code dresidual} where given; dx may be dresidual. */

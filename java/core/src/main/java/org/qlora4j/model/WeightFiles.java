@@ -92,6 +92,18 @@ public final class WeightFiles {
     }
   }
 
+  /** Writes a contiguous f32 tensor under a name that was declared. */
+  public static void write(SafetensorsWriter writer, String name, DeviceTensor tensor) {
+    write(writer, name, tensor, hostBuffer());
+  }
+
+  /** Reads a tensor of a floating-point type into contiguous f32 memory of the same size. */
+  public static void read(KernelPack pack, TensorSource source, DeviceTensor target) {
+    try (WeightReader reader = new WeightReader(pack)) {
+      reader.readInto(source, target);
+    }
+  }
+
   /** Writes a contiguous tensor of any type as it is. */
   private static void write(
       SafetensorsWriter writer, String name, DeviceTensor tensor, ByteBuffer host) {

@@ -280,38 +280,6 @@ public final class WeightNames {
   }
 
   /**
-   * The linears that `targetModules` names, by PEFT's rule: a name equals the whole path or its end
-   * after a dot. An empty list, or "all-linear", is all of {@link #linears}.
-   */
-  public List<Module> targets(List<String> targetModules) {
-    if (targetModules.isEmpty() || targetModules.equals(List.of("all-linear"))) {
-      return linears();
-    }
-    Set<Module> found = new LinkedHashSet<>();
-    Set<String> shortNames = new LinkedHashSet<>();
-    linears().forEach(module -> shortNames.add(module.shortName()));
-    for (String target : targetModules) {
-      List<Module> matches =
-          linears().stream()
-              .filter(
-                  module -> module.path().equals(target) || module.path().endsWith("." + target))
-              .toList();
-      if (matches.isEmpty()) {
-        String near = Text.nearest(target, shortNames);
-        throw new InputException(
-            "lora_target_modules: expected all-linear or names among "
-                + String.join(", ", shortNames)
-                + ", found "
-                + Text.quote(target)
-                + (near == null ? "" : "; did you mean " + near + "?"));
-      }
-      found.addAll(matches);
-    }
-    // In the model's order, whatever the order of the names.
-    return linears().stream().filter(found::contains).toList();
-  }
-
-  /**
    * Checks that a checkpoint has every tensor in the shape the config says, in a floating-point
    * type, and no weight that the model would leave unused.
    */

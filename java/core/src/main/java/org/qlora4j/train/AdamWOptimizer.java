@@ -7,6 +7,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.Predicate;
+import java.util.function.ToDoubleFunction;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
@@ -59,6 +60,7 @@ public final class AdamWOptimizer implements AutoCloseable {
 
   private final KernelPack pack;
   private final Settings settings;
+  private final ToDoubleFunction<Parameter> rateFactors;
   private final boolean paged;
   private final List<DeviceTensor> gradients;
   private final List<MomentStates> states = new ArrayList<>();
@@ -69,13 +71,25 @@ public final class AdamWOptimizer implements AutoCloseable {
     this(pack, parameters, settings, States.PLAIN);
   }
 
+  /** With one learning rate for all parameters. */
+  public AdamWOptimizer(KernelPack pack, ParameterSet parameters, Settings settings, States where) {
+    this(pack, parameters, settings, where, parameter -> 1);
+  }
+
   /**
+   * @param rateFactors what a parameter's learning rate is a multiple of
    * @throws org.qlora4j.common.InputException when there is no room for the pages
    * @throws UnsupportedOperationException when the pack lacks what {@code where} needs
    */
-  public AdamWOptimizer(KernelPack pack, ParameterSet parameters, Settings settings, States where) {
+  public AdamWOptimizer(
+      KernelPack pack,
+      ParameterSet parameters,
+      Settings settings,
+      States where,
+      ToDoubleFunction<Parameter> rateFactors) {
     this.pack = pack;
     this.settings = settings;
+    this.rateFactors = rateFactors;
     this.paged = where.paging() != null;
     this.gradients = parameters.parameters().stream().map(Parameter::gradient).toList();
     if (where.eightBit() && !pack.supports("adamw_8bit")) {
@@ -110,8 +124,8 @@ public final class AdamWOptimizer implements AutoCloseable {
     float decay = (float) settings.weightDecay();
     states.add(
         paging == null
-            ? MomentStates.resident(pack, parameters, decay, format)
-            : MomentStates.paged(pack, parameters, decay, format, paging));
+            ? MomentStates.resident(pack, parameters, decay, rateFactors, format)
+            : MomentStates.paged(pack, parameters, decay, rateFactors, format, paging));
   }
 
   /**

@@ -15,6 +15,7 @@ import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.kernels.Weight;
 import org.qlora4j.lora.LoraAdapter;
+import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
@@ -222,7 +223,7 @@ public final class MemoryPlanner implements AutoCloseable {
     counting.releaseWorkspace();
     counting.resetPeak();
     DecoderModel decoder = resources.own(load(config));
-    long loadingPeak = counting.peakAllocatedBytes();
+    long loadingPeak = counting.peakAllocatedBytes() + decompositionBytes(config);
     long linear = 0;
     long absmax = 0;
     for (LinearLayer layer : decoder.linears()) {
@@ -239,8 +240,7 @@ public final class MemoryPlanner implements AutoCloseable {
     long weights = held();
     ParameterSet trained = decoder.weights();
     if (trained == null) {
-      LoraAdapter adapter =
-          resources.own(LoraAdapter.allocate(counting, config.lora().config(), decoder.linears()));
+      LoraAdapter adapter = resources.own(TrainingRun.allocate(counting, config, decoder));
       adapter.attach(decoder.linears());
       trained = adapter.parameters();
     }
@@ -259,6 +259,22 @@ public final class MemoryPlanner implements AutoCloseable {
             .bytes(trained.parameters().stream().map(p -> p.value().elements()).toList()),
         loadingPeak,
         config.method() == TrainConfig.Method.FULL ? roundedBytes(trained) : 0);
+  }
+
+  /**
+   * What decomposing the largest adapted weight takes while the base is loaded: the weight and its
+   * rounded copy, both factors, their product and LAPACK's workspace, each of its size in f32.
+   */
+  private long decompositionBytes(TrainConfig config) {
+    LoraConfig lora = config.lora().config();
+    if (!config.method().adapter() || !lora.init().fromWeights()) {
+      return 0;
+    }
+    return WeightNames.of(model).linears().stream()
+        .filter(module -> lora.targets(module.path()))
+        .mapToLong(module -> 6 * module.rows() * module.cols() * Float.BYTES)
+        .max()
+        .orElse(0);
   }
 
   private void forget() {
@@ -287,6 +303,8 @@ public final class MemoryPlanner implements AutoCloseable {
   /** Most that a micro-batch of sequences of equal length holds on the stack of tensors. */
   private long step(
       TrainConfig config, DecoderModel decoder, int sequence, int batch, boolean labelled) {
+    // As after an optimizer step.
+    decoder.weightsChanged();
     int tokens = Math.multiplyExact(sequence, batch);
     int[] positions = new int[tokens];
     int[] labels = new int[tokens];

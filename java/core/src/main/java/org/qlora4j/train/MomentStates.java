@@ -4,6 +4,7 @@ package org.qlora4j.train;
 import java.nio.ByteBuffer;
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.ToDoubleFunction;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.StoredType;
@@ -35,6 +36,7 @@ final class MomentStates implements AutoCloseable {
   private final List<DeviceTensor> values;
   private final List<DeviceTensor> gradients;
   private final float[] weightDecays;
+  private final double[] rateFactors;
   private final MomentPages layout;
   private final StateMemory memory;
 
@@ -42,6 +44,7 @@ final class MomentStates implements AutoCloseable {
       KernelPack pack,
       List<Parameter> parameters,
       float weightDecay,
+      ToDoubleFunction<Parameter> rateFactors,
       MomentPages layout,
       StateMemory memory) {
     this.pack = pack;
@@ -50,18 +53,23 @@ final class MomentStates implements AutoCloseable {
     this.gradients = parameters.stream().map(Parameter::gradient).toList();
     this.weightDecays = new float[parameters.size()];
     Arrays.fill(weightDecays, weightDecay);
+    this.rateFactors = parameters.stream().mapToDouble(rateFactors).toArray();
     this.layout = layout;
     this.memory = memory;
   }
 
   /** All states in the memory of the device. */
   static MomentStates resident(
-      KernelPack pack, List<Parameter> parameters, float weightDecay, Format format) {
+      KernelPack pack,
+      List<Parameter> parameters,
+      float weightDecay,
+      ToDoubleFunction<Parameter> rateFactors,
+      Format format) {
     long[] lengths = lengths(parameters);
     MomentPages layout =
         new MomentPages(format, Math.max(MomentPages.ALIGNMENT, aligned(lengths)), lengths);
     StateMemory memory = new ResidentStates(pack, layout.pageBytes());
-    return new MomentStates(pack, parameters, weightDecay, layout, memory);
+    return new MomentStates(pack, parameters, weightDecay, rateFactors, layout, memory);
   }
 
   /** A budget of the states in the memory of the device. */
@@ -69,6 +77,7 @@ final class MomentStates implements AutoCloseable {
       KernelPack pack,
       List<Parameter> parameters,
       float weightDecay,
+      ToDoubleFunction<Parameter> rateFactors,
       Format format,
       AdamWOptimizer.Paging paging) {
     long[] lengths = lengths(parameters);
@@ -84,7 +93,7 @@ final class MomentStates implements AutoCloseable {
     // The last page may have room to spare, for which a budget of everything must not fall short.
     long resident = budget == total ? layout.count() * layout.pageBytes() : budget;
     StateMemory memory = new PagedStates(pack, layout, resident, paging.directory());
-    return new MomentStates(pack, parameters, weightDecay, layout, memory);
+    return new MomentStates(pack, parameters, weightDecay, rateFactors, layout, memory);
   }
 
   private static long[] lengths(List<Parameter> parameters) {
@@ -100,7 +109,16 @@ final class MomentStates implements AutoCloseable {
     memory.update(
         (page, bytes) ->
             layout.step(
-                pack, page, bytes, values, gradients, weightDecays, options, t, gradientScale));
+                pack,
+                page,
+                bytes,
+                values,
+                gradients,
+                weightDecays,
+                rateFactors,
+                options,
+                t,
+                gradientScale));
   }
 
   /** Bytes of the states themselves, without what alignment adds. */

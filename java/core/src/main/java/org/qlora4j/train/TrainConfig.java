@@ -19,6 +19,8 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.Regularization;
 import org.qlora4j.quant.QuantizationConfig;
@@ -214,22 +216,23 @@ public record TrainConfig(
   /**
    * The adapter.
    *
-   * @param targetModules names of linears; empty for all inside the blocks
+   * @param config what it is; with {@code initAdapter}, what that one is
+   * @param initAdapter directory of an adapter that training goes on from, or null
    */
-  public record Lora(
-      int rank,
-      double alpha,
-      double dropout,
-      List<String> targetModules,
-      boolean rslora,
-      LoraPrecision precision) {
-    public Lora {
-      targetModules = List.copyOf(targetModules);
+  public record Lora(LoraConfig config, LoraPrecision precision, @Nullable Path initAdapter) {
+    /** Rank where no pattern says otherwise. */
+    public int rank() {
+      return config.rank();
     }
 
-    /** The adapter's own configuration, which has the formula of its scale. */
-    public LoraConfig config() {
-      return new LoraConfig(rank, alpha, dropout, rslora, targetModules);
+    /** Alpha where no pattern says otherwise. */
+    public double alpha() {
+      return config.alpha();
+    }
+
+    /** Names of linears; empty for all inside the blocks, or where an expression names them. */
+    public List<String> targetModules() {
+      return config.targets().names();
     }
   }
 
@@ -238,6 +241,9 @@ public record TrainConfig(
    *
    * @param maxGradNorm bound on the L2 norm of all gradients together; 0 for none
    * @param memoryBudget what of paged states is in memory
+   * @param loraPlusRatio what the rate of b, and of vectors, is a multiple of (LoRA+); 1 for one
+   *     rate
+   * @param embeddingRate rate of a trained embedding; 0 for the common one
    */
   public record Optimizer(
       Optim optim,
@@ -247,7 +253,9 @@ public record TrainConfig(
       double beta2,
       double epsilon,
       double maxGradNorm,
-      MemoryBudget memoryBudget) {}
+      MemoryBudget memoryBudget,
+      double loraPlusRatio,
+      double embeddingRate) {}
 
   /**
    * Steps and the learning rate over them.
@@ -468,11 +476,7 @@ public record TrainConfig(
       }
     }
     if (method.adapter()) {
-      s.put("lora_r", Integer.toString(lora.rank()));
-      s.put("lora_alpha", Double.toString(lora.alpha()));
-      s.put("lora_dropout", Double.toString(lora.dropout()));
-      s.put("lora_target_modules", String.join(",", new TreeSet<>(lora.targetModules())));
-      s.put("use_rslora", Boolean.toString(lora.rslora()));
+      putAdapter(s);
       s.put("lora_compute", lora.precision().name());
     }
     s.put("optim", optimizer.optim().states());
@@ -490,6 +494,41 @@ public record TrainConfig(
     s.put("warmup_steps", Integer.toString(schedule.warmupSteps()));
     s.put("warmup_ratio", Double.toString(schedule.warmupRatio()));
     return s;
+  }
+
+  /** Options that are seldom used only where they are, so that earlier checkpoints stay valid. */
+  private void putAdapter(SortedMap<String, String> s) {
+    LoraConfig adapter = lora.config();
+    TargetModules targets = adapter.targets();
+    s.put("lora_r", Integer.toString(adapter.rank()));
+    s.put("lora_alpha", Double.toString(adapter.alpha()));
+    s.put("lora_dropout", Double.toString(adapter.dropout()));
+    s.put(
+        "lora_target_modules",
+        targets.expression() != null
+            ? targets.expression()
+            : String.join(",", new TreeSet<>(targets.names())));
+    s.put("use_rslora", Boolean.toString(adapter.rsLora()));
+    putUnless(s, "exclude_modules", "[]", new TreeSet<>(targets.exclude()));
+    putUnless(s, "exclude_modules", "null", targets.excludeExpression());
+    putUnless(s, "layers_to_transform", "[]", new TreeSet<>(targets.layers()));
+    putUnless(s, "layers_pattern", "[]", targets.layersPattern());
+    putUnless(s, "rank_pattern", "{}", adapter.rankPattern());
+    putUnless(s, "alpha_pattern", "{}", adapter.alphaPattern());
+    putUnless(s, "use_dora", "false", adapter.dora());
+    putUnless(s, "bias", LoraConfig.Bias.NONE.name(), adapter.bias());
+    putUnless(s, "modules_to_save", "[]", new TreeSet<>(adapter.modulesToSave()));
+    putUnless(s, "init_lora_weights", LoraInit.DEFAULT.toString(), adapter.init());
+    putUnless(s, "loraplus_lr_ratio", "1.0", optimizer.loraPlusRatio());
+    putUnless(s, "loraplus_lr_embedding", "0.0", optimizer.embeddingRate());
+  }
+
+  private static void putUnless(
+      SortedMap<String, String> s, String key, String usual, @Nullable Object value) {
+    String text = String.valueOf(value);
+    if (!text.equals(usual)) {
+      s.put(key, text);
+    }
   }
 
   /** SHA-256 (hexadecimal) of {@link #trainingSettings}. */

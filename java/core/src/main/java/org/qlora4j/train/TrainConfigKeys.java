@@ -126,10 +126,55 @@ public final class TrainConfigKeys {
           key(
               "lora_target_modules",
               "all-linear",
-              "all-linear, or a list such as [q_proj, v_proj]",
+              "all-linear, a list such as [q_proj, v_proj], or a regular expression of whole module paths",
               "target_modules"),
           key("lora_target_linear", "", "true is the same as lora_target_modules: all-linear"),
+          key(
+              "exclude_modules",
+              "[]",
+              "layers to leave out: a list of names, or a regular expression of whole module paths"),
+          key(
+              "layers_to_transform",
+              "",
+              "numbers of the decoder layers that are adapted, from 0 (default: all)",
+              "peft_layers_to_transform"),
+          key(
+              "layers_pattern",
+              "",
+              "name of the list of layers that layers_to_transform counts in (default: the first number in a path)",
+              "peft_layers_pattern"),
+          key(
+              "rank_pattern",
+              "{}",
+              "other ranks by the end of a module path, a regular expression: {q_proj: 8}"),
+          key("alpha_pattern", "{}", "other lora_alpha by the end of a module path"),
           key("use_rslora", "false", "scale by alpha / sqrt(r) instead", "peft_use_rslora"),
+          key(
+              "use_dora",
+              "false",
+              "learn a magnitude for each row of the adapted weights (DoRA)",
+              "peft_use_dora"),
+          key(
+              "modules_to_save",
+              "[]",
+              "modules trained in full beside the adapter: embed_tokens, lm_head, norms",
+              "lora_modules_to_save",
+              "additional_target"),
+          key(
+              "bias",
+              "none",
+              "biases of the base trained with the adapter: none, all or lora_only"),
+          key(
+              "init_lora_weights",
+              "true",
+              "true, false, gaussian, pissa, pissa_niter_N or loftq: how the adapter begins",
+              "peft_init_lora_weights"),
+          key(
+              "init_adapter",
+              "",
+              "directory of an adapter that training goes on from; it decides rank, targets and the like",
+              "lora_model_dir",
+              "adapter_name_or_path"),
           key(
               "lora_compute",
               "fast",
@@ -149,6 +194,15 @@ public final class TrainConfigKeys {
               "epochs"),
           key("max_steps", "0", "optimizer steps; 0 to count epochs", "iters"),
           key("learning_rate", "2e-4", "largest learning rate", "lr"),
+          key(
+              "loraplus_lr_ratio",
+              "1",
+              "LoRA+: the rates of lora_B and of vectors (magnitudes, norms, biases) are this many times learning_rate",
+              "loraplus_ratio"),
+          key(
+              "loraplus_lr_embedding",
+              "",
+              "learning rate of an embedding in modules_to_save (default: learning_rate)"),
           key(
               "lr_scheduler_type",
               "linear",

@@ -12,16 +12,21 @@ import java.nio.file.InvalidPathException;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.SampleOrder;
+import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.Regularization;
 import org.qlora4j.tensor.ComputeDevice;
@@ -192,7 +197,6 @@ public final class TrainConfigReader {
     if (bool("fp16", false)) {
       throw wrong("fp16", "false; use bf16: true");
     }
-    int rank = integer("lora_r", 16, 1, 4096);
     long seed = longInteger("seed", 42);
     Init init =
         choice(
@@ -226,16 +230,7 @@ public final class TrainConfigReader {
                 "cuda", ComputeDevice.CUDA)),
         data(seed),
         quantization(base),
-        new TrainConfig.Lora(
-            rank,
-            positive("lora_alpha", 2.0 * rank, 1e6),
-            probability("lora_dropout", 0),
-            targetModules(),
-            bool("use_rslora", false),
-            choice(
-                "lora_compute",
-                LoraPrecision.FAST,
-                Map.of("fast", LoraPrecision.FAST, "float32", LoraPrecision.FLOAT32))),
+        adapter(method),
         optimizer,
         schedule(),
         new TrainConfig.Output(
@@ -428,7 +423,9 @@ public final class TrainConfigReader {
         probability("adam_beta2", 0.999),
         number("adam_epsilon", 1e-8, 0, 1),
         number("max_grad_norm", 1, 0, 1e9),
-        memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)));
+        memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
+        positive("loraplus_lr_ratio", 1, 1e6),
+        number("loraplus_lr_embedding", 0, 0, 1e3));
   }
 
   private Set<CheckpointSave> checkpointSave(boolean checkpointing) {
@@ -531,22 +528,184 @@ public final class TrainConfigReader {
     return template;
   }
 
-  private List<String> targetModules() {
+  // ---- the adapter
+
+  /** Keys that say what an adapter is, which one that training goes on from says itself. */
+  private static final List<String> ADAPTER_KEYS =
+      List.of(
+          "lora_r",
+          "lora_alpha",
+          "lora_target_modules",
+          "lora_target_linear",
+          "exclude_modules",
+          "layers_to_transform",
+          "layers_pattern",
+          "rank_pattern",
+          "alpha_pattern",
+          "use_rslora",
+          "use_dora",
+          "bias",
+          "modules_to_save",
+          "init_lora_weights");
+
+  private TrainConfig.Lora adapter(Method method) {
+    LoraPrecision precision =
+        choice(
+            "lora_compute",
+            LoraPrecision.FAST,
+            Map.of("fast", LoraPrecision.FAST, "float32", LoraPrecision.FLOAT32));
+    String directory = optionalText("init_adapter");
+    if (directory == null) {
+      return new TrainConfig.Lora(adapterConfig(method), precision, null);
+    }
+    if (!method.adapter()) {
+      throw wrong("init_adapter", "no value with method: full, which trains no adapter");
+    }
+    for (String key : ADAPTER_KEYS) {
+      if (value(key) != null) {
+        throw wrong(key, "no value next to init_adapter, which decides it");
+      }
+    }
+    Path path = toPath("init_adapter", directory);
+    LoraConfig config = PeftAdapterConfig.readFrom(path).lora();
+    if (value("lora_dropout") != null) {
+      config = config.withDropout(probability("lora_dropout", 0));
+    }
+    return new TrainConfig.Lora(config, precision, path);
+  }
+
+  private LoraConfig adapterConfig(Method method) {
+    int rank = integer("lora_r", 16, 1, 4096);
+    boolean dora = bool("use_dora", false);
+    LoraInit init = init(method, dora);
+    Map<String, Integer> ranks = new LinkedHashMap<>();
+    pattern("rank_pattern", 4096)
+        .forEach(
+            (key, number) -> {
+              if (number != Math.rint(number) || number < 1) {
+                throw wrong("rank_pattern", "integers of 1 to 4096 by names of layers");
+              }
+              ranks.put(key, (int) (double) number);
+            });
+    try {
+      return new LoraConfig(
+          rank,
+          positive("lora_alpha", 2.0 * rank, 1e6),
+          probability("lora_dropout", 0),
+          bool("use_rslora", false),
+          targetModules(),
+          ranks,
+          pattern("alpha_pattern", 1e6),
+          dora,
+          choice(
+              "bias",
+              LoraConfig.Bias.NONE,
+              Map.of(
+                  "none", LoraConfig.Bias.NONE,
+                  "all", LoraConfig.Bias.ALL,
+                  "lora_only", LoraConfig.Bias.LORA_ONLY)),
+          texts("modules_to_save"),
+          init);
+    } catch (InputException e) {
+      String message = String.valueOf(e.getMessage());
+      throw message.startsWith(source) ? e : new InputException(source + ": " + message, e);
+    }
+  }
+
+  private LoraInit init(Method method, boolean dora) {
+    String text = text("init_lora_weights", "true");
+    LoraInit init = LoraInit.parse(text);
+    if (init == null) {
+      throw wrong(
+          "init_lora_weights", "true, false, gaussian, pissa, pissa_niter_N (such as 4) or loftq");
+    }
+    if (init.kind() == LoraInit.Kind.PISSA && dora) {
+      throw wrong(
+          "init_lora_weights",
+          "another beginning with use_dora: true; a DoRA that began as a part of the weights could"
+              + " not be used on the original base");
+    }
+    if (init.kind() == LoraInit.Kind.LOFTQ && method != Method.QLORA) {
+      throw wrong(
+          "init_lora_weights",
+          "another beginning, or method: qlora; loftq makes up for what 4 bits lose");
+    }
+    return init;
+  }
+
+  private TargetModules targetModules() {
     Boolean all = optionalBool("lora_target_linear");
+    JsonNode written = value("lora_target_modules");
     List<String> targets = texts("lora_target_modules");
-    if (targets.contains("all-linear")) {
+    if (targets.contains(TargetModules.ALL_LINEAR)) {
       if (targets.size() > 1) {
         throw wrong("lora_target_modules", "all-linear alone, or names without it");
       }
-      return List.of();
+      targets = List.of();
+    } else {
+      if (Boolean.TRUE.equals(all) && !targets.isEmpty()) {
+        throw wrong("lora_target_linear", "false, or no lora_target_modules");
+      }
+      if (Boolean.FALSE.equals(all) && targets.isEmpty()) {
+        throw wrong("lora_target_linear", "true, or names in lora_target_modules");
+      }
     }
-    if (Boolean.TRUE.equals(all) && !targets.isEmpty()) {
-      throw wrong("lora_target_linear", "false, or no lora_target_modules");
+    List<String> exclude = texts("exclude_modules");
+    boolean expression = isExpression(written, targets);
+    boolean excludeExpression = isExpression(value("exclude_modules"), exclude);
+    return new TargetModules(
+        expression ? List.of() : targets,
+        expression ? targets.get(0) : null,
+        excludeExpression ? List.of() : exclude,
+        excludeExpression ? exclude.get(0) : null,
+        layers(),
+        texts("layers_pattern"));
+  }
+
+  /**
+   * Whether names are one regular expression, as PEFT takes a text that is not in a list. A text
+   * that could be a name is one: as an expression it would mean one whole path, which it does too.
+   */
+  private static boolean isExpression(@Nullable JsonNode written, List<String> names) {
+    return written != null
+        && !written.isArray()
+        && names.size() == 1
+        && !names.get(0).matches("[\\w.\\-]+");
+  }
+
+  private List<Integer> layers() {
+    JsonNode written = value("layers_to_transform");
+    List<Integer> layers = new ArrayList<>();
+    if (written == null) {
+      return layers;
     }
-    if (Boolean.FALSE.equals(all) && targets.isEmpty()) {
-      throw wrong("lora_target_linear", "true, or names in lora_target_modules");
+    for (JsonNode layer : written.isArray() ? written : List.of(written)) {
+      if (!layer.isInt() || layer.intValue() < 0) {
+        throw wrong("layers_to_transform", "the number of a layer, from 0, or a list of them");
+      }
+      layers.add(layer.intValue());
     }
-    return targets;
+    return layers;
+  }
+
+  /** Numbers above 0 by regular expressions. */
+  private Map<String, Double> pattern(String key, double most) {
+    JsonNode written = value(key);
+    Map<String, Double> pattern = new LinkedHashMap<>();
+    if (written == null) {
+      return pattern;
+    }
+    if (!written.isObject()) {
+      throw wrong(key, "numbers by names of layers, such as {q_proj: 8}");
+    }
+    for (Map.Entry<String, JsonNode> entry : written.properties()) {
+      double number = toNumber(entry.getValue());
+      if (!(number > 0 && number <= most)) {
+        throw wrong(key, "numbers above 0 and at most " + plain(most) + " by names of layers");
+      }
+      pattern.put(entry.getKey(), number);
+    }
+    return pattern;
   }
 
   // ---- values of one kind; `null` in YAML is the same as leaving the key out

@@ -85,6 +85,7 @@ public final class Trainer {
       throw new DivergedException(notFinite("loss", step));
     }
     double norm = optimizer.step(learningRate);
+    model.weightsChanged();
     if (!Double.isFinite(norm)) {
       throw new DivergedException(notFinite("gradient norm", step));
     }

@@ -27,6 +27,8 @@ import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.lora.LoraAdapter;
+import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.WeightDecomposition;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
@@ -35,6 +37,7 @@ import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.model.WeightNames;
+import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 
@@ -61,6 +64,7 @@ public final class TrainingRun {
   private final Tokenizer tokenizer;
   private final TrainingData data;
   private final String modelFingerprint;
+  private final @Nullable String initAdapterFingerprint;
   private final DecoderModel model;
   private final @Nullable LoraAdapter adapter;
   private final ParameterSet trained;
@@ -85,7 +89,11 @@ public final class TrainingRun {
     ModelConfig modelConfig = ModelConfig.read(asked.model());
     if (asked.method().adapter()) {
       // A wrong name must not show only after a large model was read.
-      WeightNames.of(modelConfig).targets(asked.lora().targetModules());
+      asked
+          .lora()
+          .config()
+          .targets()
+          .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
     } else if (absolute(asked.model()).equals(absolute(asked.outputDir().resolve(MODEL)))) {
       throw new InputException(
           "output_dir "
@@ -115,6 +123,7 @@ public final class TrainingRun {
     this.totalSteps = config.schedule().totalSteps(plan.stepsPerEpoch());
 
     DType compute = config.computeType();
+    WeightDecomposition decomposition = null;
     if (config.init() == TrainConfig.Init.RANDOM) {
       this.modelFingerprint = "";
       this.model = resources.own(ModelLoader.random(pack, modelConfig, compute, config.seed()));
@@ -123,19 +132,42 @@ public final class TrainingRun {
         this.modelFingerprint = checkpoint.fingerprint();
         ModelLoader.Options options =
             new ModelLoader.Options(compute, config.baseQuantization(), !config.method().adapter());
-        this.model =
-            resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
+        LoraConfig lora = config.lora().config();
+        if (config.method().adapter() && lora.init().fromWeights()) {
+          decomposition =
+              new WeightDecomposition(
+                  pack,
+                  lora,
+                  WeightNames.of(modelConfig),
+                  checkpoint,
+                  config.baseQuantization(),
+                  config.seed());
+          this.model =
+              resources.own(
+                  ModelLoader.load(
+                      pack, modelConfig, checkpoint, options, decomposition, progress));
+          decomposition.decompose(model);
+        } else {
+          this.model =
+              resources.own(ModelLoader.load(pack, modelConfig, checkpoint, options, progress));
+        }
       }
     }
+    Path initAdapter = config.lora().initAdapter();
+    this.initAdapterFingerprint =
+        initAdapter == null
+            ? null
+            : FileFingerprint.of(initAdapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
     this.weightBytes = pack.allocatedBytes() - pack.workspaceBytes();
     ParameterSet weights = model.weights();
     if (weights != null) {
       this.adapter = null;
       this.trained = weights;
     } else {
-      LoraAdapter made =
-          resources.own(LoraAdapter.allocate(pack, config.lora().config(), model.linears()));
-      made.initialise(config.seed());
+      LoraAdapter made = resources.own(allocate(pack, config, model));
+      if (config.lora().initAdapter() == null) {
+        made.initialise(config.seed(), compute, decomposition);
+      }
       made.attach(model.linears());
       this.adapter = made;
       this.trained = made.parameters();
@@ -147,7 +179,9 @@ public final class TrainingRun {
                 pack,
                 trained,
                 optimizerSettings(config.optimizer()),
-                optimizerStates(config.optimizer(), pagingDirectory(config))));
+                optimizerStates(config.optimizer(), pagingDirectory(config)),
+                new LoraPlusRates(
+                    config.optimizer(), WeightNames.of(modelConfig).module(Part.EMBEDDING, -1))));
     this.inputs = pagedInputs(config, model, (long) memoryPlan.sequence() * memoryPlan.batch());
     if (inputs != null) {
       resources.own(inputs);
@@ -169,7 +203,7 @@ public final class TrainingRun {
             trained,
             optimizer,
             adapter == null ? ModelCheckpoint.SINGLE_FILE : PeftAdapterFile.WEIGHTS_FILE,
-            directory -> writeWeights(directory, DType.F32));
+            this::writeState);
   }
 
   /**
@@ -319,7 +353,7 @@ public final class TrainingRun {
     long trainedBytes = trained.elements() * Float.BYTES;
     return new TrainingSummary.Memory(
         weightBytes,
-        adapter == null ? 0 : trainedBytes,
+        adapter == null ? 0 : adapter.bytes(),
         trainedBytes,
         optimizer.stateBytes(),
         pass.arena().peakBytes() + (inputs == null ? 0 : inputs.deviceBytes()),
@@ -343,6 +377,7 @@ public final class TrainingRun {
       checkpoints.startAnew(config.outputDir().resolve(METRICS), progress);
       return 0;
     }
+    model.weightsChanged();
     step = state.step();
     initialEvalLoss = state.initialEvalLoss();
     samplesBefore = state.samplesBefore();
@@ -403,6 +438,9 @@ public final class TrainingRun {
   private TrainingState.Identity identity() {
     Map<String, String> settings = new HashMap<>(config.trainingSettings());
     settings.put("config.json", model.config().toString());
+    if (initAdapterFingerprint != null) {
+      settings.put("init_adapter", initAdapterFingerprint);
+    }
     return new TrainingState.Identity(settings, modelFingerprint, data.train().fingerprint());
   }
 
@@ -445,6 +483,23 @@ public final class TrainingRun {
     WeightFiles.write(pack, trained, directory, type);
     String name = type == DType.BF16 ? "bfloat16" : type == DType.F16 ? "float16" : "float32";
     ModelCheckpoint.copyCompanions(config.model(), directory, name);
+  }
+
+  /** What {@link #writeWeights} writes, but of an adapter as it is trained, for a checkpoint. */
+  private void writeState(Path directory) throws IOException {
+    if (adapter != null) {
+      adapter.saveState(directory, config.model().toString());
+    } else {
+      writeWeights(directory, DType.F32);
+    }
+  }
+
+  /** The adapter of a run: an empty one, or the one to go on from. */
+  static LoraAdapter allocate(KernelPack pack, TrainConfig config, DecoderModel model) {
+    TrainConfig.Lora lora = config.lora();
+    return lora.initAdapter() == null
+        ? LoraAdapter.allocate(pack, lora.config(), model)
+        : LoraAdapter.read(pack, lora.initAdapter(), model, lora.config().dropout());
   }
 
   // ---------------------------------------------------------------- samples and summary

@@ -2,7 +2,10 @@
 package org.qlora4j.kernels;
 
 import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 
 /**
  * Where the two moments of many parameters lie in pages of equal size, such that one {@link #step}
@@ -226,18 +229,7 @@ public final class MomentPages {
     return DeviceTensor.of(page, offset(part, slice), part.dtype(), part.values(slice.count()));
   }
 
-  /**
-   * One step for every element with moments in a page: {@link AdamW#step} or {@link
-   * AdamW8Bit#step}. It writes to the page.
-   *
-   * @param number of the page
-   * @param page its memory
-   * @param parameters all parameters, F32 and contiguous, with the lengths this was made with
-   * @param gradients theirs
-   * @param weightDecays theirs
-   * @param t number of this step, 1 for the first
-   * @param gradientScale factor on every gradient, for example of clipping
-   */
+  /** As below, with one learning rate. */
   public void step(
       KernelPack pack,
       int number,
@@ -248,7 +240,67 @@ public final class MomentPages {
       AdamW.Options options,
       long t,
       float gradientScale) {
-    List<Slice> slices = slices(number);
+    double[] one = new double[parameters.size()];
+    Arrays.fill(one, 1);
+    step(pack, number, page, parameters, gradients, weightDecays, one, options, t, gradientScale);
+  }
+
+  /**
+   * One step for every element with moments in a page: {@link AdamW#step} or {@link
+   * AdamW8Bit#step}, once for each learning rate among them. It writes to the page.
+   *
+   * @param number of the page
+   * @param page its memory
+   * @param parameters all parameters, F32 and contiguous, with the lengths this was made with
+   * @param gradients theirs
+   * @param weightDecays theirs
+   * @param rateFactors what their learning rates are multiples of
+   * @param t number of this step, 1 for the first
+   * @param gradientScale factor on every gradient, for example of clipping
+   */
+  public void step(
+      KernelPack pack,
+      int number,
+      DeviceBuffer page,
+      List<DeviceTensor> parameters,
+      List<DeviceTensor> gradients,
+      float[] weightDecays,
+      double[] rateFactors,
+      AdamW.Options options,
+      long t,
+      float gradientScale) {
+    Map<Double, List<Slice>> byRate = new LinkedHashMap<>();
+    for (Slice slice : slices(number)) {
+      byRate.computeIfAbsent(rateFactors[slice.parameter()], f -> new ArrayList<>()).add(slice);
+    }
+    byRate.forEach(
+        (factor, slices) ->
+            step(
+                pack,
+                slices,
+                page,
+                parameters,
+                gradients,
+                weightDecays,
+                new AdamW.Options(
+                    factor * options.learningRate(),
+                    options.beta1(),
+                    options.beta2(),
+                    options.eps()),
+                t,
+                gradientScale));
+  }
+
+  private void step(
+      KernelPack pack,
+      List<Slice> slices,
+      DeviceBuffer page,
+      List<DeviceTensor> parameters,
+      List<DeviceTensor> gradients,
+      float[] weightDecays,
+      AdamW.Options options,
+      long t,
+      float gradientScale) {
     switch (format) {
       case F32 -> {
         List<AdamW.Slot> slots = new ArrayList<>(slices.size());

@@ -69,6 +69,12 @@ class PlanTest {
     "neox_sequential, lora int8, true, bfloat16, 1, false",
     "llama, lora int8 outliers, true, bfloat16, 2, false",
     "neox_polyglot, lora int8 outliers, false, bfloat16, 1, false",
+    "llama, qlora / dora, true, bfloat16, 2, false",
+    "neox_polyglot, lora int8 / dora, false, float32, 1, false",
+    "llama, lora / modules, true, bfloat16, 1, false",
+    "neox_polyglot, qlora / bias, true, bfloat16, 1, false",
+    "llama3_tied, qlora / modules, true, float32, 1, true",
+    "llama, lora / pissa, true, float32, 1, false",
     "mistral, qlora, true, bfloat16, 2, false",
     "qwen2, full, true, float32, 1, false",
     "qwen3, qlora, false, bfloat16, 1, false",
@@ -228,10 +234,21 @@ class PlanTest {
     assertEquals(1, (double) weights / bf16, 0.02, "matrices take two bytes an element");
   }
 
-  /** "lora int8 outliers" as a configuration says it. */
+  /** "lora int8 outliers" as a configuration says it; after a slash, of the adapter. */
   private static String method(String words) {
-    String[] parts = words.split(" ", -1);
-    return "method: %s%n".formatted(parts[0])
+    String[] both = words.split(" / ", -1);
+    String[] parts = both[0].split(" ", -1);
+    String adapter =
+        switch (both.length > 1 ? both[1] : "") {
+          case "dora" -> "use_dora: true%nlora_dropout: 0.1%n";
+          case "modules" ->
+              "modules_to_save: [embed_tokens, lm_head, norm]%nlora_r: 8%nuse_rslora: true%n";
+          case "bias" -> "bias: all%nuse_dora: true%n";
+          case "pissa" -> "init_lora_weights: pissa_niter_2%nlora_r: 8%n";
+          default -> "";
+        };
+    return adapter.formatted()
+        + "method: %s%n".formatted(parts[0])
         + (parts.length > 1 ? "quantization: %s%n".formatted(parts[1]) : "")
         // So low that many columns are outliers.
         + (parts.length > 2 ? "llm_int8_threshold: 1.5%n".formatted() : "");

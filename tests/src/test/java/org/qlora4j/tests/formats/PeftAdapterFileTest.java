@@ -26,6 +26,9 @@ import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.common.Json;
+import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.tests.support.FixtureFiles;
 
 /** LoRA adapters in PEFT's format. */
@@ -155,13 +158,18 @@ class PeftAdapterFileTest {
       delimiter = '|',
       quoteCharacter = '`',
       value = {
-        "use_dora|true",
-        "bias|\"all\"",
+        "use_dora|1",
+        "bias|\"some\"",
         "lora_bias|true",
         "fan_in_fan_out|true",
-        "rank_pattern|{\"q_proj\":4}",
-        "alpha_pattern|{\"q_proj\":4}",
-        "modules_to_save|[\"lm_head\"]",
+        "rank_pattern|{\"q_proj\":0}",
+        "rank_pattern|{\"(\":4}",
+        "alpha_pattern|{\"q_proj\":\"4\"}",
+        "modules_to_save|[7]",
+        "exclude_modules|{\"a\":1}",
+        "layers_to_transform|[-1]",
+        "layers_pattern|[\"layers\"]",
+        "init_lora_weights|\"pissa\"",
         "init_lora_weights|\"pissa_niter_4\"",
         "layer_replication|[[0,2]]",
         "target_parameters|[\"experts\"]",
@@ -182,11 +190,64 @@ class PeftAdapterFileTest {
     assertRefused(() -> PeftAdapterFile.open(folder), "adapter_config.json", option);
   }
 
+  /** Tying alone says nothing of an adapter of linears; with a trained embedding it does. */
   @Test
-  void refusesDoraByName() {
-    assertRefused(
-        () -> PeftAdapterFile.open(FixtureFiles.reference("merge/dora_qv_only/adapter")),
-        "use_dora");
+  void refusesAnEmbeddingAndAHeadTrainedAsOne() throws IOException {
+    writeAdapter();
+    ObjectNode json = Json.readObject(folder.resolve("adapter_config.json"), 1 << 20);
+    json.put("ensure_weight_tying", true);
+    Files.writeString(folder.resolve("adapter_config.json"), Json.pretty(json));
+    PeftAdapterFile.open(folder).close();
+    json.putArray("modules_to_save").add("embed_tokens");
+    Files.writeString(folder.resolve("adapter_config.json"), Json.pretty(json));
+    assertRefused(() -> PeftAdapterFile.open(folder), "ensure_weight_tying");
+  }
+
+  @Test
+  void readsDora() {
+    try (PeftAdapterFile adapter =
+        PeftAdapterFile.open(FixtureFiles.reference("merge/dora_qv_only/adapter"))) {
+      assertTrue(adapter.config().lora().dora());
+      for (PeftAdapterFile.Pair pair : adapter.pairs().values()) {
+        assertEquals(pair.out(), Objects.requireNonNull(pair.magnitude()).elements());
+      }
+    }
+  }
+
+  /** Every option that decides what an adapter is, through a file and back. */
+  @Test
+  void writesAndReadsEveryOption() {
+    LoraConfig lora =
+        new LoraConfig(
+            2,
+            8.5,
+            0.1,
+            true,
+            new TargetModules(
+                List.of("q_proj", "up_proj"),
+                null,
+                List.of("o_proj"),
+                null,
+                List.of(0, 2),
+                List.of("layers")),
+            Map.of("q_proj", 4),
+            Map.of("up_proj", 1.5),
+            true,
+            LoraConfig.Bias.LORA_ONLY,
+            List.of("lm_head", "norm"),
+            new LoraInit(LoraInit.Kind.GAUSSIAN, 0));
+    assertEquals(lora, throughFile(lora));
+    LoraConfig expressions =
+        lora.withTargets(
+            new TargetModules(
+                List.of(), ".*\\.q_proj", List.of(), ".*\\.1\\..*", List.of(), List.of()));
+    assertEquals(expressions, throughFile(expressions));
+  }
+
+  private LoraConfig throughFile(LoraConfig lora) {
+    PeftAdapterFile.write(
+        folder, new PeftAdapterConfig(lora, null), List.<PeftAdapterFile.Entry>of());
+    return PeftAdapterConfig.readFrom(folder).lora();
   }
 
   @Test

@@ -12,12 +12,15 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.data.SampleOrder;
+import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
 import org.qlora4j.model.Regularization;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.train.MemoryBudget;
@@ -92,6 +95,52 @@ class TrainConfigTest {
           documentation.contains("\n" + row + "\n"),
           () -> "docs/configuration.md lacks the row\n" + row);
     }
+  }
+
+  @Test
+  void adapterOptions() {
+    TrainConfig c =
+        TrainConfigReader.parse(
+            """
+            model: m
+            train_file: t.jsonl
+            output_dir: o
+            lora_r: 8
+            lora_target_modules: .*\\.(q|v)_proj
+            exclude_modules: [layers.0.self_attn.q_proj]
+            rank_pattern: {q_proj: 4}
+            alpha_pattern: {v_proj: 2.5}
+            peft_use_dora: true
+            bias: lora_only
+            lora_modules_to_save: [embed_tokens, lm_head]
+            init_lora_weights: gaussian
+            loraplus_lr_ratio: 16
+            loraplus_lr_embedding: 1e-6
+            """,
+            "test",
+            List.of());
+    LoraConfig lora = c.lora().config();
+    assertEquals(".*\\.(q|v)_proj", lora.targets().expression());
+    assertEquals(List.of("layers.0.self_attn.q_proj"), lora.targets().exclude());
+    assertEquals(Map.of("q_proj", 4), lora.rankPattern());
+    assertEquals(Map.of("v_proj", 2.5), lora.alphaPattern());
+    assertTrue(lora.dora());
+    assertEquals(LoraConfig.Bias.LORA_ONLY, lora.bias());
+    assertEquals(List.of("embed_tokens", "lm_head"), lora.modulesToSave());
+    assertEquals(LoraInit.Kind.GAUSSIAN, lora.init().kind());
+    assertEquals(16.0, c.optimizer().loraPlusRatio());
+    assertEquals(1e-6, c.optimizer().embeddingRate());
+    TrainConfig layers =
+        TrainConfigReader.parse(
+            "model: m\ntrain_file: t\noutput_dir: o\nlora_target_modules: q_proj\n"
+                + "layers_to_transform: [0, 3]\nlayers_pattern: h\n",
+            "test",
+            List.of());
+    assertEquals(List.of("q_proj"), layers.lora().targetModules(), "a text that is a name");
+    assertEquals(List.of(0, 3), layers.lora().config().targets().layers());
+    assertEquals(List.of("h"), layers.lora().config().targets().layersPattern());
+    assertFalse(
+        layers.differencesFrom(c.trainingSettings()).isEmpty(), "a resumed run must have the same");
   }
 
   @Test

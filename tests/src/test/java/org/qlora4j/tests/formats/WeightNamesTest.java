@@ -15,21 +15,18 @@ import java.nio.file.StandardCopyOption;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
-import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.checkpoint.ModelCheckpoint;
-import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
-import org.qlora4j.model.WeightNames.Module;
 import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.SmallModel;
@@ -121,61 +118,25 @@ class WeightNamesTest {
     assertEquals(parameters, WeightNames.of(ModelConfig.parse(json, type)).parameters());
   }
 
+  private static List<WeightNames.Module> select(WeightNames names, String... targets) {
+    return TargetModules.of(List.of(targets)).select(names.linears(), WeightNames.Module::path);
+  }
+
   /** PEFT sees Phi-3's fused modules, so targets and adapters are theirs. */
   @Test
   void fusedModulesAreTargets() {
     WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.reference("models/phi3")));
     assertEquals(
         List.of("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
-        names.linears().stream().limit(4).map(Module::shortName).toList());
-    assertEquals(8, names.targets(List.of("all-linear")).size());
-    List<Module> fused = names.targets(List.of("gate_up_proj", "qkv_proj"));
+        names.linears().stream().limit(4).map(WeightNames.Module::shortName).toList());
+    assertEquals(8, select(names, "all-linear").size());
+    List<WeightNames.Module> fused = select(names, "gate_up_proj", "qkv_proj");
     assertEquals(
         List.of("model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.gate_up_proj"),
-        fused.stream().limit(2).map(Module::path).toList());
+        fused.stream().limit(2).map(WeightNames.Module::path).toList());
     assertEquals(List.of(128L, 64L), fused.get(0).shape());
     assertEquals(List.of(256L, 64L), fused.get(1).shape());
-    assertRefused(
-        () -> names.targets(List.of("q_proj")), "lora_target_modules", "'q_proj'", "qkv_proj");
-  }
-
-  /** The adapters that PEFT made with the same targets adapt the same modules. */
-  @ParameterizedTest
-  @CsvSource({
-    "models/llama,training/llama_nf4_f32/adapter_final",
-    "models/neox_polyglot,training/neox_nf4_f32/adapter_final",
-    "models/llama,merge/rslora_r4_qv_only/adapter"
-  })
-  void targetsAreThoseOfPeft(String model, String adapter) {
-    WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.reference(model)));
-    try (PeftAdapterFile file = PeftAdapterFile.open(FixtureFiles.reference(adapter))) {
-      List<Module> targets = names.targets(file.config().targetModules());
-      assertEquals(file.pairs().keySet(), Set.copyOf(targets.stream().map(Module::path).toList()));
-      for (Module target : targets) {
-        PeftAdapterFile.Pair pair = Objects.requireNonNull(file.find(target.path()));
-        assertEquals(List.of(pair.out(), pair.in()), target.shape());
-      }
-    }
-  }
-
-  @Test
-  void targetsByName() {
-    WeightNames names = WeightNames.of(ModelConfig.read(FixtureFiles.shape("neox_polyglot")));
-    assertEquals(8, names.targets(List.of()).size());
-    assertEquals(names.linears(), names.targets(List.of("all-linear")));
-    assertEquals(
-        List.of("gpt_neox.layers.0.attention.dense", "gpt_neox.layers.1.attention.dense"),
-        names.targets(List.of("dense")).stream().map(Module::path).toList(),
-        "a name is the whole last part: not dense_h_to_4h");
-    assertEquals(1, names.targets(List.of("layers.1.mlp.dense_4h_to_h")).size());
-    assertRefused(
-        () -> names.targets(List.of("q_proj")),
-        "lora_target_modules",
-        "'q_proj'",
-        "query_key_value",
-        "dense_4h_to_h");
-    assertRefused(() -> names.targets(List.of("query_key_valu")), "did you mean query_key_value?");
-    assertRefused(() -> names.targets(List.of("embed_out")), "'embed_out'");
+    assertRefused(() -> select(names, "q_proj"), "lora_target_modules", "'q_proj'", "qkv_proj");
   }
 
   /** A copy of a small checkpoint with tensors changed, dropped or added. */

@@ -2,7 +2,6 @@
 package org.qlora4j.tests.kernels;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import java.util.Arrays;
 import java.util.List;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.TensorSource;
@@ -23,7 +22,7 @@ import org.qlora4j.tests.support.Tolerance;
 
 /**
  * A quantized linear with its LoRA branch against PEFT over bitsandbytes: output, gradient to the
- * input, gradients of A and B. The files with DoRA belong to an operator that does not exist yet.
+ * input, gradients of A and B. The files with DoRA are {@code DoraFixtureTest}'s.
  */
 class LinearFixtureTest extends FixtureTest {
   LinearFixtureTest() {
@@ -110,7 +109,12 @@ class LinearFixtureTest extends FixtureTest {
       // both: dx is the product with the unrounded weight, here in f64, and equals the peer's where
       // the rounded weight is given.
       compare(
-          memory, name, "dx in f64", exactInputGradient(file, weight, lora, m, memory), dx, result);
+          memory,
+          name,
+          "dx against the product in f64",
+          inputGradient(memory, weight, lora, dy),
+          dx,
+          result);
       DeviceTensor rounded = memory.empty(DType.BF16, n, k);
       Quantization4Bit.dequantize(memory.pack(), weight, rounded);
       Linear.backwardInput(memory.pack(), dy, Weight.dense(rounded), lora, dx, false, dyb);
@@ -120,38 +124,30 @@ class LinearFixtureTest extends FixtureTest {
     compare(memory, name, "db", file.tensor("dlora_B").toFloats(), db, gradient);
   }
 
-  /** dx = dy W + s (dy B) A in f64 on the unrounded weight, rounded to f32 once. */
-  private static float[] exactInputGradient(
-      SafetensorsFile file, Weight weight, LoraTerm lora, int m, DeviceMemory memory) {
-    int n = Math.toIntExact(weight.rows());
-    int k = Math.toIntExact(weight.cols());
-    DeviceTensor unrounded = memory.empty(DType.F32, n, k);
-    Quantization4Bit.dequantize(memory.pack(), weight, unrounded);
-    float[] w = unrounded.toFloats();
-    float[] a = file.tensor("lora_A").toFloats();
-    float[] b = file.tensor("lora_B").toFloats();
-    float[] dy = file.tensor("dy").toFloats();
-    float[] dx = new float[m * k];
-    double[] row = new double[k];
-    for (int i = 0; i < m; i++) {
-      Arrays.fill(row, 0);
+  /** dy * W + s * (dy * b) * a of the unrounded weight. */
+  private static float[] inputGradient(
+      DeviceMemory memory, Weight weight, LoraTerm lora, DeviceTensor dy) {
+    DeviceTensor dense = memory.empty(DType.F32, weight.rows(), weight.cols());
+    Quantization4Bit.dequantize(memory.pack(), weight, dense);
+    float[] w = dense.toFloats();
+    float[] a = lora.a().toFloats();
+    float[] b = lora.b().toFloats();
+    float[] d = dy.toFloats();
+    int n = (int) weight.rows();
+    int k = (int) weight.cols();
+    int rank = lora.rank();
+    float[] dx = new float[(int) dy.rows() * k];
+    for (int i = 0; i < dx.length; i++) {
+      int row = i / k * n;
+      double sum = 0;
       for (int j = 0; j < n; j++) {
-        for (int c = 0; c < k; c++) {
-          row[c] += (double) dy[i * n + j] * w[j * k + c];
+        double branch = 0;
+        for (int r = 0; r < rank; r++) {
+          branch += (double) b[j * rank + r] * a[r * k + i % k];
         }
+        sum += d[row + j] * (w[j * k + i % k] + lora.s() * branch);
       }
-      for (int r = 0; r < lora.rank(); r++) {
-        double dyb = 0;
-        for (int j = 0; j < n; j++) {
-          dyb += (double) dy[i * n + j] * b[j * lora.rank() + r];
-        }
-        for (int c = 0; c < k; c++) {
-          row[c] += lora.s() * dyb * a[r * k + c];
-        }
-      }
-      for (int c = 0; c < k; c++) {
-        dx[i * k + c] = (float) row[c];
-      }
+      dx[i] = (float) sum;
     }
     return dx;
   }

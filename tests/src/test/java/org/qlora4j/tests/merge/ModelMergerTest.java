@@ -39,6 +39,7 @@ import org.qlora4j.kernels.FloatBits;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.merge.ModelMerger;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
@@ -217,7 +218,8 @@ class ModelMergerTest {
         "{\"peft_type\": \"LORA\", \"r\": 3, \"lora_alpha\": 6, \"target_modules\": []}");
     StoredTensors tensors = new StoredTensors();
     Random random = new Random(3);
-    for (WeightNames.Module module : names.targets(List.of(targets))) {
+    for (WeightNames.Module module :
+        TargetModules.of(List.of(targets)).select(names.linears(), WeightNames.Module::path)) {
       String prefix = "base_model.model." + module.path();
       tensors.put(
           prefix + ".lora_A.weight",

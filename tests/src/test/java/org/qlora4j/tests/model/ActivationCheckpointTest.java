@@ -29,6 +29,8 @@ import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.OperatorTime;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
+import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.CheckpointSave;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LayerInputs;
@@ -118,6 +120,72 @@ class ActivationCheckpointTest {
         check(model, adapter.parameters(), compute);
       }
     }
+  }
+
+  /** DoRA's branch keeps more for its backward, and norms of the first block are trained too. */
+  @ParameterizedTest
+  @CsvSource({"BF16", "F32"})
+  void aDoraIsTheSameBits(DType compute, @TempDir Path directory) {
+    ModelConfig config =
+        SmallModel.write(directory, SmallModel.llama(300, HIDDEN, 5, HEADS, KV_HEADS, FFN), SEED);
+    LoraConfig lora =
+        new LoraConfig(
+            4,
+            8,
+            0.1,
+            false,
+            TargetModules.of(List.of()),
+            Map.of(),
+            Map.of(),
+            true,
+            LoraConfig.Bias.NONE,
+            List.of("norm"),
+            new LoraInit(LoraInit.Kind.UNIFORM, 0));
+    try (KernelPack pack = KernelPack.openAutomatic();
+        ModelCheckpoint checkpoint = ModelCheckpoint.open(directory);
+        DecoderModel model =
+            ModelLoader.load(
+                pack,
+                config,
+                checkpoint,
+                new ModelLoader.Options(compute, QuantizationConfig.nf4(), false),
+                Progress.none());
+        LoraAdapter adapter = LoraAdapter.allocate(pack, lora, model)) {
+      adapter.initialise(SEED, compute, null);
+      adapter.attach(model.linears());
+      ParameterSet trained = adapter.parameters();
+      trained.allocateGradients();
+      Step everything = step(model, trained, compute, new DecoderModel.StepOptions(false, 32));
+      for (Parameter parameter : trained.parameters()) {
+        assertTrue(norm(parameter.gradient().toFloats()) > 0, parameter.name());
+      }
+      for (Set<CheckpointSave> save :
+          List.of(Set.<CheckpointSave>of(), EnumSet.allOf(CheckpointSave.class))) {
+        for (int every : new int[] {1, 3}) {
+          Step step =
+              step(
+                  model,
+                  trained,
+                  compute,
+                  new DecoderModel.StepOptions(true, every, save, 32, null));
+          assertEquals(everything.loss(), step.loss(), save + " every " + every);
+          for (int i = 0; i < step.gradients().size(); i++) {
+            assertArrayEquals(
+                everything.gradients().get(i),
+                step.gradients().get(i),
+                save + " every " + every + ": " + trained.parameters().get(i).name());
+          }
+        }
+      }
+    }
+  }
+
+  private static double norm(float[] values) {
+    double sum = 0;
+    for (float value : values) {
+      sum += (double) value * value;
+    }
+    return sum;
   }
 
   private static void check(DecoderModel model, ParameterSet trained, DType compute) {

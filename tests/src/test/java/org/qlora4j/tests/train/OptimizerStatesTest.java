@@ -16,6 +16,7 @@ import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.ToDoubleFunction;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
@@ -77,7 +78,13 @@ class OptimizerStatesTest {
     }
 
     AdamWOptimizer optimizer(KernelPack pack, States states) {
-      AdamWOptimizer optimizer = new AdamWOptimizer(pack, parameters, SETTINGS, states);
+      return optimizer(pack, states, parameter -> 1);
+    }
+
+    AdamWOptimizer optimizer(
+        KernelPack pack, States states, ToDoubleFunction<Parameter> rateFactors) {
+      AdamWOptimizer optimizer =
+          new AdamWOptimizer(pack, parameters, SETTINGS, states, rateFactors);
       optimizers.add(optimizer);
       return optimizer;
     }
@@ -122,6 +129,30 @@ class OptimizerStatesTest {
   private static void assertSame(List<byte[]> expected, List<byte[]> actual, String what) {
     for (int i = 0; i < expected.size(); i++) {
       assertArrayEquals(expected.get(i), actual.get(i), what + ": parameter " + i);
+    }
+  }
+
+  /** The gradients are the same, and so their norm; then a parameter knows its own rate only. */
+  @ParameterizedTest
+  @MethodSource("packs")
+  void eachParameterFollowsItsOwnRate(String name) {
+    KernelPack pack = open(name);
+    for (States states : List.of(new States(false, null), paged(true, 0.4))) {
+      List<byte[]> slow = afterSteps(pack, states, parameter -> 1);
+      List<byte[]> fast = afterSteps(pack, states, parameter -> 8);
+      List<byte[]> mixed = afterSteps(pack, states, p -> p.name().matches("p[02468]") ? 1 : 8);
+      for (int i = 0; i < mixed.size(); i++) {
+        assertArrayEquals((i % 2 == 0 ? slow : fast).get(i), mixed.get(i), name + " p" + i);
+        assertFalse(Arrays.equals(slow.get(i), fast.get(i)), "the rate matters");
+      }
+    }
+  }
+
+  private static List<byte[]> afterSteps(
+      KernelPack pack, States states, ToDoubleFunction<Parameter> rateFactors) {
+    try (Trained trained = new Trained(pack)) {
+      trained.steps(trained.optimizer(pack, states, rateFactors), 3);
+      return trained.values();
     }
   }
 

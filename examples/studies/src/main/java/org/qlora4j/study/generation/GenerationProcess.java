@@ -126,7 +126,7 @@ public final class GenerationProcess {
   private static @Nullable LoraAdapter adapter(
       KernelPack pack, ObjectNode request, DecoderModel model) {
     String adapter = request.path("adapter").asText();
-    return adapter.isEmpty() ? null : LoraAdapter.load(pack, Path.of(adapter), model.linears());
+    return adapter.isEmpty() ? null : LoraAdapter.load(pack, Path.of(adapter), model);
   }
 
   static SamplingConfig sampling(JsonNode json, int prompt) {
