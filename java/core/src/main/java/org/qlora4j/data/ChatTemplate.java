@@ -44,8 +44,11 @@ public final class ChatTemplate {
           + "{% if add_generation_prompt %}{{ '\n\n### Assistant:\n' }}{% endif %}";
 
   private static final long MAX_TEMPLATE_BYTES = 1 << 20;
-  private static final long MAX_OUTPUT_BYTES = 16 << 20;
-  private static final int MAX_LIST_SIZE = 1 << 20;
+
+  /** Of the output, and of every text on the way to it. */
+  static final long MAX_OUTPUT_BYTES = 16 << 20;
+
+  static final int MAX_LIST_SIZE = 1 << 20;
   private static final int MOST_NESTED = 64;
 
   /** Jinjava's messages repeat parts of the template. */

@@ -10,6 +10,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.StringJoiner;
 import jinjava.javax.el.ELContext;
+import jinjava.javax.el.ELException;
 import jinjava.javax.el.ELResolver;
 import jinjava.javax.el.MethodNotFoundException;
 import org.jspecify.annotations.Nullable;
@@ -17,6 +18,7 @@ import org.jspecify.annotations.Nullable;
 /**
  * The methods of Python's {@code str} that chat templates call. Jinjava alone offers those of
  * Java's String, where {@code split} takes a regular expression and {@code lstrip} does not exist.
+ * What they make has the template's bounds.
  */
 final class PythonStrings extends ELResolver {
 
@@ -65,11 +67,10 @@ final class PythonStrings extends ELResolver {
       case "find" -> (long) text.indexOf(string(method, p, 0));
       case "count" -> (long) split(text, string(method, p, 0), -1).size() - 1;
       case "replace" ->
-          String.join(
-              string(method, p, 1), split(text, string(method, p, 0), integer(method, p, 2)));
+          replace(text, string(method, p, 0), string(method, p, 1), integer(method, p, 2));
       case "split" ->
           p.length == 0 ? words(text) : split(text, string(method, p, 0), integer(method, p, 1));
-      case "splitlines" -> text.lines().toList();
+      case "splitlines" -> bounded(text.lines().limit(ChatTemplate.MAX_LIST_SIZE + 1L).toList());
       case "join" -> join(text, p);
       default -> null;
     };
@@ -140,16 +141,37 @@ final class PythonStrings extends ELResolver {
     for (int at = text.indexOf(separator);
         at >= 0 && (most < 0 || parts.size() < most);
         at = text.indexOf(separator, from)) {
-      parts.add(text.substring(from, at));
+      bounded(parts).add(text.substring(from, at));
       from = at + separator.length();
     }
     parts.add(text.substring(from));
     return parts;
   }
 
+  private static String replace(String text, String old, String by, int most) {
+    List<String> parts = split(text, old, most);
+    checkLength(text.length() + (parts.size() - 1L) * (by.length() - old.length()));
+    return String.join(by, parts);
+  }
+
+  private static List<String> bounded(List<String> parts) {
+    if (parts.size() > ChatTemplate.MAX_LIST_SIZE) {
+      throw new ELException("a text has more than " + ChatTemplate.MAX_LIST_SIZE + " parts");
+    }
+    return parts;
+  }
+
+  private static void checkLength(long characters) {
+    if (characters > ChatTemplate.MAX_OUTPUT_BYTES) {
+      throw new ELException(
+          "a text has more than " + ChatTemplate.MAX_OUTPUT_BYTES + " characters");
+    }
+  }
+
   private static List<String> words(String text) {
     String bare = strip(text, null, true, true);
-    return bare.isEmpty() ? List.of() : Arrays.asList(bare.split("[\\s\\p{Z}]+", -1));
+    int most = ChatTemplate.MAX_LIST_SIZE + 1;
+    return bare.isEmpty() ? List.of() : bounded(Arrays.asList(bare.split("[\\s\\p{Z}]+", most)));
   }
 
   private static String join(String separator, Object[] parameters) {
@@ -158,7 +180,9 @@ final class PythonStrings extends ELResolver {
     }
     StringJoiner joined = new StringJoiner(separator);
     for (Object part : parts) {
-      joined.add(String.valueOf(part));
+      String text = String.valueOf(part);
+      checkLength((long) joined.length() + separator.length() + text.length());
+      joined.add(text);
     }
     return joined.toString();
   }

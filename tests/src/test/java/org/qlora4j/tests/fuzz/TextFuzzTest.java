@@ -222,6 +222,12 @@ class TextFuzzTest {
               "{{ [0] * 999999999 }}",
               "{{ range(999999999) | length }}",
               "{{ 'x'.replace('', 'y') }}",
+              "{% set x = 'aaaaaaaa' %}"
+                  + "{% set x = x.replace('a', x) %}".repeat(6)
+                  + "{{ x | length }}",
+              "{% set x = 'ab' %}"
+                  + "{% set x = x.join([x, x, x, x]) %}".repeat(40)
+                  + "{{ x | length }}",
               "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
               "{{ '%999999999d' | format(1) }}",
               "{{ 'x' | center(999999999) }}",
