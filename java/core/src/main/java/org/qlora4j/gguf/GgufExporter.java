@@ -12,7 +12,6 @@ import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.DiskSpace;
 import org.qlora4j.common.InputException;
-import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.KernelPack;
@@ -31,7 +30,6 @@ import org.qlora4j.quant.DenseRows;
  * with Q4_0 the head (or the embedding that serves as one) is Q8_0, because it suffers most.
  */
 public final class GgufExporter {
-  private static final long MAX_CONFIG_BYTES = 16 << 20;
   private static final int CHUNK_ELEMENTS = 1 << 20;
 
   private final KernelPack pack;
@@ -75,11 +73,6 @@ public final class GgufExporter {
   /** Exports a model directory into a file, which appears whole or not at all. */
   public Result export(Path modelDirectory, Path target, Progress progress) {
     ModelConfig config = ModelConfig.read(modelDirectory);
-    Path configFile = modelDirectory.resolve("config.json");
-    if (Json.readObject(configFile, MAX_CONFIG_BYTES).path("use_sliding_window").asBoolean(false)) {
-      throw new InputException(
-          configFile + ": use_sliding_window: expected false, which llama.cpp assumes, found true");
-    }
     GgufArchitecture architecture = GgufArchitecture.of(config);
     GgufTokenizer.Content tokenizer = GgufTokenizer.read(modelDirectory, config.vocabSize());
     WeightNames names = WeightNames.of(config);

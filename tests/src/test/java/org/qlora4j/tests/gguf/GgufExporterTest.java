@@ -577,15 +577,31 @@ class GgufExporterTest {
     Files.writeString(
         config, json.replace("\"rms_norm_eps\"", "\"hidden_act\":\"gelu\",\"rms_norm_eps\""));
     assertRefused(model, "hidden_act: expected silu");
-    Files.writeString(
-        config, json.replace("\"rms_norm_eps\"", "\"use_sliding_window\":true,\"rms_norm_eps\""));
-    assertRefused(model, "use_sliding_window: expected false");
     Files.writeString(config, json.replace("\"vocab_size\":2048", "\"vocab_size\":2000"));
     assertRefused(model, "vocab_size 2000");
     Files.writeString(config, json);
     Files.delete(model.resolve("tokenizer.json"));
     assertRefused(model, "expected tokenizer.json");
     assertFalse(Files.exists(folder.resolve("out.gguf")));
+  }
+
+  /** What counts are the layers that have one, not the switch. */
+  @Test
+  void aSlidingWindowIsRefused() throws IOException {
+    Path model = folder.resolve("qwen");
+    String sliding =
+        SmallModel.llama(2048, 96, 2, 6, 2, 200)
+            .replace("\"llama\"", "\"qwen2\"")
+            .replace(
+                "\"rms_norm_eps\"",
+                "\"use_sliding_window\":true,\"max_window_layers\":1,\"rms_norm_eps\"");
+    SmallModel.write(model, sliding, 9);
+    copyTokenizer(FixtureFiles.data("tinystories-656k-llama-hf"), model);
+    assertRefused(model, "use_sliding_window: expected false");
+    assertFalse(Files.exists(folder.resolve("out.gguf")));
+    Files.writeString(
+        model.resolve("config.json"), sliding.replace("_layers\":1,", "_layers\":2,"));
+    export(model, GgufType.F16);
   }
 
   @Test
