@@ -20,6 +20,7 @@ import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Text;
+import org.qlora4j.lora.LoraConfig;
 
 /**
  * The tensors of a PEFT adapter that is to be merged: LoRA and rsLoRA, and DoRA with its magnitude
@@ -35,11 +36,17 @@ final class AdapterWeights implements AutoCloseable {
   /**
    * What the adapter adds to one weight.
    *
+   * @param scaling s of docs/lora.md
    * @param a [rank, in]
    * @param b [out, rank]
    * @param magnitude [out] with DoRA, else null
    */
-  record Module(String path, TensorSource a, TensorSource b, @Nullable TensorSource magnitude) {
+  record Module(
+      String path,
+      float scaling,
+      TensorSource a,
+      TensorSource b,
+      @Nullable TensorSource magnitude) {
     long in() {
       return a.shape()[1];
     }
@@ -54,15 +61,12 @@ final class AdapterWeights implements AutoCloseable {
   }
 
   private final SafetensorsFile file;
-  private final float scaling;
-  private final boolean dora;
+  private final LoraConfig lora;
   private final Map<String, Module> modules;
 
-  private AdapterWeights(
-      SafetensorsFile file, float scaling, boolean dora, Map<String, Module> modules) {
+  private AdapterWeights(SafetensorsFile file, LoraConfig lora, Map<String, Module> modules) {
     this.file = file;
-    this.scaling = scaling;
-    this.dora = dora;
+    this.lora = lora;
     this.modules = Collections.unmodifiableMap(modules);
   }
 
@@ -79,18 +83,12 @@ final class AdapterWeights implements AutoCloseable {
     }
     Path configFile = directory.resolve(PeftAdapterFile.CONFIG_FILE);
     ObjectNode json = Json.readObject(configFile, MAX_CONFIG_BYTES);
-    checkOptions(configFile, json);
-    boolean dora = json.path("use_dora").asBoolean(false);
-    // The rest is an adapter like any other.
-    json.remove("use_dora");
-    PeftAdapterConfig config = PeftAdapterConfig.parse(json, configFile);
-    double rank = config.rank();
-    float scaling = (float) (config.alpha() / (config.rslora() ? Math.sqrt(rank) : rank));
+    checkInit(configFile, json.path("init_lora_weights"));
+    LoraConfig lora = PeftAdapterConfig.parse(json, configFile).lora();
     SafetensorsFile file = SafetensorsFile.open(directory.resolve(PeftAdapterFile.WEIGHTS_FILE));
     boolean opened = false;
     try {
-      AdapterWeights weights =
-          new AdapterWeights(file, scaling, dora, modules(file, config.rank(), dora));
+      AdapterWeights weights = new AdapterWeights(file, lora, modules(file, lora));
       opened = true;
       return weights;
     } finally {
@@ -100,23 +98,8 @@ final class AdapterWeights implements AutoCloseable {
     }
   }
 
-  /**
-   * Refuses what would change the sum and is not known here, whatever training can do with it:
-   * ranks and alphas of single modules, and initialisations that change the base.
-   */
-  private static void checkOptions(Path file, ObjectNode json) {
-    for (String pattern : new String[] {"rank_pattern", "alpha_pattern"}) {
-      if (!json.path(pattern).isEmpty()) {
-        throw new InputException(
-            file
-                + ": "
-                + pattern
-                + ": expected it empty, found "
-                + Text.quote(Json.compact(json.path(pattern)))
-                + "; such an adapter cannot be merged");
-      }
-    }
-    JsonNode init = json.path("init_lora_weights");
+  /** Refuses initialisations that change the base. */
+  private static void checkInit(Path file, JsonNode init) {
     if (init.isTextual() && !HARMLESS_INIT.contains(init.textValue())) {
       throw new InputException(
           file
@@ -126,7 +109,8 @@ final class AdapterWeights implements AutoCloseable {
     }
   }
 
-  private static Map<String, Module> modules(SafetensorsFile file, int rank, boolean dora) {
+  private static Map<String, Module> modules(SafetensorsFile file, LoraConfig lora) {
+    boolean dora = lora.dora();
     Map<String, Module> modules = new TreeMap<>();
     for (String key : file.names()) {
       String path = modulePath(key, A);
@@ -147,13 +131,14 @@ final class AdapterWeights implements AutoCloseable {
         file.tensor(PeftAdapterFile.aName(other));
         continue;
       }
+      int rank = lora.rank(path);
       TensorSource a = checked(file.tensor(key), rank, -1);
       TensorSource b = checked(file.tensor(PeftAdapterFile.bName(path)), -1, rank);
       TensorSource magnitude =
           dora
               ? checked(file.tensor(PeftAdapterFile.PREFIX + path + MAGNITUDE), b.shape()[0])
               : null;
-      modules.put(path, new Module(path, a, b, magnitude));
+      modules.put(path, new Module(path, lora.scaling(path), a, b, magnitude));
     }
     if (modules.isEmpty()) {
       throw new InputException(file.file() + ": expected LoRA matrices, found no tensor");
@@ -192,14 +177,9 @@ final class AdapterWeights implements AutoCloseable {
     return tensor;
   }
 
-  /** s of docs/lora.md. */
-  float scaling() {
-    return scaling;
-  }
-
   /** Whether every module has a magnitude vector. */
   boolean dora() {
-    return dora;
+    return lora.dora();
   }
 
   /** By the path of the adapted module, sorted. */
@@ -207,9 +187,9 @@ final class AdapterWeights implements AutoCloseable {
     return modules;
   }
 
-  /** Identifies the adapter's content: of every tensor, all of it goes into the merged weights. */
+  /** Identifies the adapter: its tensors and what it makes of them. */
   String fingerprint() {
-    return ModelCheckpoint.fingerprint(file.tensors().values()) + " " + scaling + " " + dora;
+    return ModelCheckpoint.fingerprint(file.tensors().values()) + " " + lora;
   }
 
   @Override

@@ -31,11 +31,11 @@ final class LowRankUpdate implements AutoCloseable {
    *
    * @param maxRows most rows {@link #apply} is asked for at a time
    */
-  LowRankUpdate(KernelPack pack, AdapterWeights.Module module, float scaling, int maxRows) {
+  LowRankUpdate(KernelPack pack, AdapterWeights.Module module, int maxRows) {
     this.pack = pack;
     this.cols = module.in();
     this.rank = module.rank();
-    this.scaling = scaling;
+    this.scaling = module.scaling();
     this.maxRows = maxRows;
     this.b = module.b().toFloats();
     this.magnitude = module.magnitude() == null ? null : module.magnitude().toFloats();

@@ -279,7 +279,7 @@ public final class ModelMerger {
           write(writer, tensor, rows, chunk, type, null);
           return;
         }
-        try (LowRankUpdate update = new LowRankUpdate(pack, module, adapter.scaling(), chunk)) {
+        try (LowRankUpdate update = new LowRankUpdate(pack, module, chunk)) {
           write(writer, tensor, rows, chunk, type, update);
         }
       }
