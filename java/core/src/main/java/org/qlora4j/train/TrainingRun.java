@@ -28,6 +28,7 @@ import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.PackOptions;
 import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.WeightDecomposition;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
@@ -38,6 +39,7 @@ import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.quant.FloatEncoding;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 
@@ -94,6 +96,14 @@ public final class TrainingRun {
           .config()
           .targets()
           .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
+      Path begun = asked.lora().initAdapter();
+      if (begun != null && absolute(begun).equals(absolute(asked.outputDir().resolve(ADAPTER)))) {
+        throw new InputException(
+            "output_dir "
+                + asked.outputDir()
+                + ": the result would replace the adapter in init_adapter that it goes on from;"
+                + " choose another");
+      }
     } else if (absolute(asked.model()).equals(absolute(asked.outputDir().resolve(MODEL)))) {
       throw new InputException(
           "output_dir "
@@ -477,18 +487,29 @@ public final class TrainingRun {
   private void writeWeights(Path directory, DType type) throws IOException {
     if (adapter != null) {
       adapter.save(directory, config.model().toString());
-      TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList()).write(directory);
+      trainedBase(adapter.config()).write(directory);
       return;
     }
     WeightFiles.write(pack, trained, directory, type);
-    String name = type == DType.BF16 ? "bfloat16" : type == DType.F16 ? "float16" : "float32";
-    ModelCheckpoint.copyCompanions(config.model(), directory, name);
+    ModelCheckpoint.copyCompanions(config.model(), directory, FloatEncoding.configName(type));
+  }
+
+  /**
+   * The base that the result fits. A PiSSA was trained beside what it left of the weights, and is
+   * written for the weights as they were: quantized, these would have another error than the one it
+   * was trained with.
+   */
+  private TrainedBase trainedBase(LoraConfig lora) {
+    return lora.init().kind() == LoraInit.Kind.PISSA
+        ? new TrainedBase(null)
+        : TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList());
   }
 
   /** What {@link #writeWeights} writes, but of an adapter as it is trained, for a checkpoint. */
   private void writeState(Path directory) throws IOException {
     if (adapter != null) {
       adapter.saveState(directory, config.model().toString());
+      trainedBase(adapter.config()).write(directory);
     } else {
       writeWeights(directory, DType.F32);
     }

@@ -21,6 +21,8 @@ import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.common.Progress;
 import org.qlora4j.lora.LoraInit;
+import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigReader;
@@ -125,6 +127,19 @@ class AdapterTrainingTest {
     assertEquals(run.finalEvalLoss(), on.initialEvalLoss(), 2e-3);
   }
 
+  /**
+   * What merge takes: the quantized base a LoRA was trained on, and the original one for a PiSSA.
+   */
+  @Test
+  void theResultSaysWhichBaseItFits() {
+    Path lora = train("lora", "max_steps=2", "save_steps=1").output();
+    TrainedBase nf4 = new TrainedBase(QuantizationConfig.nf4());
+    assertEquals(nf4, TrainedBase.read(lora));
+    assertEquals(nf4, TrainedBase.read(folder.resolve("lora/checkpoints/checkpoint-1")));
+    Path pissa = train("pissa", "max_steps=1", "init_lora_weights=pissa_niter_2").output();
+    assertEquals(new TrainedBase(null), TrainedBase.read(pissa));
+  }
+
   /** What 4 bits lose costs held-out loss; LoftQ wins some of it back before any step. */
   @Test
   void aLoftqBeginsCloserToTheBase() {
@@ -179,6 +194,8 @@ class AdapterTrainingTest {
     assertRefused(
         () -> config("x", "init_adapter=" + first.output(), "lora_r=8"), "lora_r", "init_adapter");
     assertRefused(() -> config("x", "init_adapter=" + folder), "adapter_config.json");
+    assertRefused(
+        () -> train("first", "init_adapter=" + first.output()), "output_dir", "init_adapter");
     assertRefused(
         () -> config("x", "init_adapter=" + first.output(), "method=full"), "init_adapter");
   }
