@@ -49,13 +49,13 @@ public final class WeightDecomposition implements ModelLoader.QuantizedSource {
   private final KernelPack pack;
   private final LoraConfig config;
   private final WeightNames names;
-  private final @Nullable ModelCheckpoint checkpoint;
+  private final ModelCheckpoint checkpoint;
   private final @Nullable QuantizationConfig quantization;
   private final long seed;
   private final Map<String, Factors> factors = new HashMap<>();
 
   /**
-   * @param checkpoint the weights, where they are quantized while they are loaded
+   * @param checkpoint the weights, which must not be quantized yet
    * @param quantization of the base, or null for a dense one, which {@link #decompose} changes
    * @param seed of the randomized decomposition
    * @throws InputException when the rule does not go with the base
@@ -76,7 +76,7 @@ public final class WeightDecomposition implements ModelLoader.QuantizedSource {
     if (names.linears().stream().anyMatch(m -> WeightNames.isQuantized(checkpoint, m))) {
       throw new InputException(
           checkpoint.directory()
-              + ": the weights are stored in 4 bits; init_lora_weights: "
+              + ": the weights are stored in 4 or 8 bits; init_lora_weights: "
               + config.init()
               + " needs them in 16 or 32 bits");
     }
@@ -91,7 +91,7 @@ public final class WeightDecomposition implements ModelLoader.QuantizedSource {
   @Override
   public @Nullable QuantizedWeight find(WeightNames.Module module) {
     QuantizationConfig format = quantization;
-    if (format == null || checkpoint == null || !config.targets(module.path())) {
+    if (format == null || !config.targets(module.path())) {
       return null;
     }
     TensorSource source = names.weight(checkpoint, module);

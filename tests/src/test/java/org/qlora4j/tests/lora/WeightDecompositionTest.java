@@ -178,7 +178,7 @@ class WeightDecompositionTest {
                   checkpoint,
                   QuantizationConfig.nf4(),
                   1),
-          "stored in 4 bits",
+          "stored in 4 or 8 bits",
           "init_lora_weights: pissa");
     }
   }
