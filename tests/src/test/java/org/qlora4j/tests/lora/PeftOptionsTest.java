@@ -128,6 +128,7 @@ class PeftOptionsTest {
   @CsvSource({
     "llama_dora_patterns, models/llama",
     "llama_rslora_head, models/llama",
+    "llama_tied_embedding, models/llama3_tied",
     "neox_bias_all, models/neox_polyglot",
     "neox_bias_lora_only_dora, models/neox_polyglot"
   })
