@@ -39,6 +39,7 @@ import picocli.CommandLine.Spec;
     versionProvider = Version.class,
     description = {
       "Writes a model with a LoRA, rsLoRA or DoRA adapter added to its weights, in 16 or 32 bits.",
+      "Modules and biases that the adapter trained in full take the place of the model's.",
       "MODEL_DIR may hold its weights in 4 or 8 bits; they are dequantized.",
       "A run that was interrupted goes on when it is started again with the same arguments."
     })
@@ -183,6 +184,12 @@ final class MergeCommand implements Callable<Integer> {
         result.dora() ? "DoRA adapter" : "LoRA adapter",
         result.mergedWeights(),
         FloatEncoding.configName(result.type()));
+    if (result.replacedTensors() > 0) {
+      out.printf(Locale.ROOT, "tensors replaced by trained ones: %d%n", result.replacedTensors());
+    }
+    if (result.headSeparated()) {
+      out.println("embedding and head are two tensors now: tie_word_embeddings is false");
+    }
     out.printf(
         Locale.ROOT,
         "tensors %s before, %s after; peak memory %s%n",
@@ -192,6 +199,8 @@ final class MergeCommand implements Callable<Integer> {
     out.println("result " + output);
     ObjectNode figures = Json.newObject();
     figures.put("merged_weights", result.mergedWeights());
+    figures.put("replaced_tensors", result.replacedTensors());
+    figures.put("head_separated", result.headSeparated());
     figures.put("dora", result.dora());
     figures.put("base", choice.line());
     figures.put("dtype", FloatEncoding.configName(result.type()));

@@ -122,7 +122,10 @@ public final class ModelCheckpoint implements AutoCloseable {
         Path path = directory.resolve(shard);
         if (!Files.isRegularFile(path)) {
           throw new InputException(
-              index + ": expected the shard " + path + " to exist, found no such file");
+              index
+                  + ": expected the shard "
+                  + Text.quote(shard)
+                  + " beside it, found no such file");
         }
         file = SafetensorsFile.open(path);
         files.put(shard, file);

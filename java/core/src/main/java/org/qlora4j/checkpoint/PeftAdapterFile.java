@@ -289,6 +289,13 @@ public final class PeftAdapterFile implements AutoCloseable {
     return copies;
   }
 
+  /**
+   * Identifies the adapter: its tensors as {@link ModelCheckpoint#fingerprint}, and its options.
+   */
+  public String fingerprint() {
+    return ModelCheckpoint.fingerprint(file.tensors().values()) + " " + config.lora();
+  }
+
   @Override
   public void close() {
     file.close();

@@ -3,13 +3,16 @@ package org.qlora4j.data;
 
 import com.hubspot.jinjava.interpret.InterpretException;
 import com.hubspot.jinjava.interpret.JinjavaInterpreter;
+import com.hubspot.jinjava.interpret.TemplateError;
 import com.hubspot.jinjava.lib.tag.ForTag;
 import com.hubspot.jinjava.tree.TagNode;
 import com.hubspot.jinjava.tree.parse.TagToken;
 import com.hubspot.jinjava.util.ForLoop;
 import com.hubspot.jinjava.util.ObjectIterator;
 import com.hubspot.jinjava.util.ObjectTruthValue;
+import java.util.AbstractCollection;
 import java.util.ArrayList;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import org.apache.commons.lang3.tuple.Pair;
@@ -56,7 +59,7 @@ final class FilteredForTag extends ForTag {
     String helpers = node.getHelpers();
     int at = condition(helpers);
     if (at < 0) {
-      return super.renderForCollection(node, interpreter, names, items);
+      return super.renderForCollection(node, interpreter, names, new WhileFine(items, interpreter));
     }
     String condition = helpers.substring(at + " if ".length()).trim();
     List<Object> kept = new ArrayList<>();
@@ -72,7 +75,51 @@ final class FilteredForTag extends ForTag {
         }
       }
     }
-    return super.renderForCollection(node, interpreter, names, kept);
+    return super.renderForCollection(node, interpreter, names, new WhileFine(kept, interpreter));
+  }
+
+  /**
+   * The items of a loop, as long as nothing has failed: Jinjava goes on after an error, and a turn
+   * that makes a string of the largest size and fails would do so in all that follow.
+   */
+  private static final class WhileFine extends AbstractCollection<Object> {
+    private final List<Object> items;
+    private final JinjavaInterpreter interpreter;
+
+    WhileFine(List<Object> items, JinjavaInterpreter interpreter) {
+      this.items = items;
+      this.interpreter = interpreter;
+    }
+
+    @Override
+    public int size() {
+      return items.size();
+    }
+
+    private boolean failed() {
+      for (TemplateError error : interpreter.getErrors()) {
+        if (error.getSeverity() == TemplateError.ErrorType.FATAL) {
+          return true;
+        }
+      }
+      return false;
+    }
+
+    @Override
+    public Iterator<Object> iterator() {
+      Iterator<Object> all = items.iterator();
+      return new Iterator<>() {
+        @Override
+        public boolean hasNext() {
+          return all.hasNext() && !failed();
+        }
+
+        @Override
+        public Object next() {
+          return all.next();
+        }
+      };
+    }
   }
 
   private static @Nullable Object part(@Nullable Object item, int index, int count) {

@@ -83,6 +83,7 @@ public final class Tokenizer implements AutoCloseable {
                   ? "; tokenizer.model alone is not read: save the tokenizer with the fast (tokenizers) library"
                   : ""));
     }
+    TokenizerJson.check(file);
     HuggingFaceTokenizer delegate;
     try {
       delegate =

@@ -3,6 +3,7 @@ package org.qlora4j.merge;
 
 import java.util.Arrays;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
@@ -29,22 +30,23 @@ final class LowRankUpdate implements AutoCloseable {
   /**
    * Reads the module's matrices.
    *
+   * @param scaling s of the module
    * @param maxRows most rows {@link #apply} is asked for at a time
    */
-  LowRankUpdate(KernelPack pack, AdapterWeights.Module module, int maxRows) {
+  LowRankUpdate(KernelPack pack, PeftAdapterFile.Pair pair, float scaling, int maxRows) {
     this.pack = pack;
-    this.cols = module.in();
-    this.rank = module.rank();
-    this.scaling = module.scaling();
+    this.cols = pair.in();
+    this.rank = Math.toIntExact(pair.a().shape()[0]);
+    this.scaling = scaling;
     this.maxRows = maxRows;
-    this.b = module.b().toFloats();
-    this.magnitude = module.magnitude() == null ? null : module.magnitude().toFloats();
+    this.b = pair.b().toFloats();
+    this.magnitude = pair.magnitude() == null ? null : pair.magnitude().toFloats();
     long a = Math.multiplyExact(cols, rank);
     long x = Math.multiplyExact((long) maxRows, rank);
     long y = Math.multiplyExact((long) maxRows, cols);
     this.memory = DeviceBuffer.allocate(pack, Math.multiplyExact(a + x + y, Float.BYTES));
     DeviceTensor tensor = DeviceTensor.of(memory, 0, DType.F32, cols, rank);
-    tensor.copyFrom(transpose(module.a().toFloats(), rank, Math.toIntExact(cols)));
+    tensor.copyFrom(transpose(pair.a().toFloats(), rank, Math.toIntExact(cols)));
     this.transposedA = Weight.dense(tensor);
   }
 

@@ -8,14 +8,12 @@ import java.nio.ByteOrder;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.Arrays;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsWriter;
 import org.qlora4j.checkpoint.ShardPlan;
 import org.qlora4j.checkpoint.ShardedOutput;
@@ -27,6 +25,7 @@ import org.qlora4j.common.Progress;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.quant.DenseRows;
 import org.qlora4j.quant.FloatEncoding;
 import org.qlora4j.quant.QuantizationConfig;
@@ -34,8 +33,9 @@ import org.qlora4j.quant.QuantizedTensors;
 
 /**
  * Writes a model again with an adapter added to its weights: {@code W + s * B * A}, with DoRA
- * scaled to the magnitude vector. The result is a plain model in 16 or 32 bits. One tensor at a
- * time is in memory, and a dense one only some rows of it; sums are made in f32 and rounded once.
+ * scaled to the magnitude vector, and with the modules and biases that were trained in full in the
+ * place of the base's. The result is a plain model in 16 or 32 bits. One tensor at a time is in
+ * memory, and a dense one only some rows of it; sums are made in f32 and rounded once.
  *
  * <p>Tensors are found by their names, so any architecture's checkpoint can be merged.
  */
@@ -74,6 +74,8 @@ public final class ModelMerger {
    * What was written.
    *
    * @param mergedWeights number of weights an adapter was added to
+   * @param replacedTensors number of tensors that trained ones took the place of
+   * @param headSeparated whether embedding and head, one tensor in the base, became two
    * @param dora whether it was a DoRA adapter
    * @param type of the merged weights
    * @param bytesBefore bytes of all tensors before
@@ -83,6 +85,8 @@ public final class ModelMerger {
    */
   public record Result(
       int mergedWeights,
+      int replacedTensors,
+      boolean headSeparated,
       boolean dora,
       DType type,
       long bytesBefore,
@@ -107,10 +111,12 @@ public final class ModelMerger {
       Path adapterDirectory,
       Path target,
       Progress progress) {
-    try (AdapterWeights adapter = AdapterWeights.open(adapterDirectory)) {
+    try (PeftAdapterFile adapter = PeftAdapterFile.open(adapterDirectory)) {
       ObjectNode config = Json.readObject(modelDirectory.resolve("config.json"), MAX_CONFIG_BYTES);
-      Merge merge = new Merge(checkpoint, config, modelDirectory, adapter);
-      merge.checkAdapter(adapterDirectory);
+      MergePlan tensors =
+          new MergePlan(checkpoint, modelDirectory, config, adapter, adapterDirectory);
+      LoraConfig lora = adapter.config().lora();
+      Merge merge = new Merge(checkpoint, config, modelDirectory, lora, tensors);
       ShardPlan plan = ShardPlan.of(merge.entries(), options.shardBytes());
       // A set has no order of its own.
       String work =
@@ -124,8 +130,10 @@ public final class ModelMerger {
       ShardedOutput.Result written =
           ShardedOutput.write(target, plan, work, "merging", merge, progress);
       return new Result(
-          adapter.modules().size(),
-          adapter.dora(),
+          adapter.pairs().size(),
+          adapter.copies().size(),
+          tensors.separatesHead(),
+          lora.dora(),
           merge.mergedType(),
           checkpoint.bytes(),
           plan.bytes(),
@@ -134,13 +142,18 @@ public final class ModelMerger {
     }
   }
 
+  /** Whether tensors of this type can be merged into, and are written in another type. */
+  static boolean isFloating(StoredType type) {
+    return type == StoredType.F32 || type == StoredType.BF16 || type == StoredType.F16;
+  }
+
   /** One merge. */
   private final class Merge implements ShardedOutput.Content {
     private final ModelCheckpoint checkpoint;
     private final ObjectNode config;
     private final Path modelDirectory;
-    private final AdapterWeights adapter;
-    private final Map<String, AdapterWeights.Module> byWeight = new HashMap<>();
+    private final LoraConfig lora;
+    private final MergePlan tensors;
     private final ByteBuffer host =
         ByteBuffer.allocateDirect(CHUNK_ELEMENTS * Float.BYTES).order(ByteOrder.LITTLE_ENDIAN);
 
@@ -148,67 +161,20 @@ public final class ModelMerger {
         ModelCheckpoint checkpoint,
         ObjectNode config,
         Path modelDirectory,
-        AdapterWeights adapter) {
+        LoraConfig lora,
+        MergePlan tensors) {
       this.checkpoint = checkpoint;
       this.config = config;
       this.modelDirectory = modelDirectory;
-      this.adapter = adapter;
-      adapter.modules().values().forEach(m -> byWeight.put(m.path() + ".weight", m));
-    }
-
-    /** Every adapted weight is there and has the adapter's shape. */
-    void checkAdapter(Path adapterDirectory) {
-      byWeight.forEach(
-          (name, module) -> {
-            TensorSource tensor = checkpoint.find(name);
-            long[] shape = tensor == null ? new long[0] : shape(tensor);
-            if (!Arrays.equals(shape, new long[] {module.out(), module.in()})) {
-              String near = tensor == null ? Text.nearest(name, checkpoint.names()) : null;
-              throw new InputException(
-                  adapterDirectory
-                      + ": the adapter of "
-                      + Text.quote(module.path())
-                      + " is ["
-                      + module.out()
-                      + ", "
-                      + module.in()
-                      + "], the model has "
-                      + (tensor == null ? "no such weight" : Arrays.toString(shape) + " there")
-                      + (near == null ? "" : ", the nearest is " + Text.quote(near))
-                      + "; was the adapter trained on another base?");
-            }
-            boolean outsideBlocks = module.path().chars().noneMatch(Character::isDigit);
-            if (outsideBlocks && config.path("tie_word_embeddings").asBoolean(false)) {
-              throw new InputException(
-                  adapterDirectory
-                      + ": the adapter changes "
-                      + Text.quote(module.path())
-                      + ", which the model shares between embedding and head; such an adapter"
-                      + " cannot be merged");
-            }
-          });
+      this.lora = lora;
+      this.tensors = tensors;
     }
 
     private boolean isQuantized(TensorSource tensor) {
       return QuantizedTensors.isQuantized(checkpoint, tensor.name());
     }
 
-    private boolean isFloating(TensorSource tensor) {
-      return switch (tensor.storedType()) {
-        case F32, BF16, F16 -> true;
-        default -> false;
-      };
-    }
-
-    private long[] shape(TensorSource tensor) {
-      if (!isQuantized(tensor)) {
-        return tensor.shape();
-      }
-      QuantizedTensors quantized = QuantizedTensors.of(checkpoint, tensor.name());
-      return new long[] {quantized.rows(), quantized.cols()};
-    }
-
-    /** The type of a floating-point or quantized tensor in the result. */
+    /** The type that a floating-point or quantized tensor of the base has in the result. */
     private DType type(TensorSource tensor) {
       DType type = options.type();
       if (type != null) {
@@ -231,56 +197,57 @@ public final class ModelMerger {
     }
 
     DType mergedType() {
-      String first = adapter.modules().keySet().iterator().next() + ".weight";
-      return type(checkpoint.tensor(first));
+      return type(tensors.firstMerged().base());
     }
 
     List<List<ShardPlan.Entry>> entries() {
       List<List<ShardPlan.Entry>> entries = new ArrayList<>();
-      for (TensorSource tensor : checkpoint.tensors()) {
-        if (!QuantizedTensors.isSideTensor(checkpoint, tensor.name())) {
-          StoredType type =
-              isQuantized(tensor) || isFloating(tensor)
-                  ? StoredType.of(type(tensor))
-                  : tensor.storedType();
-          entries.add(List.of(ShardPlan.Entry.of(tensor.name(), type, shape(tensor))));
-        }
+      for (MergePlan.Tensor tensor : tensors.tensors()) {
+        TensorSource base = tensor.base();
+        StoredType type =
+            isQuantized(base) || isFloating(base.storedType())
+                ? StoredType.of(type(base))
+                : base.storedType();
+        entries.add(List.of(ShardPlan.Entry.of(tensor.name(), type, tensors.shape(base))));
       }
       return entries;
     }
 
     @Override
     public TensorSource source(String name) {
-      return checkpoint.tensor(name);
+      return tensors.tensor(name).source();
     }
 
     @Override
-    public void write(SafetensorsWriter writer, TensorSource tensor) {
-      boolean quantized = isQuantized(tensor);
+    public void write(SafetensorsWriter writer, TensorSource source) {
+      MergePlan.Tensor tensor = tensors.tensor(source.name());
+      boolean replaced = tensor.copy() != null;
+      boolean quantized = !replaced && isQuantized(tensor.base());
       boolean requantized =
-          options.base() != null && options.linearWeights().contains(tensor.name());
-      AdapterWeights.Module module = byWeight.get(tensor.name());
-      if (module == null
+          !replaced && options.base() != null && options.linearWeights().contains(tensor.name());
+      PeftAdapterFile.Pair pair = tensor.pair();
+      if (pair == null
           && !quantized
           && !requantized
-          && (!isFloating(tensor) || type(tensor) == tensor.dtype())) {
-        copy(writer, tensor);
+          && (!isFloating(source.storedType()) || type(tensor.base()) == source.dtype())) {
+        copy(writer, source);
         return;
       }
-      DType type = type(tensor);
+      DType type = type(tensor.base());
       try (DenseRows rows =
           quantized
               ? DenseRows.of(pack, QuantizedTensors.of(checkpoint, tensor.name()))
               : requantized
-                  ? DenseRows.quantized(pack, tensor, Objects.requireNonNull(options.base()))
-                  : DenseRows.of(tensor)) {
+                  ? DenseRows.quantized(pack, source, Objects.requireNonNull(options.base()))
+                  : DenseRows.of(source)) {
         int chunk = rows.rowsOf(CHUNK_ELEMENTS);
-        if (module == null) {
-          write(writer, tensor, rows, chunk, type, null);
+        if (pair == null) {
+          write(writer, source, rows, chunk, type, null);
           return;
         }
-        try (LowRankUpdate update = new LowRankUpdate(pack, module, chunk)) {
-          write(writer, tensor, rows, chunk, type, update);
+        try (LowRankUpdate update =
+            new LowRankUpdate(pack, pair, lora.scaling(pair.module()), chunk)) {
+          write(writer, source, rows, chunk, type, update);
         }
       }
     }
@@ -331,6 +298,9 @@ public final class ModelMerger {
       Path file = directory.resolve("config.json");
       ObjectNode written = Json.readObject(file, MAX_CONFIG_BYTES);
       written.remove("quantization_config");
+      if (tensors.separatesHead()) {
+        written.put("tie_word_embeddings", false);
+      }
       Files.writeString(file, Json.pretty(written));
     }
   }

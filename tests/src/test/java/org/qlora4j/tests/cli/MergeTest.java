@@ -13,7 +13,9 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -33,6 +35,10 @@ class MergeTest {
   }
 
   private Path train(String method) throws IOException {
+    return train(method, "");
+  }
+
+  private Path train(String method, String more) throws IOException {
     Path config = folder.resolve("c.yaml");
     Files.writeString(
         config,
@@ -47,12 +53,14 @@ class MergeTest {
         learning_rate: 3e-3
         per_device_train_batch_size: 2
         max_steps: 3
+        %s
         """
             .formatted(
                 model,
                 method,
                 FixtureFiles.project("examples/data/blog-reviews.jsonl"),
-                folder.resolve(method)));
+                folder.resolve(method),
+                more));
     assertDone(run("train", config));
     return folder.resolve(method).resolve("adapter");
   }
@@ -77,27 +85,7 @@ class MergeTest {
     assertTrue(Files.exists(out.resolve("tokenizer.json")));
 
     // The merged model writes what the adapted one does.
-    Object[] tail = {"--prompt", "\uc81c\ubaa9:", "--max-new-tokens", 12, "--compute", "float32"};
-    String adapted =
-        assertDone(
-                run(
-                    "generate",
-                    model,
-                    "--adapter",
-                    adapter,
-                    "--quantize",
-                    "nf4",
-                    tail[0],
-                    tail[1],
-                    tail[2],
-                    tail[3],
-                    tail[4],
-                    tail[5]))
-            .out();
-    String merged =
-        assertDone(run("generate", out, tail[0], tail[1], tail[2], tail[3], tail[4], tail[5]))
-            .out();
-    assertEquals(adapted, merged);
+    assertEquals(generated(model, "--adapter", adapter, "--quantize", "nf4"), generated(out));
 
     // The same from the base that is stored in 4 bits, and another one from the original.
     Path stored = folder.resolve("stored");
@@ -139,5 +127,47 @@ class MergeTest {
     Ran ran = assertDone(run("merge", model, adapter, out));
     assertTrue(ran.err().contains("as the adapter was trained"), ran.err());
     assertTrue(ran.out().contains("now in bfloat16"), ran.out());
+  }
+
+  /** What `train` writes with its other options, over a base whose head is tied. */
+  @Test
+  void everythingThatIsTrainedIsMerged() throws IOException {
+    Path adapter =
+        train(
+            "qlora",
+            """
+            use_dora: true
+            lora_target_modules: [q_proj, down_proj]
+            rank_pattern: {q_proj: 2}
+            alpha_pattern: {layers.1.mlp.down_proj: 3}
+            modules_to_save: [lm_head, norm]
+            """);
+    Path out = folder.resolve("out");
+    Path json = folder.resolve("figures.json");
+    Ran ran = assertDone(run("merge", model, adapter, out, "--dtype", "float32", "--json", json));
+    assertTrue(ran.out().contains("DoRA adapter added to 8 weights"), ran.out());
+    // Two norms in each of four layers, the last one and the head.
+    assertTrue(ran.out().contains("tensors replaced by trained ones: 10"), ran.out());
+    assertTrue(ran.out().contains("tie_word_embeddings is false"), ran.out());
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    assertEquals(10, figures.path("replaced_tensors").intValue());
+    assertTrue(figures.path("head_separated").booleanValue());
+    assertEquals(generated(model, "--adapter", adapter, "--quantize", "nf4"), generated(out));
+  }
+
+  @Test
+  void anAdapterOfTheLargestSingularValuesIsMerged() throws IOException {
+    Path adapter = train("lora", "init_lora_weights: pissa\nrank_pattern: {q_proj: 2}");
+    Path out = folder.resolve("out");
+    assertDone(run("merge", model, adapter, out, "--dtype", "float32"));
+    assertEquals(generated(model, "--adapter", adapter), generated(out));
+  }
+
+  private static String generated(Object... modelAndMore) {
+    List<Object> arguments = new ArrayList<>(List.of("generate"));
+    arguments.addAll(List.of(modelAndMore));
+    arguments.addAll(
+        List.of("--prompt", "\uc81c\ubaa9:", "--max-new-tokens", 12, "--compute", "float32"));
+    return assertDone(run(arguments.toArray())).out();
   }
 }

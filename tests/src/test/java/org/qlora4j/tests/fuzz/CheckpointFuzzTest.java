@@ -18,8 +18,10 @@ import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
+import org.qlora4j.kernels.WeightFormat;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
+import org.qlora4j.quant.CodeTables;
 import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.Fixtures;
@@ -212,6 +214,15 @@ class CheckpointFuzzTest {
                       + "]}}";
               byte[] file = framed(bytes(header), 2148 + state.length);
               System.arraycopy(state, 0, file, file.length - state.length, state.length);
+              ByteBuffer tables =
+                  ByteBuffer.wrap(file, file.length - state.length - 1088, 1088)
+                      .order(ByteOrder.LITTLE_ENDIAN);
+              for (float value : CodeTables.dynamicSigned()) {
+                tables.putFloat(value);
+              }
+              for (float value : CodeTables.of(WeightFormat.NF4)) {
+                tables.putFloat(value);
+              }
               Files.write(folder.resolve(ModelCheckpoint.SINGLE_FILE), file);
               try (ModelCheckpoint checkpoint = ModelCheckpoint.open(folder)) {
                 QuantizedTensors.of(checkpoint, "w");

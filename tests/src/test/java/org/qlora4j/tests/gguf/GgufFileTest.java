@@ -13,7 +13,6 @@ import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
@@ -26,6 +25,7 @@ import org.qlora4j.gguf.GgufFile;
 import org.qlora4j.gguf.GgufType;
 import org.qlora4j.gguf.GgufValue;
 import org.qlora4j.gguf.GgufWriter;
+import org.qlora4j.tests.support.Fuzz;
 
 /** GGUF: written, read, written again; and files that lie. */
 class GgufFileTest {
@@ -237,27 +237,18 @@ class GgufFileTest {
 
   /** Whatever is cut off or changed, the answer is one line or a file whose ranges hold. */
   @Test
-  void truncatedAndChangedFilesNeverCrash() throws IOException {
+  void truncatedAndChangedFiles() throws IOException {
     write(file, everyKind(), data());
     byte[] whole = Files.readAllBytes(file);
-    Random random = new Random(7);
-    int refused = 0;
-    for (int i = 0; i < 2000; i++) {
-      byte[] bytes = whole.clone();
-      if (i % 2 == 0) {
-        bytes = Arrays.copyOf(whole, random.nextInt(whole.length));
-      } else {
-        for (int k = 0; k < 3; k++) {
-          bytes[random.nextInt(bytes.length)] = (byte) random.nextInt();
-        }
-      }
-      Files.write(file, bytes);
-      try (GgufFile gguf = GgufFile.open(file)) {
-        gguf.tensors().values().forEach(gguf::read);
-      } catch (InputException e) {
-        refused++;
-      }
-    }
-    assertTrue(refused > 900, refused + " of 2000 refused");
+    // Keys and tensors become objects of some 100 bytes each, of which the shortest take 13 bytes.
+    Fuzz.of("GGUF files", 4 << 20, 1000)
+        .run(
+            List.of(whole),
+            input -> {
+              Files.write(file, input);
+              try (GgufFile gguf = GgufFile.open(file)) {
+                gguf.tensors().values().forEach(gguf::read);
+              }
+            });
   }
 }

@@ -3,7 +3,6 @@ package org.qlora4j.tests.lora;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -18,7 +17,6 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
-import java.util.Set;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -40,7 +38,6 @@ import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.ModelAdapters;
 import org.qlora4j.lora.TargetModules;
-import org.qlora4j.merge.ModelMerger;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
@@ -49,7 +46,6 @@ import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.FixtureFiles;
-import org.qlora4j.tests.support.StoredTensors;
 
 /**
  * Adapters that PEFT made, with options beyond plain LoRA, over the fixtures' models: the logits,
@@ -95,10 +91,7 @@ class PeftOptionsTest {
   }
 
   private DecoderModel model(String base, long embeddingInFile) {
-    return load(FixtureFiles.reference(base), embeddingInFile);
-  }
-
-  private DecoderModel load(Path directory, long embeddingInFile) {
+    Path directory = FixtureFiles.reference(base);
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(directory)) {
       return ModelLoader.load(
           pack,
@@ -135,6 +128,7 @@ class PeftOptionsTest {
   @CsvSource({
     "llama_dora_patterns, models/llama",
     "llama_rslora_head, models/llama",
+    "llama_tied_embedding, models/llama3_tied",
     "neox_bias_all, models/neox_polyglot",
     "neox_bias_lora_only_dora, models/neox_polyglot"
   })
@@ -226,43 +220,6 @@ class PeftOptionsTest {
           Arrays.copyOfRange(all, all.length - 4 * model.config().vocabSize(), all.length),
           lastLogits(model, second),
           2e-5f);
-    }
-  }
-
-  /** A merge takes ranks and alphas by pattern as computing on the fly does. */
-  @Test
-  void patternsAreMergedAsTheyAreComputed() throws URISyntaxException, IOException {
-    Path base = FixtureFiles.reference("models/llama");
-    Path source = adapter("llama_dora_patterns");
-    Path adapter = Files.createDirectories(folder.resolve("adapter"));
-    // Without its norms, which cannot be merged.
-    ObjectNode config = Json.readObject(source.resolve(PeftAdapterFile.CONFIG_FILE), 1 << 20);
-    config.putNull("modules_to_save");
-    Files.writeString(adapter.resolve(PeftAdapterFile.CONFIG_FILE), Json.pretty(config));
-    StoredTensors tensors = StoredTensors.read(source.resolve(PeftAdapterFile.WEIGHTS_FILE));
-    tensors.tensors().keySet().removeIf(name -> name.endsWith("norm.weight"));
-    tensors.write(adapter);
-    Files.move(
-        adapter.resolve(ModelCheckpoint.SINGLE_FILE),
-        adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
-    Path merged = folder.resolve("merged");
-    try (ModelCheckpoint checkpoint = ModelCheckpoint.open(base)) {
-      new ModelMerger(pack, new ModelMerger.Options(null, Set.of(), DType.F32, 1 << 30))
-          .merge(checkpoint, base, adapter, merged, Progress.none());
-    }
-    int[] ids = {5, 9, 31, 7, 200, 13, 2};
-    float[] plain;
-    float[] onTheFly;
-    try (DecoderModel model = model("models/llama")) {
-      plain = lastLogits(model, ids);
-      try (LoraAdapter lora = LoraAdapter.load(pack, adapter, model)) {
-        onTheFly = lastLogits(model, ids);
-        lora.detach();
-      }
-    }
-    assertFalse(Arrays.equals(plain, onTheFly));
-    try (DecoderModel model = load(merged, Long.MAX_VALUE)) {
-      close("logits", onTheFly, lastLogits(model, ids), LOGITS);
     }
   }
 

@@ -17,33 +17,44 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Objects;
 import java.util.Random;
 import java.util.Set;
+import java.util.TreeSet;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsFile;
 import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
+import org.qlora4j.gguf.GgufExporter;
+import org.qlora4j.gguf.GgufFile;
+import org.qlora4j.gguf.GgufType;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.FloatBits;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.LoraAdapter;
+import org.qlora4j.lora.LoraConfig;
+import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.TargetModules;
 import org.qlora4j.merge.ModelMerger;
 import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
+import org.qlora4j.model.Parameter;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.model.WeightNames;
@@ -62,6 +73,12 @@ import org.qlora4j.tests.support.StoredTensors;
 /** Adapters merged into 16-, 32- and 4-bit bases. */
 class ModelMergerTest {
   private static final long ONE_FILE = 1 << 30;
+
+  /**
+   * Share of the largest logit. As in PeftOptionsTest; a merged weight adds one rounding of 2^-24
+   * to each term of a sum, which is within what another order of the sum may do.
+   */
+  private static final double LOGITS = 6.5e-5;
 
   private final Path folder;
 
@@ -318,6 +335,171 @@ class ModelMergerTest {
     }
   }
 
+  private static Path options(String name) throws URISyntaxException {
+    String file = "/peft_options/" + name + "/adapter_config.json";
+    Path path = Path.of(Objects.requireNonNull(ModelMergerTest.class.getResource(file)).toURI());
+    return Objects.requireNonNull(path.getParent());
+  }
+
+  private static void close(float[] expected, float[] actual) {
+    double largest = 0;
+    for (float value : expected) {
+      largest = Math.max(largest, Math.abs(value));
+    }
+    assertTrue(largest > 0, "all logits are zero");
+    assertArrayEquals(expected, actual, (float) (LOGITS * largest));
+  }
+
+  /** Logits that PEFT computed with the adapter beside the base; what was trained in full is in. */
+  @ParameterizedTest
+  @CsvSource({
+    "llama_dora_patterns, models/llama, 5, false",
+    "llama_rslora_head, models/llama, 2, false",
+    "llama_tied_embedding, models/llama3_tied, 4, true",
+    "llama_tied_head_adapter, models/llama3_tied, 3, true",
+    "neox_bias_all, models/neox_polyglot, 2, false",
+    "neox_bias_lora_only_dora, models/neox_polyglot, 8, false"
+  })
+  void optionsOfPeftAreMerged(String name, String base, int pairs, boolean separated)
+      throws URISyntaxException {
+    Path model = FixtureFiles.reference(base);
+    Path out = folder.resolve("out");
+    KernelPack pack = Packs.reference();
+    ModelMerger.Result result =
+        merge(pack, model, options(name), out, null, DType.F32, ONE_FILE, Progress.none());
+    assertEquals(pairs, result.mergedWeights());
+    assertEquals(separated, result.headSeparated());
+    ObjectNode config = Json.readObject(out.resolve("config.json"), 1 << 20);
+    try (PeftAdapterFile adapter = PeftAdapterFile.open(options(name));
+        ModelCheckpoint before = ModelCheckpoint.open(model);
+        ModelCheckpoint merged = ModelCheckpoint.open(out);
+        SafetensorsFile expected =
+            SafetensorsFile.open(options(name).resolve("expected.safetensors"))) {
+      assertEquals(adapter.copies().size(), result.replacedTensors());
+      Set<String> names = new TreeSet<>(before.names());
+      if (separated) {
+        names.add("lm_head.weight");
+        assertFalse(config.path("tie_word_embeddings").asBoolean(true));
+      }
+      assertEquals(names, new TreeSet<>(merged.names()));
+      for (String tensor : names) {
+        TensorSource copy = adapter.copies().get(tensor);
+        boolean ofHead = separated && tensor.equals("lm_head.weight");
+        TensorSource source =
+            ofHead ? before.tensor("model.embed_tokens.weight") : before.find(tensor);
+        boolean added = adapter.find(tensor.replaceFirst("\\.weight$", "")) != null;
+        float[] wanted = Objects.requireNonNull(copy == null ? source : copy).toFloats();
+        float[] found = merged.tensor(tensor).toFloats();
+        assertEquals(!added, Arrays.equals(wanted, found), tensor);
+      }
+      float[] last = expected.tensor("logits_last4").toFloats();
+      float[] all = logits(pack, out, expected.tensor("input_ids").toLongs(), 1);
+      close(last, Arrays.copyOfRange(all, all.length - last.length, all.length));
+    }
+  }
+
+  /** What an adapter of every option computes beside its base, and merged into it. */
+  @ParameterizedTest
+  @CsvSource({
+    "models/neox_polyglot, false, true, embed_in embed_out norm, query_key_value",
+    "models/neox_polyglot, true, true, embed_in norm, query_key_value",
+    "models/neox_polyglot, false, false, dense_h_to_4h norm, dense",
+    "models/llama3_tied, true, false, embed_tokens lm_head, q_proj",
+    "models/llama3_tied, false, true, lm_head norm, down_proj"
+  })
+  void theMergedModelIsTheOneThatWasTrained(
+      String base, boolean quantized, boolean dora, String saved, String other) throws IOException {
+    Path model = FixtureFiles.reference(base);
+    LoraConfig config =
+        new LoraConfig(
+            4,
+            8,
+            0,
+            true,
+            TargetModules.of(List.of()),
+            Map.of("layers.1.*" + other, 3),
+            Map.of(other, 5.0),
+            dora,
+            LoraConfig.Bias.ALL,
+            List.of(saved.split(" ")),
+            LoraInit.DEFAULT);
+    QuantizationConfig quantization = quantized ? QuantizationConfig.nf4() : null;
+    Path directory = Files.createDirectories(folder.resolve("adapter"));
+    long[] ids = {5, 9, 31, 7, 200, 13, 2};
+    float[] adapted;
+    try (KernelPack pack = KernelPack.openAutomatic();
+        TensorArena arena = new TensorArena(pack);
+        ModelCheckpoint checkpoint = ModelCheckpoint.open(model);
+        DecoderModel loaded =
+            ModelLoader.load(
+                pack,
+                ModelConfig.read(model),
+                checkpoint,
+                new ModelLoader.Options(DType.F32, quantization, false),
+                Progress.none());
+        LoraAdapter adapter = LoraAdapter.allocate(pack, config, loaded)) {
+      adapter.initialise(3);
+      Random random = new Random(4);
+      for (Parameter parameter : adapter.parameters().parameters()) {
+        float[] values = parameter.value().toFloats();
+        for (int i = 0; i < values.length; i++) {
+          values[i] += (float) random.nextGaussian() * 0.05f;
+        }
+        parameter.value().copyFrom(values);
+      }
+      adapter.save(directory, base);
+      adapter.attach(loaded.linears());
+      Pass pass = Pass.inference(pack, arena, DType.F32, LoraCompute.F32);
+      int[] narrow = Arrays.stream(ids).mapToInt(Math::toIntExact).toArray();
+      DeviceTensor hidden = loaded.forward(pass, SequenceBatch.single(arena, narrow, 0), null);
+      adapted = loaded.logits(pass, hidden).toFloats();
+    }
+    Path out = folder.resolve("out");
+    try (KernelPack pack = KernelPack.openAutomatic()) {
+      merge(pack, model, directory, out, quantization, DType.F32, ONE_FILE, Progress.none());
+      close(adapted, logits(pack, out, ids, 1));
+    }
+  }
+
+  private static String tied(int vocab) {
+    return SmallModel.llama(vocab, 96, 1, 4, 2, 72)
+        .replace("_embeddings\":false", "_embeddings\":true");
+  }
+
+  /** A head that has become a tensor of its own is one in llama.cpp's format too. */
+  @Test
+  void aSeparatedHeadIsExported() throws IOException {
+    Path model = folder.resolve("tied");
+    SmallModel.write(model, tied(2048), 5);
+    for (String file : List.of("tokenizer.json", "tokenizer_config.json")) {
+      Files.copy(FixtureFiles.data("tinystories-656k-llama-hf").resolve(file), model.resolve(file));
+    }
+    Path adapter = adapterOf(WeightNames.of(ModelConfig.read(model)), "q_proj");
+    Path options = adapter.resolve("adapter_config.json");
+    Files.writeString(
+        options,
+        Files.readString(options).replace("{", "{\"modules_to_save\": [\"embed_tokens\"], "));
+    Path weights = adapter.resolve("adapter_model.safetensors");
+    StoredTensors tensors = StoredTensors.read(weights);
+    byte[] embedding = normal(new Random(7), 2048 * 96);
+    tensors.put(
+        PeftAdapterFile.PREFIX + "model.embed_tokens.weight", StoredType.F32, embedding, 2048, 96);
+    rewrite(tensors, weights);
+    Path out = folder.resolve("out");
+    KernelPack pack = Packs.reference();
+    merge(pack, model, adapter, out, null, DType.F32, ONE_FILE, Progress.none());
+    Path gguf = folder.resolve("out.gguf");
+    new GgufExporter(pack, GgufType.F32).export(out, gguf, Progress.none());
+    try (GgufFile file = GgufFile.open(gguf);
+        ModelCheckpoint base = ModelCheckpoint.open(model)) {
+      assertArrayEquals(embedding, file.read(file.tensor("token_embd.weight")));
+      byte[] head = file.read(file.tensor("output.weight"));
+      float[] values = new float[2048 * 96];
+      ByteBuffer.wrap(head).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer().get(values);
+      assertArrayEquals(base.tensor("model.embed_tokens.weight").toFloats(), values);
+    }
+  }
+
   /** Large tensors come in several pieces of rows; the pieces are where they belong. */
   @Test
   void piecesOfALargeWeightAreWhereTheyBelong() throws IOException {
@@ -456,26 +638,28 @@ class ModelMergerTest {
 
     StoredTensors tensors = StoredTensors.read(weights);
     rewrite(tensors.put("x.lora_A.weight", StoredType.F32, new byte[12], 3, 1), weights);
-    assertRefused(dense, adapter, null, "x.lora_A.weight", "cannot be merged");
+    assertRefused(dense, adapter, null, "x.lora_A.weight", "not supported");
     tensors.remove("x.lora_A.weight");
     rewrite(tensors.put(q + ".lora_magnitude_vector", StoredType.F32, new byte[384], 96), weights);
-    assertRefused(dense, adapter, null, "lora_magnitude_vector", "cannot be merged");
+    assertRefused(dense, adapter, null, "lora_magnitude_vector", "not supported");
 
     Path config = adapter.resolve("adapter_config.json");
     String json = Files.readString(config);
     Files.writeString(config, json.replace("{", "{\"use_dora\": true, "));
     rewrite(tensors.put(q + ".lora_magnitude_vector", StoredType.F32, new byte[380], 95), weights);
-    assertRefused(dense, adapter, null, "of the shape [96], found F32 [95]");
+    assertRefused(dense, adapter, null, "expected 96 magnitudes", "found [95]");
     rewrite(tensors.remove(q + ".lora_magnitude_vector"), weights);
     assertRefused(dense, adapter, null, "lora_magnitude_vector");
     Files.writeString(config, json.replace("{", "{\"lora_bias\": true, "));
     assertRefused(dense, adapter, null, "lora_bias");
     Files.writeString(config, json.replace("\"r\": 3", "\"r\": 4"));
-    assertRefused(dense, adapter, null, "of the shape [4, any], found F32 [3, 96]");
+    assertRefused(dense, adapter, null, "expected [4, in] for r = 4", "found [3, 96]");
     Files.writeString(config, json.replace("{", "{\"rank_pattern\": {\"q_proj\": 7}, "));
-    assertRefused(dense, adapter, null, "of the shape [7, any], found F32 [3, 96]");
-    Files.writeString(config, json.replace("{", "{\"init_lora_weights\": \"pissa\", "));
-    assertRefused(dense, adapter, null, "cannot be merged");
+    assertRefused(dense, adapter, null, "expected [7, in] for r = 7", "found [3, 96]");
+    for (String init : List.of("pissa", "pissa_niter_4", "olora", "corda", "loftq")) {
+      Files.writeString(config, json.replace("{", "{\"init_lora_weights\": \"" + init + "\", "));
+      assertRefused(dense, adapter, null, "init_lora_weights", init, "have PEFT convert it");
+    }
     Files.writeString(config, json.replace("LORA", "IA3"));
     assertRefused(dense, adapter, null, "peft_type");
   }
@@ -486,12 +670,40 @@ class ModelMergerTest {
   }
 
   @Test
-  void anAdapterOfATiedHeadIsRefused() throws IOException {
+  void trainedTensorsWithoutAPlaceAreRefused() throws IOException {
+    Path dense = folder.resolve("dense");
+    SmallModel.write(dense, SmallModel.llama(64, 96, 1, 4, 2, 72), 5);
+    Path adapter = adapterOf(WeightNames.of(ModelConfig.read(dense)), "q_proj");
+    Path weights = adapter.resolve("adapter_model.safetensors");
+    Path config = adapter.resolve("adapter_config.json");
+    String json = Files.readString(config);
+    Files.writeString(
+        config, json.replace("{", "{\"bias\": \"all\", \"modules_to_save\": [\"model.norm\"], "));
+    StoredTensors tensors = StoredTensors.read(weights);
+    String norm = PeftAdapterFile.PREFIX + "model.norm.weight";
+    assertRefused(dense, adapter, null, norm, "modules_to_save names, found none");
+    rewrite(tensors.put(norm, StoredType.F32, new byte[380], 95), weights);
+    assertRefused(dense, adapter, null, norm, "is [95], the model has BF16 [96] there");
+    tensors.put(norm, StoredType.F32, new byte[384], 96);
+    String bias = "model.layers.0.self_attn.k_proj.bias";
+    rewrite(tensors.put(PeftAdapterFile.PREFIX + bias, StoredType.F32, new byte[192], 48), weights);
+    assertRefused(dense, adapter, null, bias, "the model has no such tensor", "another base");
+    rewrite(tensors.remove(PeftAdapterFile.PREFIX + bias), weights);
+    Files.writeString(
+        config, json.replace("{", "{\"modules_to_save\": [\"model.norm\", \"score\"], "));
+    assertRefused(dense, adapter, null, "'score'", "modules_to_save names, found none");
+    Files.writeString(
+        config, json.replace("{", "{\"modules_to_save\": [\"model.norm\", \"q_proj\"], "));
+    String q = PeftAdapterFile.PREFIX + "model.layers.0.self_attn.q_proj.weight";
+    rewrite(tensors.put(q, StoredType.F32, new byte[96 * 96 * 4], 96, 96), weights);
+    assertRefused(dense, adapter, null, "q_proj", "found both");
+  }
+
+  /** PEFT has other tensors for embeddings. */
+  @Test
+  void anAdapterOfATiedEmbeddingIsRefused() throws IOException {
     Path tied = folder.resolve("tied");
-    SmallModel.write(
-        tied,
-        SmallModel.llama(64, 96, 1, 4, 2, 72).replace("_embeddings\":false", "_embeddings\":true"),
-        5);
+    SmallModel.write(tied, tied(64), 5);
     Path adapter = adapterOf(WeightNames.of(ModelConfig.read(tied)), "q_proj");
     Path weights = adapter.resolve("adapter_model.safetensors");
     StoredTensors tensors = StoredTensors.read(weights);
@@ -499,7 +711,7 @@ class ModelMergerTest {
     tensors.put(embedding + ".lora_A.weight", StoredType.F32, new byte[3 * 96 * 4], 3, 96);
     tensors.put(embedding + ".lora_B.weight", StoredType.F32, new byte[64 * 3 * 4], 64, 3);
     rewrite(tensors, weights);
-    assertRefused(tied, adapter, null, "shares between embedding and head");
+    assertRefused(tied, adapter, null, "embed_tokens", "an embedding");
   }
 
   @Test
