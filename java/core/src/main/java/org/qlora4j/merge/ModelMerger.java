@@ -189,7 +189,10 @@ public final class ModelMerger {
 
     /** LLM.int8 weights do not say what they were. */
     private DType configType() {
-      return switch (config.path("dtype").asText(config.path("torch_dtype").asText())) {
+      return switch (config
+          .path("dtype")
+          .asText(config.path("torch_dtype").asText())
+          .replaceFirst("^torch\\.", "")) {
         case "float32" -> DType.F32;
         case "float16" -> DType.F16;
         default -> DType.BF16;

@@ -496,7 +496,7 @@ public record TrainConfig(
     return s;
   }
 
-  /** Options that are seldom used only where they are, so that earlier checkpoints stay valid. */
+  /** Options that are seldom used only where they are. */
   private void putAdapter(SortedMap<String, String> s) {
     LoraConfig adapter = lora.config();
     TargetModules targets = adapter.targets();
