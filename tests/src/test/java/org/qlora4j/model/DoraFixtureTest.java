@@ -68,8 +68,8 @@ class DoraFixtureTest extends FixtureTest {
     int rank = entry.path("r").asInt();
     boolean bf16 = entry.path("x_dtype").asText().equals("bfloat16");
     DType type = bf16 ? DType.BF16 : DType.F32;
-    DeviceTensor x = tensor(file, "x", memory, m, k);
-    DeviceTensor dy = tensor(file, "dy", memory, m, n);
+    DeviceTensor x = memory.of(file.tensor("x"), m, k);
+    DeviceTensor dy = memory.of(file.tensor("dy"), m, n);
     Weight weight =
         new Weight(
             WeightFormat.NF4,
@@ -79,12 +79,12 @@ class DoraFixtureTest extends FixtureTest {
             file.tensor("nested_offset").toFloats()[0],
             n,
             k,
-            vector(file, "packed", memory),
-            vector(file, "absmax", memory),
-            vector(file, "nested_absmax", memory));
+            memory.vector(file.tensor("packed")),
+            memory.vector(file.tensor("absmax")),
+            memory.vector(file.tensor("nested_absmax")));
     TensorSource bias = file.find("bias");
     LinearLayer linear =
-        new LinearLayer("linear", 0, weight, bias == null ? null : vector(file, "bias", memory));
+        new LinearLayer("linear", 0, weight, bias == null ? null : memory.vector(bias));
     Pass pass = new Pass(memory.pack(), arena, type, compute, 0, 0, 0, true);
     try (ParameterSet parameters = new ParameterSet(memory.pack())) {
       Parameter a = parameter(parameters, file, "lora_A", rank, k);
@@ -130,16 +130,5 @@ class DoraFixtureTest extends FixtureTest {
     Parameter parameter = parameters.add(key, shape);
     parameter.value().copyFrom(file.tensor(key).toFloats());
     return parameter;
-  }
-
-  private static DeviceTensor tensor(
-      SafetensorsFile file, String key, DeviceMemory memory, long rows, long cols) {
-    TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), rows, cols);
-  }
-
-  private static DeviceTensor vector(SafetensorsFile file, String key, DeviceMemory memory) {
-    TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), source.elements());
   }
 }

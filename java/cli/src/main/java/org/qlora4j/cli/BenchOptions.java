@@ -34,10 +34,7 @@ final class BenchOptions {
 
   /** Opens the pack; libtorch has as many threads then, where the pack computes on the CPU. */
   KernelPack open() {
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
-    return pack.open(threads);
+    return pack.open(ThreadOption.check(threads));
   }
 
   /** Opens the pack, of the CPU alone. */

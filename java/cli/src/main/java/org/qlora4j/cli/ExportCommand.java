@@ -51,11 +51,7 @@ final class ExportCommand implements Callable<Integer> {
           "Element type of the matrices: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}). Vectors are F32.")
   private GgufType type;
 
-  @Option(
-      names = "--threads",
-      defaultValue = "0",
-      description = "CPU threads; 0 for all (default).")
-  private int threads;
+  @Mixin private ThreadOption threads = new ThreadOption();
 
   @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
   private @Nullable Path json;
@@ -68,14 +64,12 @@ final class ExportCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    int cpuThreads = threads.count();
     if (!String.valueOf(output.getFileName()).endsWith(".gguf")) {
       throw new InputException("OUT.gguf: expected a name that ends in .gguf, found " + output);
     }
     GgufExporter.Result result;
-    try (KernelPack kernels = pack.open(threads);
+    try (KernelPack kernels = pack.open(cpuThreads);
         ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
       result = new GgufExporter(kernels, type).export(model, output, progress);
       result.notes().forEach(note -> progress.message("note: " + note));

@@ -182,11 +182,7 @@ final class GenerateCommand implements Callable<Integer> {
           "For --message: tokenizer (the model's own), plain, or a Jinja file (default: ${DEFAULT-VALUE}).")
   private String chatTemplate;
 
-  @Option(
-      names = "--threads",
-      defaultValue = "0",
-      description = "CPU threads; 0 for all (default).")
-  private int threads;
+  @Mixin private ThreadOption threads = new ThreadOption();
 
   @Option(
       names = "--json",
@@ -208,9 +204,7 @@ final class GenerateCommand implements Callable<Integer> {
     } catch (IllegalArgumentException e) {
       throw new InputException(String.valueOf(e.getMessage()), e);
     }
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    int cpuThreads = threads.count();
     Path modelDir = modelDirectory();
     ModelConfig config = ModelConfig.read(modelDir);
     PrintWriter err = spec.commandLine().getErr();
@@ -218,7 +212,7 @@ final class GenerateCommand implements Callable<Integer> {
     LoraCompute loraCompute = compute == Compute.FLOAT32 ? LoraCompute.F32 : LoraCompute.FAST;
     try (Tokenizer tokenizer = Tokenizer.load(modelDir);
         ModelCheckpoint checkpoint = ModelCheckpoint.open(modelDir);
-        KernelPack kernels = pack.open(threads);
+        KernelPack kernels = pack.open(cpuThreads);
         ConsoleProgress progress = new ConsoleProgress(err)) {
       err.println(kernels.description());
       int[] prompt = prompt(tokenizer);

@@ -94,9 +94,7 @@ final class InfoCommand implements Callable<Integer> {
     if (rank < 1) {
       throw new InputException("--rank: expected at least 1, found " + rank);
     }
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    ThreadOption.check(threads);
     if (model == null && !machine) {
       throw new InputException(
           "expected MODEL_DIR or --machine, found neither; see "

@@ -99,9 +99,7 @@ final class MakeModelCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    ThreadOption.check(threads);
     long shardBytes = ByteSize.parse("--shard-size", shardSize);
     if (tokenizer != null && !Tokenizer.exists(tokenizer)) {
       throw new InputException(

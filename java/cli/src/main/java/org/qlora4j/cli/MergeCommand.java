@@ -127,11 +127,7 @@ final class MergeCommand implements Callable<Integer> {
           "Most bytes of a file (default: ${DEFAULT-VALUE}); finished files survive an interruption.")
   private String shardSize;
 
-  @Option(
-      names = "--threads",
-      defaultValue = "0",
-      description = "CPU threads; 0 for all (default).")
-  private int threads;
+  @Mixin private ThreadOption threads = new ThreadOption();
 
   @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
   private @Nullable Path json;
@@ -144,9 +140,7 @@ final class MergeCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    int cpuThreads = threads.count();
     long shardBytes = ByteSize.parse("--shard-size", shardSize);
     for (Path input : new Path[] {model, adapter}) {
       if (input.toAbsolutePath().normalize().startsWith(output.toAbsolutePath().normalize())) {
@@ -160,7 +154,7 @@ final class MergeCommand implements Callable<Integer> {
     ModelMerger.Result result;
     Choice choice;
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model);
-        KernelPack kernels = pack.open(threads);
+        KernelPack kernels = pack.open(cpuThreads);
         ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
       choice = choice(checkpoint);
       progress.message(choice.line());

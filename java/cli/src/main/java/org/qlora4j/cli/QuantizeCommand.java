@@ -85,11 +85,7 @@ final class QuantizeCommand implements Callable<Integer> {
           "Most bytes of a file (default: ${DEFAULT-VALUE}); finished files survive an interruption.")
   private String shardSize;
 
-  @Option(
-      names = "--threads",
-      defaultValue = "0",
-      description = "CPU threads; 0 for all (default).")
-  private int threads;
+  @Mixin private ThreadOption threads = new ThreadOption();
 
   @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
   private @Nullable Path json;
@@ -110,15 +106,13 @@ final class QuantizeCommand implements Callable<Integer> {
     } catch (IllegalArgumentException e) {
       throw new InputException("--blocksize: " + e.getMessage(), e);
     }
-    if (threads < 0) {
-      throw new InputException("--threads: expected 0 or more, found " + threads);
-    }
+    int cpuThreads = threads.count();
     long shardBytes = ByteSize.parse("--shard-size", shardSize);
     checkOutput();
     WeightNames names = WeightNames.of(ModelConfig.read(model));
     CheckpointQuantizer.Result result;
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(model);
-        KernelPack kernels = pack.open(threads);
+        KernelPack kernels = pack.open(cpuThreads);
         ConsoleProgress progress = new ConsoleProgress(spec.commandLine().getErr())) {
       names.check(checkpoint);
       Set<String> linears = new LinkedHashSet<>();

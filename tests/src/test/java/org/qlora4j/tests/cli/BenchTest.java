@@ -219,23 +219,7 @@ class BenchTest {
   void stepWritesItsShapeAndItsFigures() throws IOException {
     Path csv = folder.resolve("step.csv");
     Ran ran =
-        run(
-            "bench",
-            "step",
-            "--hidden",
-            64,
-            "--ffn",
-            128,
-            "--layers",
-            2,
-            "--heads",
-            4,
-            "--kv-heads",
-            2,
-            "--vocab",
-            300,
-            "--rank",
-            4,
+        step(
             "--sequence",
             16,
             "--batch",
@@ -270,6 +254,16 @@ class BenchTest {
     }
   }
 
+  /** {@code bench step} of two small blocks. */
+  private static Ran step(Object... arguments) {
+    List<Object> all =
+        new ArrayList<>(
+            List.of("bench", "step", "--hidden", 64, "--ffn", 128, "--layers", 2, "--heads", 4));
+    all.addAll(List.of("--kv-heads", 2, "--vocab", 300, "--rank", 4));
+    all.addAll(List.of(arguments));
+    return run(all.toArray());
+  }
+
   /** What is kept of the first of two blocks: outputs of gate and up, of 128 features in bf16. */
   @Test
   void stepKeepsWhatItIsTold() throws IOException {
@@ -277,32 +271,7 @@ class BenchTest {
     String[] kinds = {"on", "mlp", "off"};
     for (int i = 0; i < kinds.length; i++) {
       Path csv = folder.resolve(i + ".csv");
-      Ran ran =
-          run(
-              "bench",
-              "step",
-              "--hidden",
-              64,
-              "--ffn",
-              128,
-              "--layers",
-              2,
-              "--heads",
-              4,
-              "--kv-heads",
-              2,
-              "--vocab",
-              300,
-              "--rank",
-              4,
-              "--sequence",
-              32,
-              "--steps",
-              1,
-              "--checkpointing",
-              kinds[i],
-              "--csv",
-              csv);
+      Ran ran = step("--sequence", 32, "--steps", 1, "--checkpointing", kinds[i], "--csv", csv);
       assertEquals(0, ran.code(), ran.err() + ran.out());
       activations[i] = Long.parseLong(Files.readAllLines(csv).get(1).split(",", -1)[17]);
     }

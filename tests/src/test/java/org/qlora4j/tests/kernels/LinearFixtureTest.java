@@ -60,8 +60,8 @@ class LinearFixtureTest extends FixtureTest {
     int rank = entry.path("r").asInt();
     boolean bf16 = entry.path("x_dtype").asText().equals("bfloat16");
     DType type = bf16 ? DType.BF16 : DType.F32;
-    DeviceTensor x = tensor(file, "x", memory, m, k);
-    DeviceTensor dy = tensor(file, "dy", memory, m, n);
+    DeviceTensor x = memory.of(file.tensor("x"), m, k);
+    DeviceTensor dy = memory.of(file.tensor("dy"), m, n);
     Weight weight =
         new Weight(
             entry.path("quant_type").asText().equals("nf4") ? WeightFormat.NF4 : WeightFormat.FP4,
@@ -71,20 +71,19 @@ class LinearFixtureTest extends FixtureTest {
             file.tensor("nested_offset").toFloats()[0],
             n,
             k,
-            vector(file, "packed", memory),
-            vector(file, "absmax", memory),
-            vector(file, "nested_absmax", memory));
+            memory.vector(file.tensor("packed")),
+            memory.vector(file.tensor("absmax")),
+            memory.vector(file.tensor("nested_absmax")));
     LoraTerm lora =
         new LoraTerm(
             rank,
             (float) entry.path("scaling").asDouble(),
             compute,
-            tensor(file, "lora_A", memory, rank, k),
-            tensor(file, "lora_B", memory, n, rank),
+            memory.of(file.tensor("lora_A"), rank, k),
+            memory.of(file.tensor("lora_B"), n, rank),
             Dropout.NONE);
     TensorSource biasSource = file.find("bias");
-    DeviceTensor bias =
-        biasSource == null ? null : memory.of(biasSource.dtype(), biasSource.toBytes(), n);
+    DeviceTensor bias = biasSource == null ? null : memory.of(biasSource, n);
     DeviceTensor y = memory.empty(type, m, n);
     DeviceTensor xa = memory.empty(DType.F32, m, rank);
     DeviceTensor dx = memory.empty(type, m, k);
@@ -150,16 +149,5 @@ class LinearFixtureTest extends FixtureTest {
       dx[i] = (float) sum;
     }
     return dx;
-  }
-
-  private static DeviceTensor tensor(
-      SafetensorsFile file, String key, DeviceMemory memory, long rows, long cols) {
-    TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), rows, cols);
-  }
-
-  private static DeviceTensor vector(SafetensorsFile file, String key, DeviceMemory memory) {
-    TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), source.elements());
   }
 }

@@ -86,7 +86,7 @@ class LossFixtureTest extends FixtureTest {
 
   private static DeviceTensor tensor(SafetensorsFile file, String key, DeviceMemory memory) {
     TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), source.shape());
+    return memory.of(source, source.shape());
   }
 
   private void crossEntropy(

@@ -93,7 +93,7 @@ class Quantization4BitFixtureTest extends FixtureTest {
     Quantization4Bit.quantize(
         memory.pack(),
         format,
-        memory.of(input.dtype(), input.toBytes(), n),
+        memory.of(input, n),
         blockSize,
         nestedBlockSize,
         packed,
@@ -192,7 +192,7 @@ class Quantization4BitFixtureTest extends FixtureTest {
 
   private static DeviceTensor stored(SafetensorsFile file, String key, DeviceMemory memory) {
     TensorSource source = file.tensor(key);
-    return memory.of(source.dtype(), source.toBytes(), source.elements());
+    return memory.vector(source);
   }
 
   /** The tables themselves, read back through the operators: one block whose maximum is 1. */
@@ -281,12 +281,7 @@ class Quantization4BitFixtureTest extends FixtureTest {
     DeviceTensor absmax = memory.empty(DType.F32, shape[0]);
     DeviceTensor outliers = threshold > 0 ? memory.empty(DType.U8, shape[1]) : null;
     QuantizationInt8.quantize(
-        memory.pack(),
-        memory.of(input.dtype(), input.toBytes(), shape),
-        threshold,
-        codes,
-        absmax,
-        outliers);
+        memory.pack(), memory.of(input, shape), threshold, codes, absmax, outliers);
     String context = memory.pack().name() + ", " + name;
     assertArrayEquals(file.tensor("codes").toBytes(), codes.toBytes(), context + ", codes");
     assertArrayEquals(file.tensor("row_absmax").toBytes(), absmax.toBytes(), context + ", absmax");

@@ -3,6 +3,7 @@ package org.qlora4j.tests.support;
 
 import java.util.ArrayList;
 import java.util.List;
+import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
@@ -73,6 +74,16 @@ public final class DeviceMemory implements AutoCloseable {
     DeviceTensor tensor = empty(type, shape);
     tensor.copyFrom(values);
     return tensor;
+  }
+
+  /** A stored tensor in a shape of as many elements. */
+  public DeviceTensor of(TensorSource source, long... shape) {
+    return of(source.dtype(), source.toBytes(), shape);
+  }
+
+  /** A stored tensor as a vector. */
+  public DeviceTensor vector(TensorSource source) {
+    return of(source, source.elements());
   }
 
   /** A tensor of zeros. */
