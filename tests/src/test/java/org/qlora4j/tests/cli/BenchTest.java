@@ -244,7 +244,8 @@ class BenchTest {
     double seconds = Double.parseDouble(cells[14]);
     // Both are rounded in the file.
     assertEquals(32 / Double.parseDouble(cells[13]), seconds, 1e-6 + 0.01 * seconds);
-    assertTrue(Double.parseDouble(cells[15]) > 0);
+    // Processor time is counted in ticks of 10 ms, of which a step this small may have none.
+    assertTrue(Double.parseDouble(cells[15]) >= 0);
     assertTrue(Long.parseLong(cells[16]) > 0);
     for (String part :
         new String[] {
