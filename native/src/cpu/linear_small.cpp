@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include "gemm_epilogue.h"
@@ -31,7 +32,8 @@ static_assert(kMostRowsRounded <= kMostRows, "kMostRows is the bound of the work
 
 // Rows of x that are multiplied together, and columns with them: their sums fit into the registers beside what decoding takes.
 // With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x. With AVX2 the tables of two
-// columns do not fit beside the sums. One or two rows with four columns of a dense weight wait for the multipliers' latency.
+// columns do not fit beside the sums. One or two rows with four columns of a dense weight wait for the multipliers' latency;
+// with codes two columns and more sums are faster, because memory is read in fewer places.
 #if defined(__AVX512F__)
 constexpr int kGroupRows = 6;
 #else
@@ -41,23 +43,36 @@ constexpr int kGroupRows = 8;
 template <class Reader>
 constexpr int columns_with(int64_t rows) {
 #if defined(__AVX512F__)
-  return Reader::kDense && rows <= 2 ? 8 : 4;
+  if (Reader::kDense) return rows <= 2 ? 8 : 4;
+  return rows <= (std::is_same_v<typename Reader::X, float> ? 1 : 2) ? 2 : 4;
 #else
   if (!Reader::kDense || rows > 4) return 1;
   return rows <= 2 ? 4 : 2;
 #endif
 }
 
+// Sets of sums, so that eight products or more are under way.
+template <class Reader>
+constexpr int sets_with(int64_t rows) {
+#if defined(__AVX512F__)
+  if (!Reader::kDense && columns_with<Reader>(rows) == 2) return rows == 1 ? 4 : 2;
+#endif
+  return 1;
+}
+
 // Bytes of x that stay in the first-level cache (32 KiB and more) while kBlockColumns columns pass by: a longer contraction is
 // taken in ranges, with the sums kept in between.
 constexpr int64_t kBlockBytes = 24 * 1024;
 constexpr int64_t kBlockColumns = 16;
+// Most columns that a kernel takes; divides kBlockColumns.
+constexpr int64_t kMostColumns = 8;
 // Columns of a task: enough that fetching ahead does not end all the time, few enough that the threads end together.
-constexpr int64_t kTaskColumns = 64;
+constexpr int64_t kTaskColumns = 256;
 constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
-// Bytes of a row that are fetched ahead.
+// Bytes of a row that are fetched ahead, and of rows that are fetched in the order of memory.
 constexpr int64_t kAheadBytes = 1024;
+constexpr int64_t kAheadInOrderBytes = 6 * 1024;
 // Elements of x from which several threads rearrange it.
 constexpr int64_t kSharedElements = 1 << 16;
 
@@ -190,7 +205,7 @@ using Kernel = void (*)(const Reader*, int64_t, int64_t, const typename Reader::
 
 template <class Reader, int... M>
 constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequence<int, M...>) {
-  return {multiply_rows<Reader, M + 1, columns_with<Reader>(M + 1)>...};
+  return {multiply_rows<Reader, M + 1, columns_with<Reader>(M + 1), sets_with<Reader>(M + 1)>...};
 }
 
 // By rows of x, from one on.
@@ -268,6 +283,7 @@ class SmallMultiplication {
     const int64_t group_rows = (product_.m + plan_.groups - 1) / plan_.groups;
     const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
     const bool whole = chunks * x_bytes <= kBlockBytes;
+    const bool in_order = !Reader::kDense && whole && plan_.groups == 1;
     const int64_t block = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
     // What is read next of a row is its next range, and after the last one the row that takes its place.
     const int64_t distance = std::min(whole ? kAheadBytes : block * Reader::kBytes, row_bytes);
@@ -275,13 +291,16 @@ class SmallMultiplication {
       const int64_t count = std::min(kBlockColumns, columns - j);
       const auto weights = make_.rows(first + j, count, scales);
       Reader readers[kBlockColumns];
-      for (int64_t r = 0; r < kBlockColumns; ++r) readers[r] = weights.reader(std::min(r, count - 1));
+      // The kernels read whole steps of columns; the last column takes the place of those that are not there.
+      for (int64_t r = 0; r < round_up(count, kMostColumns); ++r) readers[r] = weights.reader(std::min(r, count - 1));
       for (int64_t group = 0; group < plan_.groups; ++group) {
         const int64_t row = first_row(group);
         const int64_t rows = first_row(group + 1) - row;
         const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
         const int64_t step = columns_with<Reader>(rows);
-        const Ahead ahead = {distance, row_bytes, (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes};
+        const Ahead ahead = in_order ? Ahead::in_order(Reader::kBytes, step, kAheadInOrderBytes)
+                                     : Ahead::by_rows(Reader::kBytes, make_.row_stride(), row_bytes, distance,
+                                                      (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes);
         const X* x = x_ + row * product_.k;
         Vec results[kGroupRows * kBlockColumns];
         start(row, rows, first + j, count, results);
@@ -306,7 +325,7 @@ class SmallMultiplication {
   // The sums before the base product: s times the branch.
   void start(int64_t row, int64_t rows, int64_t column, int64_t columns, Vec* results) const {
     const Branch& branch = product_.branch;
-    for (int64_t i = 0; i < rows * kBlockColumns; ++i) results[i] = zero();
+    for (int64_t i = 0; i < rows * round_up(columns, kMostColumns); ++i) results[i] = zero();
     if (branch.rank == 0) return;
     const bool rounded = product_.bf16 && !branch.full_precision;
     const auto* p = static_cast<const float*>(branch.p.data) + row * branch.p.ld;
@@ -321,7 +340,7 @@ class SmallMultiplication {
         }
       }
     }
-    for (int64_t i = 0; i < rows * kBlockColumns; ++i) results[i] = results[i] * broadcast(branch.s);
+    for (int64_t i = 0; i < rows * columns; ++i) results[i] = results[i] * broadcast(branch.s);
   }
 
   ThreadPool& pool_;

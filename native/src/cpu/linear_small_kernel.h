@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "gemm_source.h"
 #include "intrinsics.h"
@@ -65,7 +66,7 @@ struct DenseBf16Reader {
   static constexpr bool kDense = true;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk * sizeof(T);
+  static constexpr int kBytes = kChunk * sizeof(T);
   static void arrange(const bf16* from, bf16* to) { std::memcpy(to, from, kElements * sizeof(bf16)); }
 
   struct Chunk {
@@ -92,7 +93,7 @@ struct CodesBf16Reader {
   static constexpr bool kDense = false;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk / 2;
+  static constexpr int kBytes = kChunk / 2;
   // A byte has an even element in its high half and the odd one after it in its low half.
   static void arrange(const bf16* from, bf16* to) {
     const Alternate x = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
@@ -140,7 +141,7 @@ struct CodesBf16PairReader {
   static constexpr bool kDense = false;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
-  static constexpr int64_t kBytes = kElements / 2;
+  static constexpr int kBytes = kElements / 2;
   // A word has four codes, in the order of elements at bits 4, 0, 12, 8; the first 16 words are the first chunk.
   static void arrange(const bf16* from, bf16* to) {
     const Alternate first = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
@@ -167,7 +168,10 @@ struct CodesBf16PairReader {
   Chunk chunk(int64_t i) const {
     const __m512 low = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i]));
     const __m512 high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i + 1]));
-    return {_mm512_loadu_si512(data + i * kBytes), to_bf16(low, high)};
+    __m512i words = _mm512_loadu_si512(data + i * kBytes);
+    // In a register from here on: GCC would read the codes from memory again for each of the shifts.
+    __asm__("" : "+v"(words));
+    return {words, to_bf16(low, high)};
   }
   const char* bytes() const { return reinterpret_cast<const char*>(data); }
 
@@ -207,7 +211,7 @@ struct DenseF32Reader {
   static constexpr bool kDense = true;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk * sizeof(T);
+  static constexpr int kBytes = kChunk * sizeof(T);
   template <class U>
   static void arrange(const U* from, float* to) {
     for (int i = 0; i < kElements; i += kLanes) store(to + i, load(from + i));
@@ -234,7 +238,7 @@ struct CodesF32Reader {
   static constexpr bool kDense = false;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk / 2;
+  static constexpr int kBytes = kChunk / 2;
   // kLanes words of two bytes, four codes each, make four parts. In the order of elements a word's codes lie at bits 4, 0,
   // 12, 8.
   template <class U>
@@ -302,33 +306,77 @@ struct CodesF32Reader {
 
 static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
 
-/** Where the kernel fetches ahead: further on in a row, and at its end in the row that takes its place. */
+/**
+ * What the kernel fetches ahead while it reads chunk c of row r: the line at
+ *
+ *   next = c * chunk_step + distance, and `skip` further from `end` on,
+ *
+ * and r * row_step, from the first row's beginning on. All in bytes.
+ *
+ * Rows that follow each other in memory and are read once are fetched in the order of memory, whatever the order of reading;
+ * see in_order(). Rows of which ranges are read in turn are fetched each in its own place; see by_rows().
+ */
 struct Ahead {
-  int64_t distance;  // bytes
-  int64_t row_bytes;
-  int64_t skip;  // from the end of a row to the start of the one that takes its place
+  int64_t chunk_step;
+  int64_t row_step;
+  int64_t distance;
+  int64_t end;
+  int64_t skip;
+  bool once;  // the line will be read once and should not displace others
+
+  static Ahead in_order(int64_t bytes, int64_t rows, int64_t distance) {
+    return {rows * bytes, bytes, distance, std::numeric_limits<int64_t>::max(), 0, true};
+  }
+
+  /** skip: from the end of a row to the start of the one that takes its place. */
+  static Ahead by_rows(int64_t bytes, int64_t row_stride, int64_t row_bytes, int64_t distance, int64_t skip) {
+    return {bytes, row_stride, distance, row_bytes, skip, false};
+  }
 };
 
-/** results[r][i] += x[i] * row r from chunk `first` on, kLanes partial sums each. x: from that chunk on. */
-template <class Reader, int M, int Rows>
+template <int Bytes>
+static inline void fetch(const char* p, bool once) {
+#pragma GCC unroll 4
+  for (int line = 0; line < Bytes; line += 64) {
+    if (once) {
+      _mm_prefetch(p + line, _MM_HINT_NTA);
+    } else {
+      _mm_prefetch(p + line, _MM_HINT_T0);
+    }
+  }
+}
+
+/**
+ * results[r][i] += x[i] * row r from chunk `first` on, kLanes partial sums each. x: from that chunk on.
+ *
+ * Part p of a chunk goes to set p % Sets of the sums; the sets are added at the end, in pairs. Few sums alone would wait for
+ * each other.
+ */
+template <class Reader, int M, int Rows, int Sets>
 static inline void multiply_rows(const Reader* readers, int64_t first, int64_t count, const typename Reader::X* __restrict x,
                                  const Ahead& ahead, Vec* __restrict results) {
   constexpr int kParts = Reader::kParts;
   constexpr int kPartElements = Reader::kElements / kParts;
-  Vec sums[M][Rows];
+  static_assert(Sets == 1 || Sets == 2 || Sets == 4, "sets are added in pairs");
+  Vec sums[Sets][M][Rows];
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) sums[i][r] = results[r * M + i];
+    for (int r = 0; r < Rows; ++r) {
+      sums[0][i][r] = results[r * M + i];
+#pragma GCC unroll 4
+      for (int set = 1; set < Sets; ++set) sums[set][i][r] = zero();
+    }
   }
   for (int64_t c = first; c < first + count; ++c) {
-    int64_t next = c * Reader::kBytes + ahead.distance;
-    if (next >= ahead.row_bytes) next += ahead.skip;
+    int64_t next = c * ahead.chunk_step + ahead.distance;
+    if (next >= ahead.end) next += ahead.skip;
+    const char* line = readers[0].bytes() + next;
     typename Reader::Chunk chunk[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-      for (int64_t line = 0; line < Reader::kBytes; line += 64) _mm_prefetch(readers[r].bytes() + next + line, _MM_HINT_T0);
+      fetch<Reader::kBytes>(line, ahead.once);
+      line += ahead.row_step;
       chunk[r] = readers[r].chunk(c);
     }
 #pragma GCC unroll 8
@@ -339,7 +387,10 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) sums[i][r] = multiply_add(x + (i * kParts + p) * kPartElements, parts[r], sums[i][r]);
+        for (int r = 0; r < Rows; ++r) {
+          Vec& sum = sums[p % Sets][i][r];
+          sum = multiply_add(x + (i * kParts + p) * kPartElements, parts[r], sum);
+        }
       }
     }
     x += M * Reader::kElements;
@@ -347,7 +398,12 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) results[r * M + i] = sums[i][r];
+    for (int r = 0; r < Rows; ++r) {
+      Vec sum = sums[0][i][r];
+      if constexpr (Sets >= 2) sum = sum + sums[1][i][r];
+      if constexpr (Sets == 4) sum = sum + (sums[2][i][r] + sums[3][i][r]);
+      results[r * M + i] = sum;
+    }
   }
 }
 
