@@ -34,6 +34,7 @@ import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
+import org.qlora4j.model.ModelSettings;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
@@ -447,11 +448,11 @@ public final class TrainingRun {
 
   private TrainingState.Identity identity() {
     Map<String, String> settings = new HashMap<>(config.trainingSettings());
-    settings.put("config.json", model.config().toString());
     if (initAdapterFingerprint != null) {
       settings.put("init_adapter", initAdapterFingerprint);
     }
-    return new TrainingState.Identity(settings, modelFingerprint, data.train().fingerprint());
+    return new TrainingState.Identity(
+        settings, ModelSettings.of(model.config()), modelFingerprint, data.train().fingerprint());
   }
 
   private void saveCheckpoint(long metricsBytes) {
