@@ -14,15 +14,19 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
 import org.qlora4j.data.SampleOrder;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.CheckpointSave;
+import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.Regularization;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.ComputeDevice;
 
@@ -347,6 +351,30 @@ public record TrainConfig(
     WeightFormat format =
         quantization.type() == QuantType.NF4 ? WeightFormat.NF4 : WeightFormat.FP4;
     return new QuantizationConfig(format, quantization.blockSize(), quantization.doubleQuant());
+  }
+
+  /**
+   * Refuses what is said of the adapter and does not fit the model, before weights are read.
+   *
+   * @throws InputException for targets that name no layer, an adapter to go on from that has no
+   *     place, or a rate of an embedding that is not trained
+   */
+  public void checkAdapter(ModelConfig shape) {
+    WeightNames names = WeightNames.of(shape);
+    Path begun = lora.initAdapter();
+    if (begun == null) {
+      lora.config().targets().select(names.linears(), WeightNames.Module::path);
+    } else {
+      LoraAdapter.checkFits(begun, names);
+    }
+    WeightNames.Module embedding = names.module(WeightNames.Part.EMBEDDING, -1);
+    if (optimizer.embeddingRate() > 0 && !lora.config().saves(embedding.path())) {
+      throw new InputException(
+          "loraplus_lr_embedding: expected no value unless modules_to_save has "
+              + embedding.shortName()
+              + ", the embedding, found "
+              + optimizer.embeddingRate());
+    }
   }
 
   /** The same with another method. */

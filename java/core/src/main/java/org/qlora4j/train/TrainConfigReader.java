@@ -210,7 +210,7 @@ public final class TrainConfigReader {
       throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
     Set<CheckpointSave> checkpointSave = checkpointSave(checkpointing);
-    TrainConfig.Optimizer optimizer = optimizer();
+    TrainConfig.Optimizer optimizer = optimizer(method);
     boolean offloading = bool("activation_offloading", false);
     if (offloading && !checkpointing) {
       throw wrong("activation_offloading", "false, or gradient_checkpointing: true");
@@ -403,7 +403,7 @@ public final class TrainConfigReader {
         number("neftune_noise_alpha", 0, 0, 1e6));
   }
 
-  private TrainConfig.Optimizer optimizer() {
+  private TrainConfig.Optimizer optimizer(Method method) {
     Optim optim =
         choice(
             "optim",
@@ -415,6 +415,14 @@ public final class TrainConfigReader {
           "optimizer_memory_budget",
           "no value without optim: paged_adamw_32bit or paged_adamw_8bit");
     }
+    double ratio = positive("loraplus_lr_ratio", 1, 1e6);
+    double embeddingRate = number("loraplus_lr_embedding", 0, 0, 1e3);
+    if (!method.adapter() && ratio != 1) {
+      throw wrong("loraplus_lr_ratio", "1 with method: full, which has one rate");
+    }
+    if (!method.adapter() && embeddingRate > 0) {
+      throw wrong("loraplus_lr_embedding", "no value with method: full, which has one rate");
+    }
     return new TrainConfig.Optimizer(
         optim,
         number("learning_rate", 2e-4, 0, 1e3),
@@ -424,8 +432,8 @@ public final class TrainConfigReader {
         number("adam_epsilon", 1e-8, 0, 1),
         number("max_grad_norm", 1, 0, 1e9),
         memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
-        positive("loraplus_lr_ratio", 1, 1e6),
-        number("loraplus_lr_embedding", 0, 0, 1e3));
+        ratio,
+        embeddingRate);
   }
 
   private Set<CheckpointSave> checkpointSave(boolean checkpointing) {

@@ -92,11 +92,7 @@ public final class TrainingRun {
     ModelConfig modelConfig = ModelConfig.read(asked.model());
     if (asked.method().adapter()) {
       // A wrong name must not show only after a large model was read.
-      asked
-          .lora()
-          .config()
-          .targets()
-          .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
+      asked.checkAdapter(modelConfig);
       Path begun = asked.lora().initAdapter();
       if (begun != null && absolute(begun).equals(absolute(asked.outputDir().resolve(ADAPTER)))) {
         throw new InputException(
