@@ -317,6 +317,73 @@ class PlanTest {
     assertTrue(used < activations * 0.7, used + " of " + activations);
   }
 
+  /** What a method has no use for is left out of its column, and said. */
+  @Test
+  void otherMethodsArePlannedWithoutWhatDoesNotApply() throws IOException {
+    Path model = FixtureFiles.project("examples/model");
+    Path config =
+        config(
+            model,
+            "method: qlora\nquantization: nf4\ninit_lora_weights: loftq\nlora_r: 4\n"
+                + "loraplus_lr_ratio: 4\n");
+    Path json = folder.resolve("plan.json");
+    assertDone(run("plan", config, "--json", json));
+    ObjectNode all = Json.readObject(json, 1 << 20);
+    JsonNode own = all.get("methods");
+    assertEquals("qlora", all.get("method").textValue());
+    assertEquals("[]", own.get("qlora").get("left_out").toString());
+    for (String method : List.of("full", "lora", "qlora")) {
+      String out = assertDone(run("plan", config, "--method", method, "--json", json)).out();
+      ObjectNode figures = Json.readObject(json, 1 << 20);
+      assertEquals(method, figures.get("method").textValue());
+      assertTrue(out.contains(method + "*") && out.contains("rank 4"), out);
+      assertTrue(
+          out.contains(
+              "Planned without init_lora_weights: loftq, which does not apply: full, lora."),
+          out);
+      assertTrue(
+          out.contains("Planned without loraplus_lr_ratio: 4, which does not apply: full."), out);
+      // Whichever is asked for, every column is the same.
+      for (String each : List.of("full", "lora", "qlora")) {
+        for (String part : List.of("adapters", "gradients", "linear_weights", "extra")) {
+          assertEquals(
+              own.get(each).get("bytes").get(part),
+              figures.get("methods").get(each).get("bytes").get(part),
+              each + " " + part);
+        }
+      }
+    }
+    // The factors of a decomposition are not counted where none is made.
+    long plain = own.get("lora").get("bytes").get("extra").longValue();
+    assertDone(
+        run("plan", config, "--method", "lora", "--set", "init_lora_weights=true", "--json", json));
+    assertEquals(plain, Json.readObject(json, 1 << 20).at("/methods/lora/bytes/extra").longValue());
+    // What is asked for beside the method is not left out.
+    assertFixable(
+        run("plan", config, "--method", "lora", "--set", "init_lora_weights=loftq"),
+        "init_lora_weights",
+        "loftq");
+
+    assertDone(run("train", config, "--set", "init_lora_weights=true", "--set", "max_steps=1"));
+    Path adapter = folder.resolve("out/adapter");
+    Path next =
+        Files.writeString(
+            folder.resolve("next.yaml"),
+            "model: %s%ntrain_file: %s%noutput_dir: %s%ninit_adapter: %s%n"
+                .formatted(model, folder.resolve("t.txt"), folder.resolve("next"), adapter));
+    String out = assertDone(run("plan", next, "--method", "full", "--json", json)).out();
+    assertTrue(
+        out.contains("Planned without init_adapter: " + adapter + ", which does not apply: full."),
+        out);
+    assertTrue(out.contains("rank 4"), out);
+    JsonNode methods = Json.readObject(json, 1 << 20).get("methods");
+    assertEquals("[\"init_adapter: " + adapter + "\"]", methods.at("/full/left_out").toString());
+    assertEquals(
+        own.at("/lora/bytes/adapters"),
+        methods.at("/lora/bytes/adapters"),
+        "that of the adapter's rank");
+  }
+
   @Test
   void planNeedsOnlyAConfig() throws IOException {
     Path config = FixtureFiles.reference("models/llama").resolve("config.json");
