@@ -409,7 +409,8 @@ public final class MemoryPlanner implements AutoCloseable {
   /** A micro-batch beyond this needs more memory than any machine of today has. */
   private static final long MOST_TOKENS = 1 << 22;
 
-  private static int largest(int bound, IntPredicate fits) {
+  /** The largest number from 1 to {@code bound} that fits, where smaller ones do too; 0: none. */
+  static int largest(int bound, IntPredicate fits) {
     int low = 0;
     int high = bound + 1;
     for (int n = 1; n < high; n *= 2) {

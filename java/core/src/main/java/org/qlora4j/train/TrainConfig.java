@@ -79,6 +79,11 @@ public record TrainConfig(
     Regularization regularization,
     Memory memory) {
 
+  /** Names of the two settings that a memory plan can change. */
+  static final String MICRO_BATCH = "per_device_train_batch_size";
+
+  static final String ACCUMULATION = "gradient_accumulation_steps";
+
   /** Takes copies. */
   public TrainConfig {
     checkpointSave = Set.copyOf(checkpointSave);
@@ -514,8 +519,8 @@ public record TrainConfig(
     s.put("adam_beta2", Double.toString(optimizer.beta2()));
     s.put("adam_epsilon", Double.toString(optimizer.epsilon()));
     s.put("max_grad_norm", Double.toString(optimizer.maxGradNorm()));
-    s.put("per_device_train_batch_size", Integer.toString(schedule.microBatchSize()));
-    s.put("gradient_accumulation_steps", Integer.toString(schedule.gradientAccumulationSteps()));
+    s.put(MICRO_BATCH, Integer.toString(schedule.microBatchSize()));
+    s.put(ACCUMULATION, Integer.toString(schedule.gradientAccumulationSteps()));
     s.put("num_train_epochs", schedule.maxSteps() > 0 ? "" : Double.toString(schedule.epochs()));
     s.put("max_steps", Integer.toString(schedule.maxSteps()));
     s.put("lr_scheduler_type", schedule.scheduler().name());

@@ -87,7 +87,7 @@ public final class TrainingRun {
   private double trainedSeconds = 0;
   private long trainedTokens = 0;
 
-  private TrainingRun(TrainConfig asked, Progress progress, Resources resources) {
+  private TrainingRun(TrainConfig asked, boolean resume, Progress progress, Resources resources) {
     this.progress = progress;
     ModelConfig modelConfig = ModelConfig.read(asked.model());
     if (asked.method().adapter()) {
@@ -116,7 +116,8 @@ public final class TrainingRun {
     progress.message(pack.description());
     this.tokenizer = resources.own(Tokenizer.load(asked.model()));
     this.data = TrainingData.load(asked.data(), tokenizer, modelConfig, progress);
-    MemoryCheck memory = MemoryCheck.of(asked, modelConfig, data, progress);
+    TrainingState begun = resume ? TrainingCheckpoints.newest(asked.outputDir()) : null;
+    MemoryCheck memory = MemoryCheck.of(asked, modelConfig, data, begun, progress);
     this.memoryPlan = memory.plan();
     this.config = memory.config();
     TrainConfig config = this.config;
@@ -222,7 +223,7 @@ public final class TrainingRun {
    */
   public static TrainingSummary run(TrainConfig config, boolean resume, Progress progress) {
     try (Resources resources = new Resources()) {
-      return new TrainingRun(config, progress, resources).run(resume);
+      return new TrainingRun(config, resume, progress, resources).run(resume);
     }
   }
 

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.tests.cli;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -315,6 +316,62 @@ class PlanTest {
     ObjectNode figures = Json.readObject(json, 1 << 20);
     long used = figures.get("memory_bytes").get("activations").longValue();
     assertTrue(used < activations * 0.7, used + " of " + activations);
+  }
+
+  /** What fits may change from one day to the next; a run's micro-batch may not. */
+  @Test
+  void aResumedRunKeepsItsMicroBatch() throws IOException, InterruptedException {
+    Path text = folder.resolve("long.txt");
+    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(2000));
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: 512
+            max_steps: 2
+            save_steps: 1
+            per_device_train_batch_size: 32
+            gradient_checkpointing: false
+            auto_micro_batch: true
+            """
+                .formatted(
+                    FixtureFiles.data("tinystories-656k-llama-hf"), text, folder.resolve("out")));
+    Path json = folder.resolve("train.json");
+    assertDone(runAlone(folder, "plan", config, "--json", json));
+    JsonNode plan = Json.readObject(json, 1 << 20).get("methods").get("qlora");
+    long activations = sum(plan.get("bytes"), "layer_inputs", "layers", "attention", "loss");
+    long limit = plan.get("total_bytes").longValue() - activations / 3;
+    Ran begun = assertDone(runAlone(folder, "train", config, "--set", "memory_limit=" + limit));
+    Matcher chosen = Pattern.compile("auto_micro_batch: (\\d+) sequences").matcher(begun.err());
+    assertTrue(chosen.find(), begun.err());
+    int size = Integer.parseInt(chosen.group(1));
+    assertTrue(size < 32, begun.err());
+
+    // The result of the second step is there; it is made again from the checkpoint of the first.
+    Path adapter = folder.resolve("out/adapter/adapter_model.safetensors");
+    byte[] expected = Files.readAllBytes(adapter);
+    Files.delete(adapter);
+    Ran on = assertDone(run("train", config, "--resume", "--set", "memory_limit=1TB"));
+    assertTrue(on.err().contains("resumed after step 1 of 2"), on.err());
+    assertTrue(
+        on.err()
+            .contains(
+                size + " sequences, " + 32 / size + " micro-batches a step, as the run began"),
+        on.err());
+    assertArrayEquals(expected, Files.readAllBytes(adapter));
+
+    assertFixable(
+        run("train", config, "--resume", "--set", "memory_limit=1MB"),
+        "does not fit",
+        "a resumed run keeps its micro-batch of " + size + " sequences",
+        "gradient_checkpointing: true");
+    assertFixable(
+        run("train", config, "--resume", "--set", "per_device_train_batch_size=24"),
+        "cannot resume",
+        "per_device_train_batch_size: saved " + size + ", now 24");
   }
 
   /** What a method has no use for is left out of its column, and said. */
