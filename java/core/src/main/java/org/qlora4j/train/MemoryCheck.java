@@ -50,7 +50,11 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
               + plan.batch()
               + " x "
               + plan.sequence()
-              + " tokens, of "
+              + " tokens"
+              + (longest(data) > plan.sequence()
+                  ? " on average, one of " + longest(data) + ","
+                  : ",")
+              + " of "
               + limit.text());
       // What a GPU has is asked for when it is allocated.
       boolean host = planner.pack().deviceKind() == DeviceKind.CPU;
@@ -109,7 +113,12 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
         Math.min(
             config.schedule().microBatchSize(), Math.max(data.train().rows(), data.eval().rows()));
     long tokens = Math.max(data.train().longest(batch), data.eval().longest(batch));
-    return planner.plan(config, Math.toIntExact((tokens + batch - 1) / batch), batch);
+    return planner.plan(
+        config, Math.toIntExact((tokens + batch - 1) / batch), batch, longest(data));
+  }
+
+  private static int longest(TrainingData data) {
+    return Math.max(data.train().longestExample(), data.eval().longestExample());
   }
 
   /** The largest micro-batch that divides the configured one and fits, or null. */

@@ -23,10 +23,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MachineMemory;
+import org.qlora4j.data.Tokenizer;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.tests.support.CommandRuns.Ran;
@@ -372,6 +374,64 @@ class PlanTest {
         run("train", config, "--resume", "--set", "per_device_train_batch_size=24"),
         "cannot resume",
         "per_device_train_batch_size: saved " + size + ", now 24");
+  }
+
+  /**
+   * A sequence among short ones: capped attention holds three matrices of its scores, 4 heads x 400
+   * x 400 in f32, where four sequences of the mean length would have less than a sixth of that.
+   */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void oneLongSequenceAmongShortOnesIsPlanned(boolean packing) throws IOException {
+    Path tokens = FixtureFiles.data("tinystories-656k-llama-hf");
+    String story = "a red dog sat down";
+    int shortTokens;
+    try (Tokenizer tokenizer = Tokenizer.load(tokens)) {
+      shortTokens = tokenizer.encode(story).length;
+    }
+    // So that the four have a whole mean.
+    int longTokens = 400 + 4 - 3 * shortTokens % 4;
+    Path model = folder.resolve("model");
+    String shape =
+        Files.readString(FixtureFiles.reference("models/gemma2").resolve("config.json"))
+            .replaceAll("\"vocab_size\": \\d+", "\"vocab_size\": 2048")
+            .replaceAll("\"max_position_embeddings\": \\d+", "\"max_position_embeddings\": 512");
+    assertDone(
+        run(
+            "make-model",
+            "--config",
+            Files.writeString(folder.resolve("shape.json"), shape),
+            "--tokenizer",
+            tokens,
+            model));
+    String line = "{\"text\": \"%s\"}%n";
+    Path examples =
+        Files.writeString(
+            folder.resolve("unequal.jsonl"),
+            line.formatted(story).repeat(3) + line.formatted((story + " ").repeat(400)));
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: %d
+            add_eos: false
+            max_steps: 1
+            per_device_train_batch_size: 4
+            packing: %s
+            """
+                .formatted(model, examples, folder.resolve("out"), longTokens, packing));
+    Path json = folder.resolve("train.json");
+    Ran ran = assertDone(run("train", config, "--json", json));
+    assertTrue(ran.err().contains("4 examples, " + (longTokens + 3 * shortTokens)), ran.err());
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    JsonNode planned = figures.get("planned_bytes");
+    long attention = attentionBytes(model, "bfloat16", longTokens + 3 * shortTokens, true);
+    long activations = sum(planned, "layer_inputs", "kept_tensors", "layers", "loss") + attention;
+    assertTrue(activations > 3L * 4 * 400 * 400 * Float.BYTES, planned.toString());
+    assertEquals(figures.get("memory_bytes").get("activations").longValue(), activations);
   }
 
   /** What a method has no use for is left out of its column, and said. */
