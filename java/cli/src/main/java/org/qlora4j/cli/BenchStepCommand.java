@@ -26,8 +26,11 @@ import picocli.CommandLine.Spec;
     mixinStandardHelpOptions = true,
     versionProvider = Version.class,
     description = {
-      "Measures whole training steps of a Llama of some shape with random weights: NF4 with double quantization, LoRA on all"
-          + " linear layers, activation checkpointing, bf16."
+      "Measures whole training steps of a Llama of some shape with random weights: NF4 with double"
+          + " quantization, LoRA on all linear layers, activation checkpointing, bf16.",
+      "A step's time is the median of the measured ones, its processor time their mean: all"
+          + " threads' together, in ticks of the system (10 ms on Linux), so a short step needs"
+          + " many."
     })
 final class BenchStepCommand implements Callable<Integer> {
   private static final String CSV_HEADING =
@@ -201,7 +204,7 @@ final class BenchStepCommand implements Callable<Integer> {
     line(
         out,
         "processor",
-        String.format(Locale.ROOT, "%.3f s (median), all threads", result.cpuSecondsPerStep()));
+        String.format(Locale.ROOT, "%.3f s (mean), all threads", result.cpuSecondsPerStep()));
     line(out, "tokens", String.format(Locale.ROOT, "%,.1f per second", result.tokensPerSecond()));
     if (pack.deviceKind() == DeviceKind.CPU) {
       line(out, "peak memory", Text.bytes(result.peakBytes()) + ", the JVM and loading included");

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.cli;
 
+import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.PrintWriter;
 import java.nio.file.Files;
@@ -27,6 +28,7 @@ import org.qlora4j.train.MemoryPlanner;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfig.Method;
 import org.qlora4j.train.TrainConfigReader;
+import org.qlora4j.train.TrainConfigReader.ForMethod;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
@@ -69,7 +71,10 @@ final class PlanCommand implements Callable<Integer> {
   @Option(
       names = "--method",
       paramLabel = "NAME",
-      description = "full, lora or qlora: the same as --set method=NAME.")
+      description = {
+        "full, lora or qlora instead of the configuration's own. Options of the configuration that"
+            + " it has no use for are left out."
+      })
   private @Nullable String method;
 
   @Option(
@@ -108,14 +113,16 @@ final class PlanCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    TrainConfig run = configuration();
+    Map<String, ForMethod> columns = new LinkedHashMap<>();
+    TrainConfig run = configuration(columns);
     Path shape = model == null ? run.model() : model;
     ModelConfig modelConfig =
         Files.isRegularFile(shape) ? ModelConfig.readFile(shape) : ModelConfig.read(shape);
-    run.lora()
-        .config()
-        .targets()
-        .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
+    for (ForMethod column : columns.values()) {
+      if (column.config().method().adapter()) {
+        column.config().checkAdapter(modelConfig);
+      }
+    }
     int tokens = Math.min(run.data().sequenceLength(), modelConfig.maxPositions());
     int sequences = run.schedule().microBatchSize();
     MachineMemory available =
@@ -134,9 +141,9 @@ final class PlanCommand implements Callable<Integer> {
             MemoryPlanner.open(
                 run, modelConfig, checkpoint, MemoryPlanner.TOKENIZER_AND_EXAMPLES)) {
       description = planner.pack().description();
-      for (Map.Entry<String, TrainConfig> column : columns(run).entrySet()) {
+      for (Map.Entry<String, ForMethod> column : columns.entrySet()) {
         String each = column.getKey();
-        TrainConfig one = column.getValue();
+        TrainConfig one = column.getValue().config();
         if ((one.method() == Method.FULL && planner.storedBits() != 0)
             || (one.method() == Method.QLORA && planner.storedBits() == 8)) {
           continue;
@@ -151,22 +158,23 @@ final class PlanCommand implements Callable<Integer> {
             });
       }
     }
-    print(run, modelConfig, description, available, plans, largest);
-    Report.json(json, figures(run, available, tokens, sequences, plans, largest));
+    columns.keySet().retainAll(plans.keySet());
+    print(run, modelConfig, description, available, columns, plans, largest);
+    Report.json(json, figures(run, available, tokens, sequences, columns, plans, largest));
     return Main.DONE;
   }
 
   /** Beyond that a larger micro-batch only takes more memory. */
   private static final int MOST_SEQUENCES = 1024;
 
-  private TrainConfig configuration() {
-    List<String> settings = new ArrayList<>();
-    if (method != null) {
-      // What the file says of its own method's base may not fit another.
-      settings.addAll(List.of("load_in_4bit=", "load_in_8bit=", "quantization="));
-      settings.addAll(List.of("llm_int8_threshold=", "method=" + method));
-    }
-    settings.addAll(overrides);
+  /**
+   * The configuration to run.
+   *
+   * @param columns filled with it as each method would have it, by the columns' names: every
+   *     method, and LoRA on 8 bits where that is configured
+   */
+  private TrainConfig configuration(Map<String, ForMethod> columns) {
+    List<String> settings = new ArrayList<>(overrides);
     if (sequence != null) {
       settings.add("sequence_length=" + sequence);
     }
@@ -179,17 +187,47 @@ final class PlanCommand implements Callable<Integer> {
     if (pack.device() != null) {
       settings.add("device=" + pack.device().key());
     }
-    if (config != null) {
-      return TrainConfigReader.read(config, settings);
-    }
-    if (model == null) {
+    if (config == null && model == null) {
       throw new InputException(
           "expected CONFIG.yaml or --model, found neither; see "
               + spec.qualifiedName()
               + " --help");
     }
-    return TrainConfigReader.parse(
-        "model: none\ntrain_file: none\noutput_dir: none\n", "--set", settings);
+    String source = config == null ? "--set" : config.toString();
+    String yaml =
+        config == null
+            ? "model: none\ntrain_file: none\noutput_dir: none\n"
+            : TrainConfigReader.text(config);
+    Method asked = asked();
+    ForMethod own =
+        asked == null
+            ? new ForMethod(TrainConfigReader.parse(yaml, source, settings), List.of())
+            : TrainConfigReader.parseFor(asked, yaml, source, List.of(), settings);
+    TrainConfig run = own.config();
+    for (Method each : Method.values()) {
+      ForMethod one =
+          each == run.method()
+              ? own
+              : TrainConfigReader.parseFor(each, yaml, source, settings, List.of());
+      if (each == Method.LORA) {
+        TrainConfig dense = one.config().withDenseBase();
+        columns.put(name(dense), new ForMethod(dense, one.leftOut()));
+      }
+      columns.put(name(one.config()), one);
+    }
+    return run;
+  }
+
+  private @Nullable Method asked() {
+    if (method == null) {
+      return null;
+    }
+    for (Method each : Method.values()) {
+      if (each.name().equalsIgnoreCase(method)) {
+        return each;
+      }
+    }
+    throw new InputException("--method: expected full, lora or qlora, found " + Text.quote(method));
   }
 
   private void print(
@@ -197,6 +235,7 @@ final class PlanCommand implements Callable<Integer> {
       ModelConfig modelConfig,
       String description,
       MachineMemory available,
+      Map<String, ForMethod> columns,
       Map<String, MemoryPlan> plans,
       Map<String, int[]> largest) {
     PrintWriter out = spec.commandLine().getOut();
@@ -208,7 +247,7 @@ final class PlanCommand implements Callable<Integer> {
         WeightNames.of(modelConfig).parameters(),
         first.batch(),
         first.sequence(),
-        run.lora().rank(),
+        rank(run, columns),
         run.compute().name().toLowerCase(Locale.ROOT),
         checkpointing(run));
     out.println(description);
@@ -233,6 +272,33 @@ final class PlanCommand implements Callable<Integer> {
     MemoryBars.of(plans).forEach(out::println);
     out.println();
     out.println("* the configuration's method. Memory to fit: " + available.text() + ".");
+    Map<String, List<String>> leftOut = new LinkedHashMap<>();
+    columns.forEach(
+        (name, column) ->
+            column
+                .leftOut()
+                .forEach(key -> leftOut.computeIfAbsent(key, k -> new ArrayList<>()).add(name)));
+    leftOut.forEach(
+        (key, names) ->
+            out.println(
+                "Planned without "
+                    + key
+                    + ", which does not apply: "
+                    + String.join(", ", names)
+                    + "."));
+  }
+
+  /** That of the adapter; method full may have had to leave out where it comes from. */
+  private static int rank(TrainConfig run, Map<String, ForMethod> columns) {
+    return run.method().adapter()
+        ? run.lora().rank()
+        : columns.values().stream()
+            .map(ForMethod::config)
+            .filter(column -> column.method().adapter())
+            .findFirst()
+            .orElse(run)
+            .lora()
+            .rank();
   }
 
   /** "on, keeping attention and mlp": as the first line says it. */
@@ -246,16 +312,6 @@ final class PlanCommand implements Callable<Integer> {
             .map(CheckpointSave::key)
             .sorted()
             .collect(Collectors.joining(" and ", "on, keeping ", ""));
-  }
-
-  /** What is planned, by its name: every method, and LoRA on 8 bits where that is configured. */
-  private static Map<String, TrainConfig> columns(TrainConfig run) {
-    Map<String, TrainConfig> columns = new LinkedHashMap<>();
-    columns.put(name(run.withMethod(Method.FULL)), run.withMethod(Method.FULL));
-    columns.put(name(run.withDenseBase()), run.withDenseBase());
-    columns.put(name(run.withMethod(Method.LORA)), run.withMethod(Method.LORA));
-    columns.put(name(run.withMethod(Method.QLORA)), run.withMethod(Method.QLORA));
-    return columns;
   }
 
   /** "lora int8": the method, and how it holds the base in 8 bits. */
@@ -289,6 +345,7 @@ final class PlanCommand implements Callable<Integer> {
       MachineMemory available,
       int tokens,
       int sequences,
+      Map<String, ForMethod> columns,
       Map<String, MemoryPlan> plans,
       Map<String, int[]> largest) {
     ObjectNode node = Json.newObject();
@@ -307,6 +364,11 @@ final class PlanCommand implements Callable<Integer> {
           int[] found = largest.getOrDefault(method, new int[2]);
           one.put("largest_batch", found[0]);
           one.put("longest_sequence", found[1]);
+          ArrayNode leftOut = one.putArray("left_out");
+          ForMethod column = columns.get(method);
+          if (column != null) {
+            column.leftOut().forEach(leftOut::add);
+          }
         });
     return node;
   }

@@ -106,6 +106,11 @@ public final class Dataset {
     return sum;
   }
 
+  /** Tokens of the longest example; 0 where there is none. */
+  public int longestExample() {
+    return examples.stream().mapToInt(example -> example.ids().length).max().orElse(0);
+  }
+
   /**
    * SHA-256 (hexadecimal) of all ids and labels: two datasets are the same to training iff it is
    * equal.

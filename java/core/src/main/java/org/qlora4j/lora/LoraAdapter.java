@@ -29,6 +29,7 @@ import org.qlora4j.model.Parameter;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.TrainableModule;
 import org.qlora4j.model.WeightFiles;
+import org.qlora4j.model.WeightNames;
 
 /**
  * The adapter of one model: for every targeted linear layer an a and a b, with DoRA a magnitude a
@@ -313,7 +314,9 @@ public final class LoraAdapter implements AutoCloseable {
       List<? extends TrainableModule> modules,
       @Nullable Double dropout) {
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      checkFits(directory, file, linears);
+      Map<String, long[]> shapes = new HashMap<>();
+      linears.forEach(l -> shapes.put(l.name(), new long[] {l.out(), l.in()}));
+      checkFits(directory, file, shapes);
       LoraConfig config = file.config().lora();
       if (dropout != null) {
         config = config.withDropout(dropout);
@@ -341,12 +344,30 @@ public final class LoraAdapter implements AutoCloseable {
     }
   }
 
-  private static void checkFits(Path directory, PeftAdapterFile file, List<LinearLayer> linears) {
-    Map<String, LinearLayer> byName = new LinkedHashMap<>();
-    linears.forEach(l -> byName.put(l.name(), l));
+  /**
+   * Checks that an adapter in PEFT's format has a place on the linear layers of a model, as reading
+   * it does, before the model's weights are read.
+   *
+   * @throws InputException when it does not fit
+   */
+  public static void checkFits(Path directory, WeightNames names) {
+    Map<String, long[]> shapes = new HashMap<>();
+    names.linears().forEach(m -> shapes.put(m.path(), new long[] {m.rows(), m.cols()}));
+    try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
+      checkFits(directory, file, shapes);
+    }
+  }
+
+  /**
+   * The tensors decide, not the names in target_modules: PEFT's own lists name layers of several
+   * architectures.
+   *
+   * @param shapes out and in of the model's linear layers by their paths
+   */
+  private static void checkFits(Path directory, PeftAdapterFile file, Map<String, long[]> shapes) {
     for (PeftAdapterFile.Pair pair : file.pairs().values()) {
-      LinearLayer linear = byName.get(pair.module());
-      if (linear == null || linear.in() != pair.in() || linear.out() != pair.out()) {
+      long[] shape = shapes.get(pair.module());
+      if (shape == null || shape[0] != pair.out() || shape[1] != pair.in()) {
         throw new InputException(
             directory
                 + ": the adapter of "
@@ -356,9 +377,7 @@ public final class LoraAdapter implements AutoCloseable {
                 + ", "
                 + pair.in()
                 + "], the model has "
-                + (linear == null
-                    ? "no such linear layer"
-                    : "[" + linear.out() + ", " + linear.in() + "] there")
+                + (shape == null ? "no such linear layer" : Arrays.toString(shape) + " there")
                 + "; was the adapter trained on another base?");
       }
     }

@@ -21,10 +21,19 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
   /**
    * Plans for the longest examples, and refuses what does not fit.
    *
+   * @param begun where a run to go on with stands, which keeps its micro-batch; null for a new one
    * @throws InputException when the run would not fit, with what would
    */
   static MemoryCheck of(
-      TrainConfig config, ModelConfig model, TrainingData data, Progress progress) {
+      TrainConfig asked,
+      ModelConfig model,
+      TrainingData data,
+      @Nullable TrainingState begun,
+      Progress progress) {
+    TrainConfig config = begun == null ? asked : asBegun(asked, begun);
+    if (!config.equals(asked)) {
+      progress.message("auto_micro_batch: " + microBatches(config) + ", as the run began with");
+    }
     boolean weights =
         config.init() == TrainConfig.Init.CHECKPOINT && ModelCheckpoint.exists(config.model());
     try (ModelCheckpoint checkpoint = weights ? ModelCheckpoint.open(config.model()) : null;
@@ -41,7 +50,11 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
               + plan.batch()
               + " x "
               + plan.sequence()
-              + " tokens, of "
+              + " tokens"
+              + (longest(data) > plan.sequence()
+                  ? " on average, one of " + longest(data) + ","
+                  : ",")
+              + " of "
               + limit.text());
       // What a GPU has is asked for when it is allocated.
       boolean host = planner.pack().deviceKind() == DeviceKind.CPU;
@@ -49,19 +62,49 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
         return new MemoryCheck(config, plan);
       }
       MemoryCheck smaller =
-          config.memory().autoMicroBatch() ? smaller(planner, config, data, limit.bytes()) : null;
+          config.memory().autoMicroBatch() && begun == null
+              ? smaller(planner, config, data, limit.bytes())
+              : null;
       if (smaller == null) {
-        throw refusal(planner, config, plan, limit);
+        String advice =
+            begun == null
+                ? advice(planner, config, data, plan, limit.bytes())
+                : adviceToResume(config);
+        throw refusal(plan, limit, advice);
       }
       progress.message(
           "auto_micro_batch: "
-              + smaller.config().schedule().microBatchSize()
-              + " sequences, "
-              + smaller.config().schedule().gradientAccumulationSteps()
-              + " micro-batches a step, "
+              + microBatches(smaller.config())
+              + ", "
               + Text.bytes(smaller.plan().total()));
       return smaller;
     }
+  }
+
+  /**
+   * With the micro-batch that the run took when it began, where auto_micro_batch can have chosen
+   * it. What fitted then decides the result now, whatever would fit today.
+   */
+  private static TrainConfig asBegun(TrainConfig config, TrainingState begun) {
+    TrainConfig.Schedule schedule = config.schedule();
+    int size = begun.identity().number(TrainConfig.MICRO_BATCH);
+    int times = begun.identity().number(TrainConfig.ACCUMULATION);
+    boolean chosen =
+        config.memory().autoMicroBatch()
+            && size > 0
+            && times > 0
+            && schedule.microBatchSize() % size == 0
+            && (long) size * times
+                == (long) schedule.microBatchSize() * schedule.gradientAccumulationSteps();
+    // Anything else is another run, which the checkpoint itself refuses with what has changed.
+    return chosen ? config.withSchedule(schedule.withMicroBatch(size, times)) : config;
+  }
+
+  private static String microBatches(TrainConfig config) {
+    return config.schedule().microBatchSize()
+        + " sequences, "
+        + config.schedule().gradientAccumulationSteps()
+        + " micro-batches a step";
   }
 
   /** The plan for a micro-batch of the longest examples. */
@@ -70,7 +113,12 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
         Math.min(
             config.schedule().microBatchSize(), Math.max(data.train().rows(), data.eval().rows()));
     long tokens = Math.max(data.train().longest(batch), data.eval().longest(batch));
-    return planner.plan(config, Math.toIntExact((tokens + batch - 1) / batch), batch);
+    return planner.plan(
+        config, Math.toIntExact((tokens + batch - 1) / batch), batch, longest(data));
+  }
+
+  private static int longest(TrainingData data) {
+    return Math.max(data.train().longestExample(), data.eval().longestExample());
   }
 
   /** The largest micro-batch that divides the configured one and fits, or null. */
@@ -94,21 +142,41 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
     return null;
   }
 
-  private static InputException refusal(
-      MemoryPlanner planner, TrainConfig config, MemoryPlan plan, MachineMemory limit) {
-    int fits = planner.largestBatch(config, plan.sequence(), plan.batch(), limit.bytes());
+  private static String advice(
+      MemoryPlanner planner, TrainConfig config, TrainingData data, MemoryPlan plan, long limit) {
+    TrainConfig.Schedule schedule = config.schedule();
+    int fits =
+        MemoryPlanner.largest(
+            plan.batch() - 1,
+            size -> {
+              TrainConfig one =
+                  config.withSchedule(
+                      schedule.withMicroBatch(size, schedule.gradientAccumulationSteps()));
+              return plan(planner, one, data).total() <= limit;
+            });
+    if (fits > 0) {
+      return "per_device_train_batch_size: " + fits + " fits, and auto_micro_batch: true finds it";
+    }
+    return config.method() != TrainConfig.Method.QLORA
+        ? "method: qlora takes the least"
+        : "a shorter sequence_length or gradient_checkpointing: true takes less";
+  }
+
+  private static String adviceToResume(TrainConfig config) {
+    return "a resumed run keeps its micro-batch of "
+        + config.schedule().microBatchSize()
+        + " sequences; "
+        + (config.activationOffloading()
+            ? ""
+            : (config.gradientCheckpointing() ? "activation_offloading" : "gradient_checkpointing")
+                + ": true takes less, or ")
+        + "train anew without --resume";
+  }
+
+  private static InputException refusal(MemoryPlan plan, MachineMemory limit, String advice) {
     MemoryPlan.Part largest = plan.parts().get(0);
     for (MemoryPlan.Part part : plan.parts()) {
       largest = part.bytes() > largest.bytes() ? part : largest;
-    }
-    String advice;
-    if (fits > 0) {
-      advice =
-          "per_device_train_batch_size: " + fits + " fits, and auto_micro_batch: true finds it";
-    } else if (config.method() != TrainConfig.Method.QLORA) {
-      advice = "method: qlora takes the least";
-    } else {
-      advice = "a shorter sequence_length or gradient_checkpointing: true takes less";
     }
     return new InputException(
         "the run does not fit: planned "

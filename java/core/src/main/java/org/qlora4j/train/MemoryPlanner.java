@@ -113,6 +113,18 @@ public final class MemoryPlanner implements AutoCloseable {
    * @throws InputException for a micro-batch that no machine has the memory for
    */
   public MemoryPlan plan(TrainConfig config, int sequence, int batch) {
+    return plan(config, sequence, batch, sequence);
+  }
+
+  /**
+   * The same for sequences of unequal length. Most of a step grows with its tokens alone, but
+   * capped attention's scores ({@link org.qlora4j.tensor.SoftcapAttention}) with the length of one
+   * sequence.
+   *
+   * @param sequence tokens of a row on average, rounded up
+   * @param longest tokens of the longest sequence; several may share a row
+   */
+  MemoryPlan plan(TrainConfig config, int sequence, int batch, int longest) {
     if ((long) sequence * batch > MOST_TOKENS) {
       throw new InputException(
           "per_device_train_batch_size: expected a micro-batch of at most "
@@ -125,8 +137,9 @@ public final class MemoryPlanner implements AutoCloseable {
     Prepared prepared = prepare(config);
     // Only what this step asks for counts, not what an earlier, larger one did.
     counting.releaseWorkspace();
-    long withLoss = step(config, prepared.decoder(), sequence, batch, true);
-    long withoutLoss = step(config, prepared.decoder(), sequence, batch, false);
+    int[] starts = starts(Math.multiplyExact(sequence, batch), batch, longest);
+    long withLoss = step(config, prepared.decoder(), starts, true);
+    long withoutLoss = step(config, prepared.decoder(), starts, false);
     long workspace = counting.workspaceBytes();
     long attention = counting.workspaceBytes(operator -> operator.startsWith("attention_"));
     long others = counting.workspaceBytes(operator -> !operator.startsWith("attention_"));
@@ -300,24 +313,34 @@ public final class MemoryPlanner implements AutoCloseable {
     return ModelLoader.dryRun(counting, model, options, stored == null ? DType.BF16 : stored);
   }
 
-  /** Most that a micro-batch of sequences of equal length holds on the stack of tensors. */
-  private long step(
-      TrainConfig config, DecoderModel decoder, int sequence, int batch, boolean labelled) {
+  /**
+   * Where sequences start, and the end: one of {@code longest} tokens, and what is left in at least
+   * {@code batch} - 1 others of about one length, none longer.
+   */
+  private static int[] starts(int tokens, int batch, int longest) {
+    int first = Math.min(longest, tokens);
+    int rest = tokens - first;
+    int others = Math.min(rest, Math.max(batch - 1, (rest + first - 1) / first));
+    int[] starts = new int[others + 2];
+    for (int i = 0; i <= others; i++) {
+      starts[i + 1] = first + (int) ((long) rest * i / Math.max(1, others));
+    }
+    return starts;
+  }
+
+  /** Most that a micro-batch of these sequences holds on the stack of tensors. */
+  private long step(TrainConfig config, DecoderModel decoder, int[] starts, boolean labelled) {
     // As after an optimizer step.
     decoder.weightsChanged();
-    int tokens = Math.multiplyExact(sequence, batch);
+    int tokens = starts[starts.length - 1];
     int[] positions = new int[tokens];
     int[] labels = new int[tokens];
-    int[] starts = new int[batch + 1];
     Arrays.fill(labels, labelled ? 0 : CrossEntropy.IGNORE);
-    for (int i = 0; i < tokens; i++) {
-      positions[i] = i % sequence;
-      if (positions[i] == sequence - 1) {
-        labels[i] = CrossEntropy.IGNORE;
+    for (int s = 0; s + 1 < starts.length; s++) {
+      for (int i = starts[s]; i < starts[s + 1]; i++) {
+        positions[i] = i - starts[s];
       }
-    }
-    for (int i = 0; i <= batch; i++) {
-      starts[i] = i * sequence;
+      labels[starts[s + 1] - 1] = CrossEntropy.IGNORE;
     }
     try (PagedInputs inputs = TrainingRun.pagedInputs(config, decoder, tokens);
         TensorArena arena = new TensorArena(counting)) {
@@ -409,7 +432,8 @@ public final class MemoryPlanner implements AutoCloseable {
   /** A micro-batch beyond this needs more memory than any machine of today has. */
   private static final long MOST_TOKENS = 1 << 22;
 
-  private static int largest(int bound, IntPredicate fits) {
+  /** The largest number from 1 to {@code bound} that fits, where smaller ones do too; 0: none. */
+  static int largest(int bound, IntPredicate fits) {
     int low = 0;
     int high = bound + 1;
     for (int n = 1; n < high; n *= 2) {

@@ -14,15 +14,19 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
+import org.qlora4j.common.InputException;
 import org.qlora4j.data.SampleOrder;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.LoraCompute;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.lora.LoraInit;
 import org.qlora4j.lora.TargetModules;
 import org.qlora4j.model.CheckpointSave;
+import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.Regularization;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.tensor.ComputeDevice;
 
@@ -74,6 +78,11 @@ public record TrainConfig(
     int lossChunk,
     Regularization regularization,
     Memory memory) {
+
+  /** Names of the two settings that a memory plan can change. */
+  static final String MICRO_BATCH = "per_device_train_batch_size";
+
+  static final String ACCUMULATION = "gradient_accumulation_steps";
 
   /** Takes copies. */
   public TrainConfig {
@@ -349,6 +358,30 @@ public record TrainConfig(
     return new QuantizationConfig(format, quantization.blockSize(), quantization.doubleQuant());
   }
 
+  /**
+   * Refuses what is said of the adapter and does not fit the model, before weights are read.
+   *
+   * @throws InputException for targets that name no layer, an adapter to go on from that has no
+   *     place, or a rate of an embedding that is not trained
+   */
+  public void checkAdapter(ModelConfig shape) {
+    WeightNames names = WeightNames.of(shape);
+    Path begun = lora.initAdapter();
+    if (begun == null) {
+      lora.config().targets().select(names.linears(), WeightNames.Module::path);
+    } else {
+      LoraAdapter.checkFits(begun, names);
+    }
+    WeightNames.Module embedding = names.module(WeightNames.Part.EMBEDDING, -1);
+    if (optimizer.embeddingRate() > 0 && !lora.config().saves(embedding.path())) {
+      throw new InputException(
+          "loraplus_lr_embedding: expected no value unless modules_to_save has "
+              + embedding.shortName()
+              + ", the embedding, found "
+              + optimizer.embeddingRate());
+    }
+  }
+
   /** The same with another method. */
   public TrainConfig withMethod(Method other) {
     return with(other, schedule, quantization);
@@ -486,8 +519,8 @@ public record TrainConfig(
     s.put("adam_beta2", Double.toString(optimizer.beta2()));
     s.put("adam_epsilon", Double.toString(optimizer.epsilon()));
     s.put("max_grad_norm", Double.toString(optimizer.maxGradNorm()));
-    s.put("per_device_train_batch_size", Integer.toString(schedule.microBatchSize()));
-    s.put("gradient_accumulation_steps", Integer.toString(schedule.gradientAccumulationSteps()));
+    s.put(MICRO_BATCH, Integer.toString(schedule.microBatchSize()));
+    s.put(ACCUMULATION, Integer.toString(schedule.gradientAccumulationSteps()));
     s.put("num_train_epochs", schedule.maxSteps() > 0 ? "" : Double.toString(schedule.epochs()));
     s.put("max_steps", Integer.toString(schedule.maxSteps()));
     s.put("lr_scheduler_type", schedule.scheduler().name());

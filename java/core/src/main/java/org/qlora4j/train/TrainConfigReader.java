@@ -74,6 +74,9 @@ public final class TrainConfigReader {
           Map.entry("paged_adamw_32bit", Optim.PAGED_ADAMW_32BIT),
           Map.entry("paged_adamw_8bit", Optim.PAGED_ADAMW_8BIT));
 
+  private static final Map<String, Method> METHODS =
+      Map.of("full", Method.FULL, "lora", Method.LORA, "qlora", Method.QLORA);
+
   private final String source;
   private final Map<String, JsonNode> values = new HashMap<>();
 
@@ -89,21 +92,97 @@ public final class TrainConfigReader {
    * written {@code [a, b]}.
    */
   public static TrainConfig read(Path file, List<String> overrides) {
-    return parse(Json.readText(file, MAX_CONFIG_BYTES), file.toString(), overrides);
+    return parse(text(file), file.toString(), overrides);
+  }
+
+  /** The text of a configuration file. */
+  public static String text(Path file) {
+    return Json.readText(file, MAX_CONFIG_BYTES);
   }
 
   /** The same from a text; `source` says in messages where it came from. */
   public static TrainConfig parse(String yaml, String source, List<String> overrides) {
+    TrainConfigReader reader = of(yaml, source);
+    overrides.forEach(reader::override);
+    return reader.config();
+  }
+
+  private static TrainConfigReader of(String yaml, String source) {
     TrainConfigReader reader = new TrainConfigReader(source);
     JsonNode root = reader.yaml(yaml, source);
     if (!(root instanceof ObjectNode object)) {
       throw new InputException(source + ": expected `key: value` lines, found " + Json.kind(root));
     }
     reader.addAll(object);
-    for (String override : overrides) {
-      reader.override(override);
+    return reader;
+  }
+
+  /**
+   * A configuration for another method than it may have been written for.
+   *
+   * @param leftOut "key: value" of the options that this method refuses; what is said of the base's
+   *     quantization is left out too, and not told: a method stands for one
+   */
+  public record ForMethod(TrainConfig config, List<String> leftOut) {
+    public ForMethod {
+      leftOut = List.copyOf(leftOut);
     }
-    return reader.config();
+  }
+
+  /**
+   * As {@link #parse}, for {@code method}: of the text and the overrides, what it refuses is left
+   * out.
+   *
+   * @param demands overrides that come after that, and are refused where they do not go with it
+   */
+  public static ForMethod parseFor(
+      Method method, String yaml, String source, List<String> overrides, List<String> demands) {
+    TrainConfigReader reader = of(yaml, source);
+    overrides.forEach(reader::override);
+    List<String> leftOut = reader.fit(method);
+    demands.forEach(reader::override);
+    return new ForMethod(reader.config(), leftOut);
+  }
+
+  /** Sets the method and takes away what {@link #config} would refuse beside it. */
+  private List<String> fit(Method method) {
+    Base base = base();
+    boolean fits =
+        base != null
+            && switch (method) {
+              case QLORA -> base.fourBit != null;
+              case LORA -> base.fourBit == null;
+              case FULL -> base == Base.NONE;
+            };
+    if (!fits) {
+      values.keySet().removeAll(List.of("quantization", "load_in_8bit", "llm_int8_threshold"));
+    }
+    Boolean in4bit = optionalBool("load_in_4bit");
+    if (in4bit != null && in4bit != (method == Method.QLORA)) {
+      values.remove("load_in_4bit");
+    }
+    List<String> leftOut = new ArrayList<>();
+    LoraInit init = LoraInit.parse(text("init_lora_weights", "true"));
+    if (method != Method.QLORA && init != null && init.kind() == LoraInit.Kind.LOFTQ) {
+      leaveOut("init_lora_weights", leftOut);
+    }
+    if (!method.adapter()) {
+      leaveOut("init_adapter", leftOut);
+      leaveOut("loraplus_lr_ratio", leftOut);
+      leaveOut("loraplus_lr_embedding", leftOut);
+    } else if (text("init", "").equalsIgnoreCase("random")) {
+      leaveOut("init", leftOut);
+    }
+    values.put("method", YAML.getNodeFactory().textNode(method.name()));
+    return leftOut;
+  }
+
+  private void leaveOut(String key, List<String> leftOut) {
+    JsonNode value = value(key);
+    values.remove(key);
+    if (value != null) {
+      leftOut.add(key + ": " + (value.isValueNode() ? value.asText() : Json.compact(value)));
+    }
   }
 
   private JsonNode yaml(String text, String where) {
@@ -184,9 +263,7 @@ public final class TrainConfigReader {
     Base base = base();
     Method method =
         choice(
-            "method",
-            base == null || base.fourBit != null ? Method.QLORA : Method.LORA,
-            Map.of("full", Method.FULL, "lora", Method.LORA, "qlora", Method.QLORA));
+            "method", base == null || base.fourBit != null ? Method.QLORA : Method.LORA, METHODS);
     checkBase(base, method);
     Boolean in4bit = optionalBool("load_in_4bit");
     if (in4bit != null && in4bit != (method == Method.QLORA)) {
@@ -210,7 +287,7 @@ public final class TrainConfigReader {
       throw wrong("checkpoint_every", "1, or gradient_checkpointing: true");
     }
     Set<CheckpointSave> checkpointSave = checkpointSave(checkpointing);
-    TrainConfig.Optimizer optimizer = optimizer();
+    TrainConfig.Optimizer optimizer = optimizer(method);
     boolean offloading = bool("activation_offloading", false);
     if (offloading && !checkpointing) {
       throw wrong("activation_offloading", "false, or gradient_checkpointing: true");
@@ -403,7 +480,7 @@ public final class TrainConfigReader {
         number("neftune_noise_alpha", 0, 0, 1e6));
   }
 
-  private TrainConfig.Optimizer optimizer() {
+  private TrainConfig.Optimizer optimizer(Method method) {
     Optim optim =
         choice(
             "optim",
@@ -415,6 +492,14 @@ public final class TrainConfigReader {
           "optimizer_memory_budget",
           "no value without optim: paged_adamw_32bit or paged_adamw_8bit");
     }
+    double ratio = positive("loraplus_lr_ratio", 1, 1e6);
+    double embeddingRate = number("loraplus_lr_embedding", 0, 0, 1e3);
+    if (!method.adapter() && ratio != 1) {
+      throw wrong("loraplus_lr_ratio", "1 with method: full, which has one rate");
+    }
+    if (!method.adapter() && embeddingRate > 0) {
+      throw wrong("loraplus_lr_embedding", "no value with method: full, which has one rate");
+    }
     return new TrainConfig.Optimizer(
         optim,
         number("learning_rate", 2e-4, 0, 1e3),
@@ -424,8 +509,8 @@ public final class TrainConfigReader {
         number("adam_epsilon", 1e-8, 0, 1),
         number("max_grad_norm", 1, 0, 1e9),
         memoryBudget("optimizer_memory_budget", MemoryBudget.ofShare(0.25)),
-        positive("loraplus_lr_ratio", 1, 1e6),
-        number("loraplus_lr_embedding", 0, 0, 1e3));
+        ratio,
+        embeddingRate);
   }
 
   private Set<CheckpointSave> checkpointSave(boolean checkpointing) {

@@ -63,14 +63,24 @@ final class TrainingCheckpoints {
   }
 
   private Path directory() {
+    return directory(outputDir);
+  }
+
+  private static Path directory(Path outputDir) {
     return outputDir.resolve(DIRECTORY);
+  }
+
+  /** Where the newest checkpoint of a run stands, or null where there is none. */
+  static @Nullable TrainingState newest(Path outputDir) {
+    List<Path> found = list(directory(outputDir));
+    return found.isEmpty() ? null : TrainingState.read(found.get(found.size() - 1));
   }
 
   /** Makes output_dir, and moves what an earlier run left there out of the way. */
   void startAnew(Path metrics, Progress progress) {
     try {
       Files.createDirectories(outputDir);
-      if (list().isEmpty()) {
+      if (list(directory()).isEmpty()) {
         return;
       }
       Path kept = unused();
@@ -103,7 +113,7 @@ final class TrainingCheckpoints {
    * @throws InputException when it belongs to another run
    */
   @Nullable TrainingState restoreNewest(TrainingState.Identity now) {
-    List<Path> found = list();
+    List<Path> found = list(directory());
     if (found.isEmpty()) {
       return null;
     }
@@ -143,7 +153,7 @@ final class TrainingCheckpoints {
     if (limit == 0) {
       return;
     }
-    List<Path> found = list();
+    List<Path> found = list(directory());
     try {
       for (Path old : found.subList(0, Math.max(0, found.size() - limit))) {
         // Without its state file a checkpoint is no longer one, so a deletion cut short leaves
@@ -173,36 +183,36 @@ final class TrainingCheckpoints {
   }
 
   /** The complete checkpoints, oldest first; leftovers of killed runs are cleaned up. */
-  private List<Path> list() {
-    if (!Files.isDirectory(directory())) {
+  private static List<Path> list(Path directory) {
+    if (!Files.isDirectory(directory)) {
       return List.of();
     }
     List<Path> found = new ArrayList<>();
     try {
-      for (Path interrupted : interrupted()) {
+      for (Path interrupted : interrupted(directory)) {
         AtomicOutput.recover(interrupted);
       }
-      try (Stream<Path> entries = Files.list(directory())) {
+      try (Stream<Path> entries = Files.list(directory)) {
         entries
             .filter(p -> number(p) >= 0 && Files.isRegularFile(p.resolve(TrainingState.FILE)))
             .forEach(found::add);
       }
     } catch (IOException e) {
-      throw new InputException("cannot read the checkpoints in " + directory() + ": " + e, e);
+      throw new InputException("cannot read the checkpoints in " + directory + ": " + e, e);
     }
     found.sort(Comparator.comparingInt(TrainingCheckpoints::number));
     return found;
   }
 
   /** The checkpoints that hidden leftovers of killed runs belong to. */
-  private List<Path> interrupted() throws IOException {
-    try (Stream<Path> entries = Files.list(directory())) {
+  private static List<Path> interrupted(Path directory) throws IOException {
+    try (Stream<Path> entries = Files.list(directory)) {
       return entries
           .map(p -> p.getFileName().toString())
           .filter(n -> n.startsWith(".checkpoint-"))
           .map(n -> n.substring(1).replaceFirst("\\.q4j-.*", ""))
           .distinct()
-          .map(directory()::resolve)
+          .map(directory::resolve)
           .toList();
     }
   }

@@ -34,6 +34,7 @@ import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.LinearLayer;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
+import org.qlora4j.model.ModelSettings;
 import org.qlora4j.model.ParameterSet;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.WeightFiles;
@@ -86,16 +87,12 @@ public final class TrainingRun {
   private double trainedSeconds = 0;
   private long trainedTokens = 0;
 
-  private TrainingRun(TrainConfig asked, Progress progress, Resources resources) {
+  private TrainingRun(TrainConfig asked, boolean resume, Progress progress, Resources resources) {
     this.progress = progress;
     ModelConfig modelConfig = ModelConfig.read(asked.model());
     if (asked.method().adapter()) {
       // A wrong name must not show only after a large model was read.
-      asked
-          .lora()
-          .config()
-          .targets()
-          .select(WeightNames.of(modelConfig).linears(), WeightNames.Module::path);
+      asked.checkAdapter(modelConfig);
       Path begun = asked.lora().initAdapter();
       if (begun != null && absolute(begun).equals(absolute(asked.outputDir().resolve(ADAPTER)))) {
         throw new InputException(
@@ -119,7 +116,8 @@ public final class TrainingRun {
     progress.message(pack.description());
     this.tokenizer = resources.own(Tokenizer.load(asked.model()));
     this.data = TrainingData.load(asked.data(), tokenizer, modelConfig, progress);
-    MemoryCheck memory = MemoryCheck.of(asked, modelConfig, data, progress);
+    TrainingState begun = resume ? TrainingCheckpoints.newest(asked.outputDir()) : null;
+    MemoryCheck memory = MemoryCheck.of(asked, modelConfig, data, begun, progress);
     this.memoryPlan = memory.plan();
     this.config = memory.config();
     TrainConfig config = this.config;
@@ -225,7 +223,7 @@ public final class TrainingRun {
    */
   public static TrainingSummary run(TrainConfig config, boolean resume, Progress progress) {
     try (Resources resources = new Resources()) {
-      return new TrainingRun(config, progress, resources).run(resume);
+      return new TrainingRun(config, resume, progress, resources).run(resume);
     }
   }
 
@@ -447,11 +445,11 @@ public final class TrainingRun {
 
   private TrainingState.Identity identity() {
     Map<String, String> settings = new HashMap<>(config.trainingSettings());
-    settings.put("config.json", model.config().toString());
     if (initAdapterFingerprint != null) {
       settings.put("init_adapter", initAdapterFingerprint);
     }
-    return new TrainingState.Identity(settings, modelFingerprint, data.train().fingerprint());
+    return new TrainingState.Identity(
+        settings, ModelSettings.of(model.config()), modelFingerprint, data.train().fingerprint());
   }
 
   private void saveCheckpoint(long metricsBytes) {

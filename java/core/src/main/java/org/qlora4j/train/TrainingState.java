@@ -12,8 +12,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
+import org.qlora4j.model.ModelSettings;
 
 /**
  * Where a run stands, as {@code trainer_state.json} of a checkpoint directory holds it. Random
@@ -51,18 +53,35 @@ record TrainingState(
   /**
    * What decides a run's result.
    *
-   * @param settings as {@link TrainConfig#trainingSettings} gives them, and the model's config
+   * @param settings as {@link TrainConfig#trainingSettings} gives them
+   * @param model what the model computes, as {@link ModelSettings} names it; null in checkpoints of
+   *     earlier versions, which said it in a form that cannot be compared
    * @param modelFingerprint of the base's tensors; empty for random initial weights
    * @param dataFingerprint of the tokenized training examples
    */
-  record Identity(Map<String, String> settings, String modelFingerprint, String dataFingerprint) {
+  record Identity(
+      Map<String, String> settings,
+      @Nullable Map<String, String> model,
+      String modelFingerprint,
+      String dataFingerprint) {
     Identity {
       settings = new TreeMap<>(settings);
+      model = model == null ? null : new TreeMap<>(model);
+    }
+
+    /** A setting that is a whole number; 0 where it is not there or is none. */
+    int number(String key) {
+      String text = settings.getOrDefault(key, "");
+      return text.matches("\\d{1,9}") ? Integer.parseInt(text) : 0;
     }
 
     /** "key: saved X, now Y" for everything in which {@code now} is another run. */
     List<String> differences(Identity now) {
       List<String> differences = new ArrayList<>(TrainConfig.differences(settings, now.settings));
+      if (model != null && now.model != null) {
+        TrainConfig.differences(model, now.model)
+            .forEach(difference -> differences.add("config.json: " + difference));
+      }
       if (!modelFingerprint.equals(now.modelFingerprint)) {
         differences.add("model: its weights are not those of the checkpoint's run");
       }
@@ -88,6 +107,11 @@ record TrainingState(
     samplesBefore.forEach(samples::put);
     ObjectNode saved = json.putObject("settings");
     identity.settings().forEach(saved::put);
+    Map<String, String> model = identity.model();
+    if (model != null) {
+      ObjectNode shape = json.putObject("model");
+      model.forEach(shape::put);
+    }
     try {
       Files.writeString(directory.resolve(FILE), Json.pretty(json));
     } catch (IOException e) {
@@ -98,29 +122,31 @@ record TrainingState(
   static TrainingState read(Path directory) {
     Path file = directory.resolve(FILE);
     ObjectNode json = Json.readObject(file, MAX_BYTES);
-    Map<String, String> settings = new TreeMap<>();
-    field(json, file, "settings")
-        .properties()
-        .forEach(e -> settings.put(e.getKey(), e.getValue().asText()));
-    // Checkpoints of earlier versions do not name the only kind of states there was.
+    Map<String, String> settings = texts(field(json, file, "settings"));
+    // Checkpoints of earlier versions do not name the only kind of states there was, and have the
+    // text of a Java record for the model's config.
     settings.putIfAbsent("optim", TrainConfig.Optim.ADAMW.states());
-    Map<String, String> samplesBefore = new HashMap<>();
-    field(json, file, "samples_before")
-        .properties()
-        .forEach(e -> samplesBefore.put(e.getKey(), e.getValue().asText()));
+    settings.remove("config.json");
     return new TrainingState(
         field(json, file, "step").asInt(),
         field(json, file, "total_steps").asInt(),
         new Identity(
             settings,
+            json.has("model") ? texts(json.path("model")) : null,
             field(json, file, "model_fingerprint").asText(),
             field(json, file, "data_fingerprint").asText()),
         json.path("kernel_pack").asText(),
         field(json, file, "metrics_bytes").asLong(),
         field(json, file, "initial_eval_loss").asDouble(Double.NaN),
-        samplesBefore,
+        texts(field(json, file, "samples_before")),
         field(json, file, "trained_seconds").asDouble(),
         field(json, file, "trained_tokens").asLong());
+  }
+
+  private static Map<String, String> texts(JsonNode object) {
+    Map<String, String> texts = new HashMap<>();
+    object.properties().forEach(e -> texts.put(e.getKey(), e.getValue().asText()));
+    return texts;
   }
 
   private static JsonNode field(ObjectNode json, Path file, String key) {

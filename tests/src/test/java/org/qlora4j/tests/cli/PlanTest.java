@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.tests.cli;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
@@ -22,10 +23,12 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MachineMemory;
+import org.qlora4j.data.Tokenizer;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.tests.support.CommandRuns.Ran;
@@ -315,6 +318,187 @@ class PlanTest {
     ObjectNode figures = Json.readObject(json, 1 << 20);
     long used = figures.get("memory_bytes").get("activations").longValue();
     assertTrue(used < activations * 0.7, used + " of " + activations);
+  }
+
+  /** What fits may change from one day to the next; a run's micro-batch may not. */
+  @Test
+  void aResumedRunKeepsItsMicroBatch() throws IOException, InterruptedException {
+    Path text = folder.resolve("long.txt");
+    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(2000));
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: 512
+            max_steps: 2
+            save_steps: 1
+            per_device_train_batch_size: 32
+            gradient_checkpointing: false
+            auto_micro_batch: true
+            """
+                .formatted(
+                    FixtureFiles.data("tinystories-656k-llama-hf"), text, folder.resolve("out")));
+    Path json = folder.resolve("train.json");
+    assertDone(runAlone(folder, "plan", config, "--json", json));
+    JsonNode plan = Json.readObject(json, 1 << 20).get("methods").get("qlora");
+    long activations = sum(plan.get("bytes"), "layer_inputs", "layers", "attention", "loss");
+    long limit = plan.get("total_bytes").longValue() - activations / 3;
+    Ran begun = assertDone(runAlone(folder, "train", config, "--set", "memory_limit=" + limit));
+    Matcher chosen = Pattern.compile("auto_micro_batch: (\\d+) sequences").matcher(begun.err());
+    assertTrue(chosen.find(), begun.err());
+    int size = Integer.parseInt(chosen.group(1));
+    assertTrue(size < 32, begun.err());
+
+    // The result of the second step is there; it is made again from the checkpoint of the first.
+    Path adapter = folder.resolve("out/adapter/adapter_model.safetensors");
+    byte[] expected = Files.readAllBytes(adapter);
+    Files.delete(adapter);
+    Ran on = assertDone(run("train", config, "--resume", "--set", "memory_limit=1TB"));
+    assertTrue(on.err().contains("resumed after step 1 of 2"), on.err());
+    assertTrue(
+        on.err()
+            .contains(
+                size + " sequences, " + 32 / size + " micro-batches a step, as the run began"),
+        on.err());
+    assertArrayEquals(expected, Files.readAllBytes(adapter));
+
+    assertFixable(
+        run("train", config, "--resume", "--set", "memory_limit=1MB"),
+        "does not fit",
+        "a resumed run keeps its micro-batch of " + size + " sequences",
+        "gradient_checkpointing: true");
+    assertFixable(
+        run("train", config, "--resume", "--set", "per_device_train_batch_size=24"),
+        "cannot resume",
+        "per_device_train_batch_size: saved " + size + ", now 24");
+  }
+
+  /**
+   * A sequence among short ones: capped attention holds three matrices of its scores, 4 heads x 400
+   * x 400 in f32, where four sequences of the mean length would have less than a sixth of that.
+   */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void oneLongSequenceAmongShortOnesIsPlanned(boolean packing) throws IOException {
+    Path tokens = FixtureFiles.data("tinystories-656k-llama-hf");
+    String story = "a red dog sat down";
+    int shortTokens;
+    try (Tokenizer tokenizer = Tokenizer.load(tokens)) {
+      shortTokens = tokenizer.encode(story).length;
+    }
+    // So that the four have a whole mean.
+    int longTokens = 400 + 4 - 3 * shortTokens % 4;
+    Path model = folder.resolve("model");
+    String shape =
+        Files.readString(FixtureFiles.reference("models/gemma2").resolve("config.json"))
+            .replaceAll("\"vocab_size\": \\d+", "\"vocab_size\": 2048")
+            .replaceAll("\"max_position_embeddings\": \\d+", "\"max_position_embeddings\": 512");
+    assertDone(
+        run(
+            "make-model",
+            "--config",
+            Files.writeString(folder.resolve("shape.json"), shape),
+            "--tokenizer",
+            tokens,
+            model));
+    String line = "{\"text\": \"%s\"}%n";
+    Path examples =
+        Files.writeString(
+            folder.resolve("unequal.jsonl"),
+            line.formatted(story).repeat(3) + line.formatted((story + " ").repeat(400)));
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: %d
+            add_eos: false
+            max_steps: 1
+            per_device_train_batch_size: 4
+            packing: %s
+            """
+                .formatted(model, examples, folder.resolve("out"), longTokens, packing));
+    Path json = folder.resolve("train.json");
+    Ran ran = assertDone(run("train", config, "--json", json));
+    assertTrue(ran.err().contains("4 examples, " + (longTokens + 3 * shortTokens)), ran.err());
+    ObjectNode figures = Json.readObject(json, 1 << 20);
+    JsonNode planned = figures.get("planned_bytes");
+    long attention = attentionBytes(model, "bfloat16", longTokens + 3 * shortTokens, true);
+    long activations = sum(planned, "layer_inputs", "kept_tensors", "layers", "loss") + attention;
+    assertTrue(activations > 3L * 4 * 400 * 400 * Float.BYTES, planned.toString());
+    assertEquals(figures.get("memory_bytes").get("activations").longValue(), activations);
+  }
+
+  /** What a method has no use for is left out of its column, and said. */
+  @Test
+  void otherMethodsArePlannedWithoutWhatDoesNotApply() throws IOException {
+    Path model = FixtureFiles.project("examples/model");
+    Path config =
+        config(
+            model,
+            "method: qlora\nquantization: nf4\ninit_lora_weights: loftq\nlora_r: 4\n"
+                + "loraplus_lr_ratio: 4\n");
+    Path json = folder.resolve("plan.json");
+    assertDone(run("plan", config, "--json", json));
+    ObjectNode all = Json.readObject(json, 1 << 20);
+    JsonNode own = all.get("methods");
+    assertEquals("qlora", all.get("method").textValue());
+    assertEquals("[]", own.get("qlora").get("left_out").toString());
+    for (String method : List.of("full", "lora", "qlora")) {
+      String out = assertDone(run("plan", config, "--method", method, "--json", json)).out();
+      ObjectNode figures = Json.readObject(json, 1 << 20);
+      assertEquals(method, figures.get("method").textValue());
+      assertTrue(out.contains(method + "*") && out.contains("rank 4"), out);
+      assertTrue(
+          out.contains(
+              "Planned without init_lora_weights: loftq, which does not apply: full, lora."),
+          out);
+      assertTrue(
+          out.contains("Planned without loraplus_lr_ratio: 4, which does not apply: full."), out);
+      // Whichever is asked for, every column is the same.
+      for (String each : List.of("full", "lora", "qlora")) {
+        for (String part : List.of("adapters", "gradients", "linear_weights", "extra")) {
+          assertEquals(
+              own.get(each).get("bytes").get(part),
+              figures.get("methods").get(each).get("bytes").get(part),
+              each + " " + part);
+        }
+      }
+    }
+    // The factors of a decomposition are not counted where none is made.
+    long plain = own.get("lora").get("bytes").get("extra").longValue();
+    assertDone(
+        run("plan", config, "--method", "lora", "--set", "init_lora_weights=true", "--json", json));
+    assertEquals(plain, Json.readObject(json, 1 << 20).at("/methods/lora/bytes/extra").longValue());
+    // What is asked for beside the method is not left out.
+    assertFixable(
+        run("plan", config, "--method", "lora", "--set", "init_lora_weights=loftq"),
+        "init_lora_weights",
+        "loftq");
+
+    assertDone(run("train", config, "--set", "init_lora_weights=true", "--set", "max_steps=1"));
+    Path adapter = folder.resolve("out/adapter");
+    Path next =
+        Files.writeString(
+            folder.resolve("next.yaml"),
+            "model: %s%ntrain_file: %s%noutput_dir: %s%ninit_adapter: %s%n"
+                .formatted(model, folder.resolve("t.txt"), folder.resolve("next"), adapter));
+    String out = assertDone(run("plan", next, "--method", "full", "--json", json)).out();
+    assertTrue(
+        out.contains("Planned without init_adapter: " + adapter + ", which does not apply: full."),
+        out);
+    assertTrue(out.contains("rank 4"), out);
+    JsonNode methods = Json.readObject(json, 1 << 20).get("methods");
+    assertEquals("[\"init_adapter: " + adapter + "\"]", methods.at("/full/left_out").toString());
+    assertEquals(
+        own.at("/lora/bytes/adapters"),
+        methods.at("/lora/bytes/adapters"),
+        "that of the adapter's rank");
   }
 
   @Test

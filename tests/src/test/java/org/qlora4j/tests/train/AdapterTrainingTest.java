@@ -4,7 +4,11 @@ package org.qlora4j.tests.train;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 import static org.qlora4j.tests.support.Inputs.assertRefused;
 
 import java.io.IOException;
@@ -19,11 +23,16 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsFile;
+import org.qlora4j.common.InputException;
 import org.qlora4j.common.Progress;
+import org.qlora4j.lora.LoraAdapter;
 import org.qlora4j.lora.LoraInit;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.SmallModel;
 import org.qlora4j.train.TrainConfig;
 import org.qlora4j.train.TrainConfigReader;
 import org.qlora4j.train.TrainingRun;
@@ -239,5 +248,57 @@ class AdapterTrainingTest {
     assertRefused(
         () -> train("x", "init_lora_weights=pissa", "lora_r=300"), "lora_r", "pissa", "300");
     assertRefused(() -> train("x", "modules_to_save=[q_proj]"), "modules_to_save", "not quantized");
+  }
+
+  /** Rates that nothing would be trained at. */
+  @Test
+  void refusesRatesOfWhatIsNotTrained() {
+    assertRefused(
+        () -> config("x", "method=full", "loraplus_ratio=16"), "loraplus_ratio", "method: full");
+    assertRefused(
+        () -> config("x", "method=full", "loraplus_lr_embedding=1e-5"),
+        "loraplus_lr_embedding",
+        "method: full");
+    config("x", "method=full", "loraplus_lr_ratio=1");
+    for (String saved : List.of("[]", "[lm_head, norm]")) {
+      assertRefused(
+          () -> train("x", "loraplus_lr_embedding=1e-5", "modules_to_save=" + saved),
+          "loraplus_lr_embedding",
+          "modules_to_save has embed_tokens");
+    }
+    String adapter = "init_adapter=" + train("first", "max_steps=1").output();
+    assertRefused(() -> train("x", "loraplus_lr_embedding=1e-5", adapter), "modules_to_save");
+    assertFalse(Files.exists(folder.resolve("x")), "refused before anything was made");
+  }
+
+  /** The same adapters can be trained on as can be used: the tensors say what is adapted. */
+  @Test
+  void anAdapterThatGenerateTakesCanBeTrainedOn() throws IOException {
+    TrainingSummary first =
+        train("first", "lora_target_modules=[q_proj, v_proj]", "max_steps=1", "lora_r=4");
+    Path file = first.output().resolve("adapter_config.json");
+    String written = Files.readString(file);
+    String more = written.replaceAll("\"q_proj\",", "\"q_proj\", \"query_key_value\",");
+    assertFalse(more.equals(written), written);
+    Files.writeString(file, more);
+    assertDone(
+        run("generate", "--adapter", first.output(), "--prompt", "a", "--max-new-tokens", 1));
+    TrainingSummary second = train("second", "init_adapter=" + first.output(), "max_steps=1");
+    assertEquals(first.finalEvalLoss(), second.initialEvalLoss(), "begins where the other ended");
+
+    Path other = folder.resolve("other");
+    SmallModel.write(other, SmallModel.llama(300, 64, 2, 4, 2, 128), 1);
+    String message =
+        assertThrows(
+                InputException.class, () -> LoraAdapter.checkFits(first.output(), names(other)))
+            .getMessage();
+    assertTrue(String.valueOf(message).contains("trained on another base?"), message);
+    assertFixable(
+        run("plan", "--model", other, "--set", "init_adapter=" + first.output()),
+        "trained on another base?");
+  }
+
+  private static WeightNames names(Path model) {
+    return WeightNames.of(ModelConfig.read(model));
   }
 }

@@ -66,8 +66,8 @@ public final class StepBench {
    * What was measured.
    *
    * @param secondsPerStep median
-   * @param cpuSecondsPerStep median of the processor time of the whole process, all threads
-   *     together
+   * @param cpuSecondsPerStep mean of the processor time of the whole process, all threads together,
+   *     over the measured steps: the system counts it in ticks that can be longer than a step
    * @param peakBytes VmHWM of the process, loading included
    * @param firstLoss loss of the first step
    * @param lastLoss loss of the last step, which saw the same tokens
@@ -156,26 +156,28 @@ public final class StepBench {
     MicroBatch batch = batch(options);
     int all = options.warmUp() + options.steps();
     double[] seconds = new double[options.steps()];
-    double[] cpuSeconds = new double[options.steps()];
+    long cpuStart = 0;
     double first = Double.NaN;
     double last = Double.NaN;
     progress.start("bench step", all);
     for (int step = 0; step < all; step++) {
-      if (profile && step == options.warmUp()) {
-        pack.profile(true);
+      if (step == options.warmUp()) {
+        if (profile) {
+          pack.profile(true);
+        }
+        cpuStart = processNanoseconds();
       }
-      long cpuStart = processNanoseconds();
       long start = System.nanoTime();
       last = trainer.step(step, List.of(batch)).loss();
       pack.synchronize();
       double time = (System.nanoTime() - start) / 1e9;
       if (step >= options.warmUp()) {
         seconds[step - options.warmUp()] = time;
-        cpuSeconds[step - options.warmUp()] = (processNanoseconds() - cpuStart) / 1e9;
       }
       first = step == 0 ? last : first;
       progress.update(step + 1, String.format(Locale.ROOT, "%.3f s", time));
     }
+    double cpuSeconds = (processNanoseconds() - cpuStart) / 1e9;
     progress.finish();
     Map<String, Part> parts = Map.of();
     if (profile) {
@@ -185,7 +187,7 @@ public final class StepBench {
     double median = PairedTimer.median(seconds);
     return new Result(
         median,
-        PairedTimer.median(cpuSeconds),
+        cpuSeconds / options.steps(),
         batch.tokens() / median,
         MemoryUse.now().peakBytes(),
         new Parts(weights, adapters, optimizer.stateBytes(), arena.peakBytes()),

@@ -1,0 +1,263 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.tests.train;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.CommandRuns.assertDone;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.lang.reflect.RecordComponent;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.qlora4j.common.Json;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.ModelSettings;
+import org.qlora4j.tests.support.FixtureFiles;
+
+/**
+ * By what a checkpoint knows its run again. The texts are promised to stay: a test that pins one
+ * must not be changed without a way to read those of earlier checkpoints.
+ */
+class CheckpointIdentityTest {
+
+  /** Fields of the config that a checkpoint does not name, as {@link ModelSettings} says. */
+  private static final Set<String> NOT_NAMED =
+      Set.of("maxPositions", "bosId", "eosIds", "padId", "initializerRange", "dtype");
+
+  private static final Map<String, String> LLAMA =
+      Map.ofEntries(
+          Map.entry("model_type", "llama"),
+          Map.entry("vocab_size", "100"),
+          Map.entry("hidden_size", "64"),
+          Map.entry("num_hidden_layers", "2"),
+          Map.entry("num_attention_heads", "4"),
+          Map.entry("num_key_value_heads", "4"),
+          Map.entry("head_dim", "16"),
+          Map.entry("intermediate_size", "128"),
+          Map.entry("norm_eps", "0.00001"),
+          Map.entry("attention_scale", "0.25"),
+          Map.entry("rope_theta", "10000"));
+
+  private static ModelConfig config(String type, String more) {
+    return ModelConfig.parse(
+        Json.object(
+            "{\"model_type\": \"%s\", \"vocab_size\": 100, \"hidden_size\": 64, ".formatted(type)
+                + "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+                + "\"intermediate_size\": 128, \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000"
+                + more
+                + "}",
+            "test"),
+        "test");
+  }
+
+  private static Map<String, String> with(String... pairs) {
+    Map<String, String> settings = new TreeMap<>(LLAMA);
+    for (int i = 0; i < pairs.length; i += 2) {
+      settings.put(pairs[i], pairs[i + 1]);
+    }
+    return settings;
+  }
+
+  @Test
+  void aPlainModelIsNamedByItsShapeAlone() {
+    assertEquals(LLAMA, ModelSettings.of(config("llama", "")));
+    assertEquals(
+        LLAMA,
+        ModelSettings.of(
+            config(
+                "llama",
+                ", \"max_position_embeddings\": 77, \"eos_token_id\": 9, \"dtype\": \"float16\","
+                    + " \"initializer_range\": 0.5, \"attention_bias\": false")));
+  }
+
+  @Test
+  void whatDiffersIsNamed() {
+    assertEquals(
+        with("tied_head", "true", "qkv_bias", "true", "attention_output_bias", "true"),
+        ModelSettings.of(
+            config("llama", ", \"tie_word_embeddings\": true, \"attention_bias\": true")));
+    assertEquals(
+        with("rope_scaling", "llama3 8 1 4 8192", "activation", "GELU_TANH"),
+        ModelSettings.of(
+            config(
+                "llama",
+                ", \"hidden_act\": \"gelu_new\", \"rope_scaling\": {\"rope_type\": \"llama3\","
+                    + " \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4,"
+                    + " \"original_max_position_embeddings\": 8192}")));
+    assertEquals(
+        with("model_type", "mistral", "sliding_window", "8"),
+        ModelSettings.of(config("mistral", ", \"sliding_window\": 8, \"num_key_value_heads\": 4")));
+    Map<String, String> gemma =
+        ModelSettings.of(
+            config(
+                "gemma2",
+                ", \"head_dim\": 16, \"query_pre_attn_scalar\": 5, \"sliding_window\": 8,"
+                    + " \"attn_logit_softcapping\": 50, \"final_logit_softcapping\": 2.5,"
+                    + " \"num_key_value_heads\": 4"));
+    assertEquals(
+        with(
+            "model_type", "gemma2",
+            "activation", "GELU_TANH",
+            "norm", "RMS_NORM_UNIT_OFFSET",
+            "output_norms", "true",
+            // 1 / sqrt(5), in the nine digits that make it this f32.
+            "attention_scale", "0.4472136",
+            "attention_softcap", "50",
+            "logit_softcap", "2.5",
+            "embedding_scale", "8",
+            "sliding_window", "8,0",
+            "tied_head", "true"),
+        gemma);
+  }
+
+  /** Whoever adds a field decides here whether checkpoints name it. */
+  @Test
+  void everyFieldOfTheConfigIsNamedOrLeftOut() {
+    Set<String> fields = new TreeSet<>();
+    for (RecordComponent field : ModelConfig.class.getRecordComponents()) {
+      fields.add(field.getName());
+    }
+    assertTrue(fields.containsAll(NOT_NAMED), fields.toString());
+    fields.removeAll(NOT_NAMED);
+    assertEquals(
+        new TreeSet<>(
+            List.of(
+                "architecture",
+                "vocabSize",
+                "hiddenSize",
+                "layers",
+                "heads",
+                "kvHeads",
+                "headDim",
+                "ffnSize",
+                "norm",
+                "normEps",
+                "queryKeyNorm",
+                "outputNorms",
+                "parallelResidual",
+                "activation",
+                "mlp",
+                "qkv",
+                "layerAttention",
+                "attentionScale",
+                "attentionSoftcap",
+                "qkvBias",
+                "attentionOutputBias",
+                "mlpBias",
+                "embeddingScale",
+                "logitSoftcap",
+                "tiedHead")),
+        fields);
+    assertEquals(
+        List.of("window", "rotary"),
+        Arrays.stream(ModelConfig.LayerAttention.class.getRecordComponents())
+            .map(RecordComponent::getName)
+            .toList());
+  }
+
+  /** Two fixtures never have the same text. */
+  @Test
+  void everyFixtureHasAnIdentityOfItsOwn() {
+    List<Map<String, String>> seen = new ArrayList<>();
+    for (String name :
+        List.of(
+            "gemma2",
+            "gemma3",
+            "llama",
+            "llama3_tied",
+            "mistral",
+            "neox_polyglot",
+            "neox_sequential",
+            "phi3",
+            "qwen2",
+            "qwen3")) {
+      Map<String, String> settings =
+          ModelSettings.of(ModelConfig.read(FixtureFiles.reference("models/" + name)));
+      assertFalse(seen.contains(settings), name);
+      seen.add(settings);
+    }
+  }
+
+  /** Of a model and its run, with a checkpoint after the first of two steps. */
+  private record Trained(Path model, Path config, Path state, Path adapter) {}
+
+  private static Trained train(Path folder) throws IOException {
+    Path model = Files.createDirectory(folder.resolve("model"));
+    for (String file : List.of("config.json", "model.safetensors", "tokenizer.json")) {
+      Files.copy(FixtureFiles.project("examples/model").resolve(file), model.resolve(file));
+    }
+    Path config =
+        Files.writeString(
+            folder.resolve("c.yaml"),
+            """
+            model: %s
+            train_file: %s
+            output_dir: %s
+            sequence_length: 32
+            max_steps: 2
+            save_steps: 1
+            """
+                .formatted(
+                    model,
+                    FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                    folder.resolve("out")));
+    assertDone(run("train", config));
+    return new Trained(
+        model,
+        config,
+        folder.resolve("out/checkpoints/checkpoint-1/trainer_state.json"),
+        folder.resolve("out/adapter/adapter_model.safetensors"));
+  }
+
+  @Test
+  void anEarlierVersionsCheckpointIsResumed(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder);
+    byte[] expected = Files.readAllBytes(trained.adapter());
+    ObjectNode state = Json.readObject(trained.state(), 1 << 20);
+    assertTrue(state.get("model").has("hidden_size"), state.toString());
+    assertFalse(state.get("settings").has("config.json"), state.toString());
+    // As it was before this form: the text of a record that has grown since.
+    state.remove("model");
+    state.withObjectProperty("settings").put("config.json", "ModelConfig[architecture=LLAMA]");
+    Files.writeString(trained.state(), Json.pretty(state));
+    Files.delete(trained.adapter());
+    assertTrue(
+        assertDone(run("train", trained.config(), "--resume")).err().contains("after step 1"));
+    assertArrayEquals(expected, Files.readAllBytes(trained.adapter()));
+  }
+
+  @Test
+  void whatTheModelComputesMustNotChange(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder);
+    Path file = trained.model().resolve("config.json");
+    ObjectNode config = Json.readObject(file, 1 << 20);
+    // Nothing that decides the weights.
+    config.put("initializer_range", 0.123);
+    Files.writeString(file, Json.pretty(config));
+    assertDone(run("train", trained.config(), "--resume"));
+    String theta = ModelSettings.of(ModelConfig.read(trained.model())).get("rope_theta");
+    assertNotEquals("1234", theta);
+    config.remove(List.of("rope_parameters", "rope_scaling"));
+    config.put("rope_theta", 1234);
+    Files.writeString(file, Json.pretty(config));
+    assertFixable(
+        run("train", trained.config(), "--resume"),
+        "cannot resume",
+        "config.json: rope_theta: saved " + theta + ", now 1234");
+  }
+}
