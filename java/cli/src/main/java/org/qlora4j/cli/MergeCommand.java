@@ -209,10 +209,7 @@ final class MergeCommand implements Callable<Integer> {
   }
 
   private Choice choice(ModelCheckpoint checkpoint) {
-    int bits = 0;
-    for (String name : checkpoint.names()) {
-      bits = Math.max(bits, QuantizedTensors.storedBits(checkpoint, name));
-    }
+    int bits = QuantizedTensors.storedBits(checkpoint);
     if (bits != 0) {
       if (base != Base.TRAINED) {
         throw new InputException(
@@ -265,13 +262,6 @@ final class MergeCommand implements Callable<Integer> {
   }
 
   private static String describe(QuantizationConfig config) {
-    return "quantized to "
-        + config.format().name().toLowerCase(Locale.ROOT)
-        + (config.format().is4Bit()
-            ? " in blocks of "
-                + config.blockSize()
-                + (config.doubleQuantization() ? " with double quantization" : "")
-            : "")
-        + " and dequantized";
+    return "quantized to " + config.text() + " and dequantized";
   }
 }

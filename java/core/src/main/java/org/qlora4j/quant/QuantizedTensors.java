@@ -106,6 +106,14 @@ public record QuantizedTensors(
         : 0;
   }
 
+  /** Most bits that a quantized weight of the checkpoint has, 4 or 8; 0 where none is quantized. */
+  public static int storedBits(ModelCheckpoint checkpoint) {
+    return checkpoint.names().stream()
+        .mapToInt(name -> storedBits(checkpoint, name))
+        .max()
+        .orElse(0);
+  }
+
   /** {@code P.part} for a weight {@code P.weight}. */
   private static String beside(String weight, String part) {
     return weight.endsWith("." + WEIGHT)

@@ -25,10 +25,16 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
   /** The file in the adapter's directory. */
   public static final String FILE = "qlora4j_base.json";
 
+  private static final String THRESHOLD = "llm_int8_threshold";
+
   private static final long MAX_BYTES = 1 << 16;
 
-  /** What a model's linear weights are. */
-  public static TrainedBase of(List<Weight> linears) {
+  /**
+   * What a model's linear weights are.
+   *
+   * @param outlierThreshold with INT8, see {@link QuantizationConfig}
+   */
+  public static TrainedBase of(List<Weight> linears, float outlierThreshold) {
     for (Weight weight : linears) {
       switch (weight.format()) {
         case NF4, FP4 -> {
@@ -37,7 +43,7 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
                   weight.format(), weight.blockSize(), weight.nestedBlockSize() != 0));
         }
         case INT8 -> {
-          return new TrainedBase(QuantizationConfig.int8(0));
+          return new TrainedBase(QuantizationConfig.int8(outlierThreshold));
         }
         case FP8 -> {
           return new TrainedBase(QuantizationConfig.fp8());
@@ -60,6 +66,9 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
         json.put("blocksize", config.blockSize());
         json.put("double_quant", config.doubleQuantization());
       }
+      if (config.outlierThreshold() > 0) {
+        json.put(THRESHOLD, config.outlierThreshold());
+      }
     }
     Files.writeString(adapterDirectory.resolve(FILE), Json.pretty(json));
   }
@@ -75,7 +84,7 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
     return switch (format) {
       case "null" -> new TrainedBase(null);
       case "nf4", "fp4" -> new TrainedBase(fourBit(file, json, format));
-      case "int8" -> new TrainedBase(QuantizationConfig.int8(0));
+      case "int8" -> new TrainedBase(QuantizationConfig.int8(threshold(file, json)));
       case "fp8" -> new TrainedBase(QuantizationConfig.fp8());
       default ->
           throw new InputException(
@@ -83,6 +92,23 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
                   + ": quantization: expected null, nf4, fp4, int8 or fp8, found "
                   + Text.quote(format));
     };
+  }
+
+  /** 0 where the file does not say it. */
+  private static float threshold(Path file, ObjectNode json) {
+    if (!json.has(THRESHOLD)) {
+      return 0;
+    }
+    float threshold = json.get(THRESHOLD).floatValue();
+    if (!json.get(THRESHOLD).isNumber() || !(threshold >= 0) || !Float.isFinite(threshold)) {
+      throw new InputException(
+          file
+              + ": "
+              + THRESHOLD
+              + ": expected a number of at least 0, found "
+              + Json.kind(json.get(THRESHOLD)));
+    }
+    return threshold;
   }
 
   private static QuantizationConfig fourBit(Path file, ObjectNode json, String format) {

@@ -502,7 +502,9 @@ public final class TrainingRun {
   private TrainedBase trainedBase(LoraConfig lora) {
     return lora.init().kind() == LoraInit.Kind.PISSA
         ? new TrainedBase(null)
-        : TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList());
+        : TrainedBase.of(
+            model.linears().stream().map(LinearLayer::weight).toList(),
+            (float) config.quantization().outlierThreshold());
   }
 
   /** What {@link #writeWeights} writes, but of an adapter as it is trained, for a checkpoint. */
