@@ -79,11 +79,7 @@ final class InfoCommand implements Callable<Integer> {
       description = "Adapted linears, separated by commas (default: all inside the blocks).")
   private List<String> targetModules = new ArrayList<>();
 
-  @Option(
-      names = "--json",
-      paramLabel = "FILE",
-      description = "Writes the same figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -118,7 +114,7 @@ final class InfoCommand implements Callable<Integer> {
     }
     out.flush();
     spec.commandLine().getOut().print(text);
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 

@@ -97,8 +97,7 @@ final class PlanCommand implements Callable<Integer> {
           "Memory to fit, such as 24GB (default: what this machine or the control group has).")
   private @Nullable String memory;
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Mixin private PackChoice pack = new PackChoice();
 
@@ -152,7 +151,7 @@ final class PlanCommand implements Callable<Integer> {
       }
     }
     print(run, modelConfig, description, available, plans, largest);
-    Report.json(json, figures(run, available, tokens, sequences, plans, largest));
+    json.write(figures(run, available, tokens, sequences, plans, largest));
     return Main.DONE;
   }
 
