@@ -19,6 +19,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
 import org.qlora4j.common.Progress;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.Dataset;
 import org.qlora4j.data.Tokenizer;
@@ -165,9 +166,7 @@ public final class TrainingRun {
     }
     Path initAdapter = config.lora().initAdapter();
     this.initAdapterFingerprint =
-        initAdapter == null
-            ? null
-            : FileFingerprint.of(initAdapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+        initAdapter == null ? null : Sha256.of(initAdapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
     this.weightBytes = pack.allocatedBytes() - pack.workspaceBytes();
     ParameterSet weights = model.weights();
     if (weights != null) {
