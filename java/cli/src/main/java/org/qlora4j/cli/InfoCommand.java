@@ -147,14 +147,16 @@ final class InfoCommand implements Callable<Integer> {
     try (ModelCheckpoint checkpoint =
             ModelCheckpoint.exists(directory) ? ModelCheckpoint.open(directory) : null;
         MemoryPlanner planner = MemoryPlanner.open(run, config, checkpoint, 0)) {
-      int stored = planner.storedBits();
-      if (stored == 0) {
+      if (planner.trains(Method.FULL)) {
         held.put("full", planner.held(run.withMethod(Method.FULL)));
-        held.put("lora (16-bit base)", planner.held(run.withMethod(Method.LORA)));
       }
-      if (stored == 8) {
-        held.put("lora (8-bit base)", planner.held(run.withMethod(Method.LORA)));
-      } else {
+      int stored = planner.storedBits();
+      if (stored != 4) { // there it is the same as qlora
+        held.put(
+            "lora (" + (stored == 0 ? 16 : stored) + "-bit base)",
+            planner.held(run.withMethod(Method.LORA)));
+      }
+      if (planner.trains(Method.QLORA)) {
         held.put("qlora (nf4, double quantization)", planner.held(run.withMethod(Method.QLORA)));
       }
     }

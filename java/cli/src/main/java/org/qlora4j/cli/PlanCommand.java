@@ -136,8 +136,7 @@ final class PlanCommand implements Callable<Integer> {
       for (Map.Entry<String, TrainConfig> column : columns(run).entrySet()) {
         String each = column.getKey();
         TrainConfig one = column.getValue();
-        if ((one.method() == Method.FULL && planner.storedBits() != 0)
-            || (one.method() == Method.QLORA && planner.storedBits() == 8)) {
+        if (!planner.trains(one.method())) {
           continue;
         }
         plans.put(each, planner.plan(one, tokens, sequences));
