@@ -56,6 +56,21 @@ public final class Text {
     return out == null ? text : out.toString();
   }
 
+  /** "saved X, now Y", each on one line; of long texts, what is around their first difference. */
+  public static String difference(String saved, String now) {
+    int same = 0;
+    while (same < Math.min(saved.length(), now.length())
+        && saved.charAt(same) == now.charAt(same)) {
+      same++;
+    }
+    return "saved " + around(saved, same) + ", now " + around(now, same);
+  }
+
+  private static String around(String text, int place) {
+    int start = text.length() > LONGEST_QUOTE ? Math.max(0, place - LONGEST_QUOTE / 2) : 0;
+    return (start > 0 ? "..." : "") + cut(oneLine(text.substring(start)), LONGEST_QUOTE);
+  }
+
   /** Bytes for people: "512 B", "1.5 KiB", "7.42 GiB". */
   public static String bytes(long bytes) {
     if (bytes < 1024) {

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.quant;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -80,9 +81,12 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
       return null;
     }
     ObjectNode json = Json.readObject(file, MAX_BYTES);
-    String format = json.path("quantization").asText("null");
+    JsonNode node = json.path("quantization");
+    if (node.isNull()) {
+      return new TrainedBase(null);
+    }
+    String format = node.isTextual() ? node.textValue() : "";
     return switch (format) {
-      case "null" -> new TrainedBase(null);
       case "nf4", "fp4" -> new TrainedBase(fourBit(file, json, format));
       case "int8" -> new TrainedBase(QuantizationConfig.int8(threshold(file, json)));
       case "fp8" -> new TrainedBase(QuantizationConfig.fp8());
@@ -90,7 +94,7 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
           throw new InputException(
               file
                   + ": quantization: expected null, nf4, fp4, int8 or fp8, found "
-                  + Text.quote(format));
+                  + Json.kind(node));
     };
   }
 

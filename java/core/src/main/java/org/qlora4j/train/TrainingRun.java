@@ -396,7 +396,7 @@ public final class TrainingRun {
     if (!state.pack().isEmpty() && !state.pack().equals(pack.name())) {
       progress.message(
           "the checkpoint was computed by the kernel pack "
-              + state.pack()
+              + Text.cut(Text.oneLine(state.pack()), 120)
               + ": from here on, results agree with its run to rounding, not bit for bit");
     }
     return state.metricsBytes();
