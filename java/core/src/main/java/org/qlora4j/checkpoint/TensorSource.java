@@ -64,6 +64,24 @@ public interface TensorSource {
     }
   }
 
+  /** Whether another tensor has the same type, shape and bytes. */
+  default boolean hasSameBytes(TensorSource other) {
+    if (storedType() != other.storedType() || !Arrays.equals(shape(), other.shape())) {
+      return false;
+    }
+    ByteBuffer mine = ByteBuffer.allocate((int) Math.min(bytes(), 1 << 20));
+    ByteBuffer theirs = ByteBuffer.allocate(mine.capacity());
+    for (long at = 0; at < bytes(); at += mine.capacity()) {
+      int count = (int) Math.min(mine.capacity(), bytes() - at);
+      read(at, mine.clear().limit(count));
+      other.read(at, theirs.clear().limit(count));
+      if (!mine.flip().equals(theirs.flip())) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   /** The operators' element type; an InputException names the tensor where there is none. */
   default DType dtype() {
     DType dtype = storedType().dtype();

@@ -313,7 +313,7 @@ public final class LoraAdapter implements AutoCloseable {
       List<? extends TrainableModule> modules,
       @Nullable Double dropout) {
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      checkFits(directory, file, linears);
+      checkFits(directory, file, linears, modules);
       LoraConfig config = file.config().lora();
       if (dropout != null) {
         config = config.withDropout(dropout);
@@ -330,6 +330,7 @@ public final class LoraAdapter implements AutoCloseable {
       try {
         if (!pack.isDryRun()) {
           adapter.readFrom(pack, file);
+          SavedEmbedding.check(pack, file, modules);
         }
         read = true;
         return adapter;
@@ -341,11 +342,22 @@ public final class LoraAdapter implements AutoCloseable {
     }
   }
 
-  private static void checkFits(Path directory, PeftAdapterFile file, List<LinearLayer> linears) {
+  private static void checkFits(
+      Path directory,
+      PeftAdapterFile file,
+      List<LinearLayer> linears,
+      List<? extends TrainableModule> modules) {
     Map<String, LinearLayer> byName = new LinkedHashMap<>();
     linears.forEach(l -> byName.put(l.name(), l));
     for (PeftAdapterFile.Pair pair : file.pairs().values()) {
       LinearLayer linear = byName.get(pair.module());
+      if (linear == null && modules.stream().anyMatch(m -> m.name().equals(pair.module()))) {
+        throw new InputException(
+            directory
+                + ": expected an adapter of linear layers of the blocks, found one of "
+                + Text.quote(pair.module())
+                + "; merge it into the model (qlora4j merge) and use the result");
+      }
       if (linear == null || linear.in() != pair.in() || linear.out() != pair.out()) {
         throw new InputException(
             directory
