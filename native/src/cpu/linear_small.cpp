@@ -53,7 +53,7 @@ constexpr int columns_with(int64_t rows) {
 
 // Sets of sums, so that eight products or more are under way.
 template <class Reader>
-constexpr int sets_with(int64_t rows) {
+constexpr int sets_with([[maybe_unused]] int64_t rows) {
 #if defined(__AVX512F__)
   if (!Reader::kDense && columns_with<Reader>(rows) == 2) return rows == 1 ? 4 : 2;
 #endif

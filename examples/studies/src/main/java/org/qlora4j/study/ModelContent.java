@@ -5,6 +5,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.model.ModelConfig;
 
 /** A model directory by its content, so that results of another model are not taken for answers. */
@@ -28,7 +29,7 @@ public final class ModelContent {
     }
     for (String name : SMALL_FILES) {
       Path file = directory.resolve(name);
-      content.append(' ').append(Files.isRegularFile(file) ? FileHash.sha256(file) : "none");
+      content.append(' ').append(Files.isRegularFile(file) ? Sha256.of(file) : "none");
     }
     return content.toString();
   }

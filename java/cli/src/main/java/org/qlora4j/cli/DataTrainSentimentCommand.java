@@ -23,6 +23,7 @@ import org.qlora4j.sentiment.SentimentEvaluation;
 import org.qlora4j.sentiment.SentimentTrainer;
 import org.qlora4j.sentiment.SentimentTraining;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
@@ -98,8 +99,7 @@ final class DataTrainSentimentCommand implements Callable<Integer> {
       description = "Of the order of the reviews (default: ${DEFAULT-VALUE}).")
   private long seed;
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -125,7 +125,7 @@ final class DataTrainSentimentCommand implements Callable<Integer> {
     }
     result.model().write(model);
     print(labelled, result, spec.commandLine().getOut());
-    Report.json(json, figures(labelled, result));
+    json.write(figures(labelled, result));
     return Main.DONE;
   }
 

@@ -7,7 +7,6 @@ import java.io.PrintWriter;
 import java.nio.file.Path;
 import java.util.Locale;
 import java.util.concurrent.Callable;
-import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -53,8 +52,7 @@ final class ExportCommand implements Callable<Integer> {
 
   @Mixin private ThreadOption threads = new ThreadOption();
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Mixin private PackChoice pack = new PackChoice();
 
@@ -91,7 +89,7 @@ final class ExportCommand implements Callable<Integer> {
     result.notes().forEach(notes::add);
     figures.put("peak_bytes", MemoryUse.now().peakBytes());
     figures.put("output", output.toString());
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 }

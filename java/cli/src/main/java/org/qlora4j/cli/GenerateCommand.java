@@ -31,6 +31,8 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Pass;
 import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedTensors;
+import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 import picocli.CommandLine.ArgGroup;
 import picocli.CommandLine.Command;
@@ -145,28 +147,27 @@ final class GenerateCommand implements Callable<Integer> {
 
   @Option(
       names = "--quantize",
-      defaultValue = "none",
       description =
-          "Hold the base in 4 or 8 bits, as it was when the adapter was trained: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
-  private Quantize quantize;
+          "Hold the base in 4 or 8 bits: ${COMPLETION-CANDIDATES} (default: as it was held when the adapter was trained, where its directory says it; else none).")
+  private @Nullable Quantize quantize;
 
   @Option(
       names = "--blocksize",
-      defaultValue = "64",
-      description = "With 4 bits: elements that share a scale (default: ${DEFAULT-VALUE}).")
-  private int blockSize;
+      paramLabel = "N",
+      description = "With --quantize nf4 or fp4: elements that share a scale (default: 64).")
+  private @Nullable Integer blockSize;
 
   @Option(
       names = "--no-double-quant",
-      description = "With 4 bits: keep the blocks' scales in 32 bits.")
+      description = "With --quantize nf4 or fp4: keep the blocks' scales in 32 bits.")
   private boolean noDoubleQuant;
 
   @Option(
       names = "--llm-int8-threshold",
-      defaultValue = "0",
+      paramLabel = "X",
       description =
-          "With int8: columns of activations of at least this are multiplied in 16 bits (default: ${DEFAULT-VALUE}).")
-  private float outlierThreshold;
+          "With int8: columns of activations of at least this are multiplied in 16 bits; 0 for none (default: as the adapter was trained, else 0).")
+  private @Nullable Float outlierThreshold;
 
   @Option(
       names = "--compute",
@@ -216,7 +217,7 @@ final class GenerateCommand implements Callable<Integer> {
         ConsoleProgress progress = new ConsoleProgress(err)) {
       err.println(kernels.description());
       int[] prompt = prompt(tokenizer);
-      ModelLoader.Options options = new ModelLoader.Options(type, quantization(), false);
+      ModelLoader.Options options = new ModelLoader.Options(type, quantization(checkpoint), false);
       try (DecoderModel decoder =
           ModelLoader.load(kernels, config, checkpoint, options, progress)) {
         progress.finish();
@@ -306,30 +307,65 @@ final class GenerateCommand implements Callable<Integer> {
     }
   }
 
-  private @Nullable QuantizationConfig quantization() {
-    if (quantize == Quantize.NONE) {
-      return null;
+  /** How the linear weights are held: as the options say, or as the adapter was trained. */
+  private @Nullable QuantizationConfig quantization(ModelCheckpoint checkpoint) {
+    QuantizationConfig chosen =
+        quantize == null ? trainedQuantization(checkpoint) : chosenQuantization(quantize);
+    if (outlierThreshold == null) {
+      return chosen;
     }
-    if (outlierThreshold != 0
-        && (!(outlierThreshold > 0) || quantize != Quantize.INT8 || compute != Compute.BFLOAT16)) {
+    boolean int8 = chosen != null && chosen.format() == WeightFormat.INT8;
+    if (!(outlierThreshold >= 0)
+        || (outlierThreshold > 0 && (!int8 || compute != Compute.BFLOAT16))) {
       throw new InputException(
-          "--llm-int8-threshold: expected a number above 0 with --quantize int8 and --compute bfloat16, found "
+          "--llm-int8-threshold: expected a number above 0 with --quantize int8 and --compute"
+              + " bfloat16, found "
               + outlierThreshold);
     }
-    if (quantize == Quantize.INT8) {
-      return QuantizationConfig.int8(outlierThreshold);
-    }
-    if (quantize == Quantize.FP8) {
-      return QuantizationConfig.fp8();
-    }
+    return int8 ? QuantizationConfig.int8(outlierThreshold) : chosen;
+  }
+
+  private @Nullable QuantizationConfig chosenQuantization(Quantize format) {
     try {
-      return new QuantizationConfig(
-          quantize == Quantize.NF4 ? WeightFormat.NF4 : WeightFormat.FP4,
-          blockSize,
-          !noDoubleQuant);
+      return switch (format) {
+        case NONE -> null;
+        case INT8 -> QuantizationConfig.int8(0);
+        case FP8 -> QuantizationConfig.fp8();
+        case NF4, FP4 ->
+            new QuantizationConfig(
+                format == Quantize.NF4 ? WeightFormat.NF4 : WeightFormat.FP4,
+                blockSize == null ? 64 : blockSize,
+                !noDoubleQuant);
+      };
     } catch (IllegalArgumentException e) {
       throw new InputException("--blocksize: " + e.getMessage(), e);
     }
+  }
+
+  /** What the adapter's directory says of its base; says so where it changes anything. */
+  private @Nullable QuantizationConfig trainedQuantization(ModelCheckpoint checkpoint) {
+    if (blockSize != null || noDoubleQuant) {
+      throw new InputException(
+          (blockSize != null ? "--blocksize" : "--no-double-quant")
+              + ": expected --quantize nf4 or fp4 with it, found no --quantize");
+    }
+    TrainedBase trained = adapter == null ? null : TrainedBase.read(adapter);
+    QuantizationConfig config = trained == null ? null : trained.quantization();
+    if (config == null) {
+      return null;
+    }
+    int bits = QuantizedTensors.storedBits(checkpoint);
+    if (bits != 0) {
+      // Stored codes are all there is; of what was asked for then, a threshold still counts.
+      return bits == 8 && config.format() == WeightFormat.INT8 ? config : null;
+    }
+    spec.commandLine()
+        .getErr()
+        .println(
+            "base: quantized to "
+                + config.text()
+                + ", as the adapter was trained; --quantize none leaves it as it is");
+    return config;
   }
 
   private int[] prompt(Tokenizer tokenizer) {

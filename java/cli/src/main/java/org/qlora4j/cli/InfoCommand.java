@@ -79,11 +79,7 @@ final class InfoCommand implements Callable<Integer> {
       description = "Adapted linears, separated by commas (default: all inside the blocks).")
   private List<String> targetModules = new ArrayList<>();
 
-  @Option(
-      names = "--json",
-      paramLabel = "FILE",
-      description = "Writes the same figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -118,7 +114,7 @@ final class InfoCommand implements Callable<Integer> {
     }
     out.flush();
     spec.commandLine().getOut().print(text);
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 
@@ -151,14 +147,16 @@ final class InfoCommand implements Callable<Integer> {
     try (ModelCheckpoint checkpoint =
             ModelCheckpoint.exists(directory) ? ModelCheckpoint.open(directory) : null;
         MemoryPlanner planner = MemoryPlanner.open(run, config, checkpoint, 0)) {
-      int stored = planner.storedBits();
-      if (stored == 0) {
+      if (planner.trains(Method.FULL)) {
         held.put("full", planner.held(run.withMethod(Method.FULL)));
-        held.put("lora (16-bit base)", planner.held(run.withMethod(Method.LORA)));
       }
-      if (stored == 8) {
-        held.put("lora (8-bit base)", planner.held(run.withMethod(Method.LORA)));
-      } else {
+      int stored = planner.storedBits();
+      if (stored != 4) { // there it is the same as qlora
+        held.put(
+            "lora (" + (stored == 0 ? 16 : stored) + "-bit base)",
+            planner.held(run.withMethod(Method.LORA)));
+      }
+      if (planner.trains(Method.QLORA)) {
         held.put("qlora (nf4, double quantization)", planner.held(run.withMethod(Method.QLORA)));
       }
     }

@@ -10,7 +10,6 @@ import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ShardPlan;
 import org.qlora4j.checkpoint.StoredType;
-import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -19,6 +18,7 @@ import org.qlora4j.data.Tokenizer;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.RandomCheckpoint;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
@@ -63,12 +63,7 @@ final class MakeModelCommand implements Callable<Integer> {
       description = "Stored type: ${COMPLETION-CANDIDATES} (default: ${DEFAULT-VALUE}).")
   private Type type;
 
-  @Option(
-      names = "--shard-size",
-      defaultValue = "5GB",
-      paramLabel = "SIZE",
-      description = "Most bytes of a file (default: ${DEFAULT-VALUE}).")
-  private String shardSize;
+  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
 
   @Option(
       names = "--seed",
@@ -90,8 +85,7 @@ final class MakeModelCommand implements Callable<Integer> {
       description = "CPU threads; 0 for all (default).")
   private int threads;
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   /** For picocli. */
   @SuppressWarnings("NullAway.Init") // picocli sets the fields
@@ -100,7 +94,7 @@ final class MakeModelCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     ThreadOption.check(threads);
-    long shardBytes = ByteSize.parse("--shard-size", shardSize);
+    long shardBytes = shardSize.bytes();
     if (tokenizer != null && !Tokenizer.exists(tokenizer)) {
       throw new InputException(
           "--tokenizer: expected a directory with tokenizer.json, found none in " + tokenizer);
@@ -144,7 +138,7 @@ final class MakeModelCommand implements Callable<Integer> {
     figures.put("seconds", seconds);
     figures.put("peak_bytes", MemoryUse.now().peakBytes());
     figures.put("output", output.toString());
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 }

@@ -10,7 +10,6 @@ import java.util.Set;
 import java.util.concurrent.Callable;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
-import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -119,18 +118,11 @@ final class MergeCommand implements Callable<Integer> {
           "Element type of the result: ${COMPLETION-CANDIDATES} (default: each tensor's own; before it was quantized).")
   private @Nullable Type type;
 
-  @Option(
-      names = "--shard-size",
-      defaultValue = "5GB",
-      paramLabel = "SIZE",
-      description =
-          "Most bytes of a file (default: ${DEFAULT-VALUE}); finished files survive an interruption.")
-  private String shardSize;
+  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
 
   @Mixin private ThreadOption threads = new ThreadOption();
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Mixin private PackChoice pack = new PackChoice();
 
@@ -141,7 +133,7 @@ final class MergeCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     int cpuThreads = threads.count();
-    long shardBytes = ByteSize.parse("--shard-size", shardSize);
+    long shardBytes = shardSize.bytes();
     for (Path input : new Path[] {model, adapter}) {
       if (input.toAbsolutePath().normalize().startsWith(output.toAbsolutePath().normalize())) {
         throw new InputException(
@@ -204,15 +196,12 @@ final class MergeCommand implements Callable<Integer> {
     figures.put("resumed_files", result.resumedFiles());
     figures.put("peak_bytes", MemoryUse.now().peakBytes());
     figures.put("output", output.toString());
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 
   private Choice choice(ModelCheckpoint checkpoint) {
-    int bits = 0;
-    for (String name : checkpoint.names()) {
-      bits = Math.max(bits, QuantizedTensors.storedBits(checkpoint, name));
-    }
+    int bits = QuantizedTensors.storedBits(checkpoint);
     if (bits != 0) {
       if (base != Base.TRAINED) {
         throw new InputException(
@@ -265,13 +254,6 @@ final class MergeCommand implements Callable<Integer> {
   }
 
   private static String describe(QuantizationConfig config) {
-    return "quantized to "
-        + config.format().name().toLowerCase(Locale.ROOT)
-        + (config.format().is4Bit()
-            ? " in blocks of "
-                + config.blockSize()
-                + (config.doubleQuantization() ? " with double quantization" : "")
-            : "")
-        + " and dequantized";
+    return "quantized to " + config.text() + " and dequantized";
   }
 }

@@ -102,8 +102,7 @@ final class PlanCommand implements Callable<Integer> {
           "Memory to fit, such as 24GB (default: what this machine or the control group has).")
   private @Nullable String memory;
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Mixin private PackChoice pack = new PackChoice();
 
@@ -144,8 +143,7 @@ final class PlanCommand implements Callable<Integer> {
       for (Map.Entry<String, ForMethod> column : columns.entrySet()) {
         String each = column.getKey();
         TrainConfig one = column.getValue().config();
-        if ((one.method() == Method.FULL && planner.storedBits() != 0)
-            || (one.method() == Method.QLORA && planner.storedBits() == 8)) {
+        if (!planner.trains(one.method())) {
           continue;
         }
         plans.put(each, planner.plan(one, tokens, sequences));
@@ -160,7 +158,7 @@ final class PlanCommand implements Callable<Integer> {
     }
     columns.keySet().retainAll(plans.keySet());
     print(run, modelConfig, description, available, columns, plans, largest);
-    Report.json(json, figures(run, available, tokens, sequences, columns, plans, largest));
+    json.write(figures(run, available, tokens, sequences, columns, plans, largest));
     return Main.DONE;
   }
 

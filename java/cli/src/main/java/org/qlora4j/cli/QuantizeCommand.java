@@ -8,9 +8,7 @@ import java.util.LinkedHashSet;
 import java.util.Locale;
 import java.util.Set;
 import java.util.concurrent.Callable;
-import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
-import org.qlora4j.common.ByteSize;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
@@ -77,18 +75,11 @@ final class QuantizeCommand implements Callable<Integer> {
       description = "Keep the blocks' scales in 32 bits instead of quantizing them too.")
   private boolean noDoubleQuant;
 
-  @Option(
-      names = "--shard-size",
-      defaultValue = "5GB",
-      paramLabel = "SIZE",
-      description =
-          "Most bytes of a file (default: ${DEFAULT-VALUE}); finished files survive an interruption.")
-  private String shardSize;
+  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
 
   @Mixin private ThreadOption threads = new ThreadOption();
 
-  @Option(names = "--json", paramLabel = "FILE", description = "Writes the figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Mixin private PackChoice pack = new PackChoice();
 
@@ -107,7 +98,7 @@ final class QuantizeCommand implements Callable<Integer> {
       throw new InputException("--blocksize: " + e.getMessage(), e);
     }
     int cpuThreads = threads.count();
-    long shardBytes = ByteSize.parse("--shard-size", shardSize);
+    long shardBytes = shardSize.bytes();
     checkOutput();
     WeightNames names = WeightNames.of(ModelConfig.read(model));
     CheckpointQuantizer.Result result;
@@ -147,7 +138,7 @@ final class QuantizeCommand implements Callable<Integer> {
     figures.put("resumed_files", result.resumedFiles());
     figures.put("peak_bytes", MemoryUse.now().peakBytes());
     figures.put("output", output.toString());
-    Report.json(json, figures);
+    json.write(figures);
     return Main.DONE;
   }
 

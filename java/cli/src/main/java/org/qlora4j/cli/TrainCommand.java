@@ -59,11 +59,7 @@ final class TrainCommand implements Callable<Integer> {
           "Goes on from the newest checkpoint below output_dir, or starts where there is none.")
   private boolean resume;
 
-  @Option(
-      names = "--json",
-      paramLabel = "FILE",
-      description = "Writes the run's figures to this file.")
-  private @Nullable Path json;
+  @Mixin private JsonOption json = new JsonOption();
 
   @Option(
       names = "--help-keys",
@@ -98,7 +94,7 @@ final class TrainCommand implements Callable<Integer> {
       summary = TrainingRun.run(trainConfig, resume, progress);
     }
     print(trainConfig, summary, out);
-    Report.json(json, figures(trainConfig, summary));
+    json.write(figures(trainConfig, summary));
     return Main.DONE;
   }
 

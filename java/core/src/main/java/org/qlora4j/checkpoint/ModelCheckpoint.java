@@ -10,11 +10,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
 import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
-import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Set;
@@ -22,6 +20,7 @@ import java.util.TreeMap;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.common.Text;
 
 /**
@@ -207,7 +206,7 @@ public final class ModelCheckpoint implements AutoCloseable {
 
   /** The same of any tensors. */
   public static String fingerprint(Collection<TensorSource> tensors) {
-    MessageDigest digest = sha256();
+    MessageDigest digest = Sha256.digest();
     Map<String, TensorSource> sorted = new TreeMap<>();
     tensors.forEach(tensor -> sorted.put(tensor.name(), tensor));
     for (TensorSource tensor : sorted.values()) {
@@ -224,15 +223,7 @@ public final class ModelCheckpoint implements AutoCloseable {
         digest.update(buffer.flip());
       }
     }
-    return HexFormat.of().formatHex(digest.digest());
-  }
-
-  private static MessageDigest sha256() {
-    try {
-      return MessageDigest.getInstance("SHA-256");
-    } catch (NoSuchAlgorithmException e) {
-      throw new IllegalStateException("every Java runtime has SHA-256", e);
-    }
+    return Sha256.hex(digest);
   }
 
   @Override

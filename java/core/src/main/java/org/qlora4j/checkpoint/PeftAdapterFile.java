@@ -23,7 +23,9 @@ import org.qlora4j.lora.LoraConfig;
  * adapter_model.safetensors}, whose keys are {@code base_model.model.<module path>.lora_A.weight}
  * [rank, in] and {@code .lora_B.weight} [out, rank], with DoRA also {@code .lora_magnitude_vector}
  * [out]. Tensors of modules_to_save and trained biases have their names in the base after that
- * prefix.
+ * prefix. So do weights of the base's embedding and head, which PEFT saves along where the head is
+ * adapted ({@code save_embedding_layers}) and loads over the base's; an adapted head's is {@code
+ * <module path>.base_layer.weight}.
  */
 public final class PeftAdapterFile implements AutoCloseable {
   /** The options' file. */
@@ -39,8 +41,13 @@ public final class PeftAdapterFile implements AutoCloseable {
   private static final String B = ".lora_B.weight";
   private static final String MAGNITUDE = ".lora_magnitude_vector";
 
+  private static final String WEIGHT = ".weight";
+
   /** Where an adapted linear keeps its bias. */
   private static final String BASE_BIAS = ".base_layer.bias";
+
+  /** Where an adapted linear keeps its weight. */
+  private static final String BASE_WEIGHT = ".base_layer.weight";
 
   /**
    * With bias: all, PEFT saves the bias of a module in modules_to_save twice more, under the names
@@ -84,16 +91,19 @@ public final class PeftAdapterFile implements AutoCloseable {
   private final SafetensorsFile file;
   private final Map<String, Pair> pairs;
   private final Map<String, TensorSource> copies;
+  private final Map<String, TensorSource> saved;
 
   private PeftAdapterFile(
       PeftAdapterConfig config,
       SafetensorsFile file,
       Map<String, Pair> pairs,
-      Map<String, TensorSource> copies) {
+      Map<String, TensorSource> copies,
+      Map<String, TensorSource> saved) {
     this.config = config;
     this.file = file;
     this.pairs = Collections.unmodifiableMap(pairs);
     this.copies = Collections.unmodifiableMap(copies);
+    this.saved = Collections.unmodifiableMap(saved);
   }
 
   /**
@@ -146,8 +156,9 @@ public final class PeftAdapterFile implements AutoCloseable {
     boolean opened = false;
     try {
       Map<String, TensorSource> copies = new TreeMap<>();
-      Map<String, Pair> pairs = pairs(config, file, copies);
-      PeftAdapterFile adapter = new PeftAdapterFile(config, file, pairs, copies);
+      Map<String, TensorSource> saved = new TreeMap<>();
+      Map<String, Pair> pairs = pairs(config, file, copies, saved);
+      PeftAdapterFile adapter = new PeftAdapterFile(config, file, pairs, copies, saved);
       opened = true;
       return adapter;
     } finally {
@@ -157,9 +168,15 @@ public final class PeftAdapterFile implements AutoCloseable {
     }
   }
 
-  /** The pairs; what else is trained goes to {@code copies}, by its name in the base. */
+  /**
+   * The pairs; what else is trained goes to {@code copies}, what was saved along to {@code saved},
+   * by its name in the base.
+   */
   private static Map<String, Pair> pairs(
-      PeftAdapterConfig config, SafetensorsFile file, Map<String, TensorSource> copies) {
+      PeftAdapterConfig config,
+      SafetensorsFile file,
+      Map<String, TensorSource> copies,
+      Map<String, TensorSource> saved) {
     boolean dora = config.lora().dora();
     Map<String, Pair> pairs = new TreeMap<>();
     for (String key : file.names()) {
@@ -177,6 +194,10 @@ public final class PeftAdapterFile implements AutoCloseable {
           checkType(tensor);
           copies.put(path.replace(BASE_BIAS, ".bias"), tensor);
         }
+      } else if (isSaved(file, path)) {
+        TensorSource tensor = file.tensor(key);
+        checkType(tensor);
+        saved.put(path.replace(BASE_WEIGHT, WEIGHT), tensor);
       } else {
         throw new InputException(
             file.file()
@@ -189,9 +210,9 @@ public final class PeftAdapterFile implements AutoCloseable {
                 + " and "
                 + B
                 + (dora ? " and " + MAGNITUDE : "")
-                + ", and what modules_to_save and bias of "
+                + ", what modules_to_save and bias of "
                 + CONFIG_FILE
-                + " name; other trained tensors are not supported");
+                + " name, and weights of the embedding and the head; other trained tensors are not supported");
       }
     }
     if (pairs.isEmpty()) {
@@ -233,6 +254,23 @@ public final class PeftAdapterFile implements AutoCloseable {
     boolean bias = path.endsWith(".bias") && lora.bias() != LoraConfig.Bias.NONE;
     boolean saved = !lora.modulesToSave().isEmpty() && lora.saves(module);
     return bias || (saved && (path.endsWith(".weight") || path.endsWith(".bias")));
+  }
+
+  /**
+   * Whether this is a weight of the embedding or the head: a matrix outside of the blocks, which
+   * have their number in their paths.
+   */
+  private static boolean isSaved(SafetensorsFile file, String path) {
+    if (!path.endsWith(WEIGHT)
+        || path.contains(".lora_")
+        || REPEATED.stream().anyMatch(path::contains)
+        || path.chars().anyMatch(Character::isDigit)
+        || file.tensor(PREFIX + path).shape().length != 2) {
+      return false;
+    }
+    boolean ofAdapted = path.endsWith(BASE_WEIGHT);
+    String end = ofAdapted ? BASE_WEIGHT : WEIGHT;
+    return (file.find(aName(path.substring(0, path.length() - end.length()))) != null) == ofAdapted;
   }
 
   private static void checkShape(TensorSource tensor, int rank, int axis) {
@@ -287,6 +325,15 @@ public final class PeftAdapterFile implements AutoCloseable {
    */
   public Map<String, TensorSource> copies() {
     return copies;
+  }
+
+  /**
+   * Weights of the embedding and the head that were saved along and not trained, by their names in
+   * the base. PEFT loads them over the base's, which they mostly equal; where the base has one
+   * tensor for both, it is one still.
+   */
+  public Map<String, TensorSource> saved() {
+    return saved;
   }
 
   /**

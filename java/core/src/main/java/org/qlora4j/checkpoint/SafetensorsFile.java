@@ -10,14 +10,7 @@ import com.fasterxml.jackson.core.StreamReadFeature;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.CodingErrorAction;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
@@ -28,6 +21,7 @@ import java.util.List;
 import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.InputFile;
 import org.qlora4j.common.Text;
 
 /**
@@ -43,12 +37,6 @@ public final class SafetensorsFile implements AutoCloseable {
   /** The format's own bound on the header. */
   public static final long MAX_HEADER_BYTES = 100_000_000;
 
-  /**
-   * Reads go through slices of this size, so that a heap buffer never makes the JDK allocate a
-   * direct one of its size.
-   */
-  private static final int READ_SLICE = 1 << 20;
-
   private static final int MAX_DIMENSIONS = 32;
 
   private static final JsonFactory STRICT =
@@ -57,47 +45,25 @@ public final class SafetensorsFile implements AutoCloseable {
           .streamReadConstraints(StreamReadConstraints.builder().maxNestingDepth(8).build())
           .build();
 
-  private final Path file;
-  private final FileChannel channel;
+  private final InputFile file;
   private final Map<String, TensorSource> tensors;
   private final Map<String, String> metadata;
 
   private SafetensorsFile(
-      Path file,
-      FileChannel channel,
-      Map<String, TensorSource> tensors,
-      Map<String, String> metadata) {
+      InputFile file, Map<String, TensorSource> tensors, Map<String, String> metadata) {
     this.file = file;
-    this.channel = channel;
     this.tensors = tensors;
     this.metadata = metadata;
   }
 
   /** Opens a file and checks its header. */
   public static SafetensorsFile open(Path file) {
-    FileChannel channel = null;
-    try {
-      if (Files.isDirectory(file)) {
-        throw new InputException(file + ": expected a safetensors file, found a directory");
-      }
-      channel = FileChannel.open(file, StandardOpenOption.READ);
-      SafetensorsFile opened = new Header(file, channel).parse();
-      channel = null;
-      return opened;
-    } catch (NoSuchFileException e) {
-      throw new InputException("no such file: " + file, e);
-    } catch (IOException e) {
-      throw new InputException("cannot read " + file + ": " + e, e);
-    } finally {
-      if (channel != null) {
-        closeQuietly(channel);
-      }
-    }
+    return InputFile.open(file, "a safetensors file", opened -> new Header(opened).parse());
   }
 
   /** The file. */
   public Path file() {
-    return file;
+    return file.path();
   }
 
   /** The `__metadata__` map, empty without one. */
@@ -121,7 +87,7 @@ public final class SafetensorsFile implements AutoCloseable {
     if (tensor == null) {
       String near = Text.nearest(name, tensors.keySet());
       throw new InputException(
-          file
+          file.path()
               + ": expected a tensor "
               + Text.quote(name)
               + ", found none of that name among "
@@ -133,20 +99,11 @@ public final class SafetensorsFile implements AutoCloseable {
 
   @Override
   public void close() {
-    closeQuietly(channel);
-  }
-
-  private static void closeQuietly(FileChannel channel) {
-    try {
-      channel.close();
-    } catch (IOException e) {
-      // Closing a file that was only read loses nothing.
-    }
+    file.close();
   }
 
   private static final class Entry implements TensorSource {
-    private final Path file;
-    private final FileChannel channel;
+    private final InputFile file;
     private final long dataStart;
     private final String name;
     private final StoredType storedType;
@@ -156,7 +113,6 @@ public final class SafetensorsFile implements AutoCloseable {
 
     Entry(Header header, String name, StoredType storedType, long[] dimensions, long[] offsets) {
       this.file = header.file;
-      this.channel = header.channel;
       this.dataStart = header.dataStart;
       this.name = name;
       this.storedType = storedType;
@@ -185,7 +141,7 @@ public final class SafetensorsFile implements AutoCloseable {
 
     @Override
     public Path file() {
-      return file;
+      return file.path();
     }
 
     @Override
@@ -214,46 +170,24 @@ public final class SafetensorsFile implements AutoCloseable {
                 + bytes()
                 + " bytes");
       }
-      long position = dataStart + begin + byteOffset;
-      int limit = destination.limit();
-      try {
-        while (destination.position() < limit) {
-          destination.limit(Math.min(limit, destination.position() + READ_SLICE));
-          int read = channel.read(destination, position);
-          if (read < 0) {
-            throw new InputException(
-                file
-                    + ": tensor "
-                    + Text.quote(name)
-                    + ": the file became shorter while it was read, at byte "
-                    + position);
-          }
-          position += read;
-        }
-      } catch (IOException e) {
-        throw new InputException(file + ": tensor " + Text.quote(name) + ": cannot read: " + e, e);
-      } finally {
-        destination.limit(limit);
-      }
+      file.read(destination, dataStart + begin + byteOffset, "tensor " + Text.quote(name));
     }
   }
 
   /** Parses and checks one header. */
   private static final class Header {
-    private final Path file;
-    private final FileChannel channel;
+    private final InputFile file;
     private final Map<String, String> metadata = new LinkedHashMap<>();
     private final List<Entry> entries = new ArrayList<>();
     private long dataStart;
     private long dataBytes;
 
-    Header(Path file, FileChannel channel) {
+    Header(InputFile file) {
       this.file = file;
-      this.channel = channel;
     }
 
-    SafetensorsFile parse() throws IOException {
-      long fileBytes = channel.size();
+    SafetensorsFile parse() {
+      long fileBytes = file.bytes();
       if (fileBytes < 8) {
         throw wrong(
             "expected at least 8 bytes, found "
@@ -261,7 +195,7 @@ public final class SafetensorsFile implements AutoCloseable {
                 + "; the file is truncated or not safetensors");
       }
       ByteBuffer lengthBytes = ByteBuffer.allocate(8).order(ByteOrder.LITTLE_ENDIAN);
-      readFully(lengthBytes, 0);
+      file.read(lengthBytes, 0, "header");
       long length = lengthBytes.getLong(0);
       if (length < 2 || length > MAX_HEADER_BYTES) {
         throw wrong(
@@ -282,37 +216,20 @@ public final class SafetensorsFile implements AutoCloseable {
       dataStart = 8 + length;
       dataBytes = fileBytes - dataStart;
       ByteBuffer header = ByteBuffer.allocate((int) length);
-      readFully(header, 8);
+      file.read(header, 8, "header");
       parseJson(header.array());
       Map<String, TensorSource> tensors = checkRanges();
-      return new SafetensorsFile(file, channel, tensors, Collections.unmodifiableMap(metadata));
+      return new SafetensorsFile(file, tensors, Collections.unmodifiableMap(metadata));
     }
 
-    private void readFully(ByteBuffer buffer, long position) throws IOException {
-      while (buffer.hasRemaining()) {
-        int read = channel.read(buffer, position + buffer.position());
-        if (read < 0) {
-          throw wrong("the file became shorter while its header was read");
-        }
-      }
-    }
-
-    private void parseJson(byte[] header) throws IOException {
+    private void parseJson(byte[] header) {
       if (header[0] != '{') {
         throw wrong(
             "expected a header that starts with '{', found byte 0x"
                 + Integer.toHexString(header[0] & 0xff));
       }
-      String text;
-      try {
-        text =
-            StandardCharsets.UTF_8
-                .newDecoder()
-                .onMalformedInput(CodingErrorAction.REPORT)
-                .onUnmappableCharacter(CodingErrorAction.REPORT)
-                .decode(ByteBuffer.wrap(header))
-                .toString();
-      } catch (CharacterCodingException e) {
+      String text = Text.utf8(header);
+      if (text == null) {
         throw wrong("expected a header in UTF-8, found bytes that are not");
       }
       try (JsonParser parser = STRICT.createParser(text)) {
@@ -330,6 +247,8 @@ public final class SafetensorsFile implements AutoCloseable {
         }
       } catch (JsonProcessingException e) {
         throw wrong("the header is not valid JSON: " + e.getOriginalMessage());
+      } catch (IOException e) {
+        throw new IllegalStateException("a text cannot fail to be read", e);
       }
     }
 
@@ -496,11 +415,11 @@ public final class SafetensorsFile implements AutoCloseable {
     }
 
     private InputException wrong(String message) {
-      return new InputException(file + ": " + message);
+      return new InputException(file.path() + ": " + message);
     }
 
     private InputException wrong(String tensor, String message) {
-      return new InputException(file + ": tensor " + Text.quote(tensor) + ": " + message);
+      return new InputException(file.path() + ": tensor " + Text.quote(tensor) + ": " + message);
     }
   }
 

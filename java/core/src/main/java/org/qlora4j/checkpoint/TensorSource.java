@@ -40,6 +40,48 @@ public interface TensorSource {
    */
   void read(long byteOffset, ByteBuffer destination);
 
+  /** What takes a tensor's bytes piece by piece. */
+  interface Pieces {
+    /**
+     * The next piece.
+     *
+     * @param byteOffset its place in the tensor
+     * @param bytes from their position to their limit
+     */
+    void take(long byteOffset, ByteBuffer bytes);
+  }
+
+  /**
+   * Reads all bytes in order, in pieces as large as the buffer.
+   *
+   * @param buffer through which they go; its content is lost
+   */
+  default void readThrough(ByteBuffer buffer, Pieces pieces) {
+    for (long at = 0; at < bytes(); at += buffer.capacity()) {
+      buffer.clear().limit((int) Math.min(buffer.capacity(), bytes() - at));
+      read(at, buffer);
+      pieces.take(at, buffer.flip());
+    }
+  }
+
+  /** Whether another tensor has the same type, shape and bytes. */
+  default boolean hasSameBytes(TensorSource other) {
+    if (storedType() != other.storedType() || !Arrays.equals(shape(), other.shape())) {
+      return false;
+    }
+    ByteBuffer mine = ByteBuffer.allocate((int) Math.min(bytes(), 1 << 20));
+    ByteBuffer theirs = ByteBuffer.allocate(mine.capacity());
+    for (long at = 0; at < bytes(); at += mine.capacity()) {
+      int count = (int) Math.min(mine.capacity(), bytes() - at);
+      read(at, mine.clear().limit(count));
+      other.read(at, theirs.clear().limit(count));
+      if (!mine.flip().equals(theirs.flip())) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   /** The operators' element type; an InputException names the tensor where there is none. */
   default DType dtype() {
     DType dtype = storedType().dtype();

@@ -1,6 +1,10 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.common;
 
+import java.nio.ByteBuffer;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.CodingErrorAction;
+import java.nio.charset.StandardCharsets;
 import java.util.Collection;
 import java.util.Locale;
 import org.jspecify.annotations.Nullable;
@@ -50,6 +54,21 @@ public final class Text {
       }
     }
     return out == null ? text : out.toString();
+  }
+
+  /** "saved X, now Y", each on one line; of long texts, what is around their first difference. */
+  public static String difference(String saved, String now) {
+    int same = 0;
+    while (same < Math.min(saved.length(), now.length())
+        && saved.charAt(same) == now.charAt(same)) {
+      same++;
+    }
+    return "saved " + around(saved, same) + ", now " + around(now, same);
+  }
+
+  private static String around(String text, int place) {
+    int start = text.length() > LONGEST_QUOTE ? Math.max(0, place - LONGEST_QUOTE / 2) : 0;
+    return (start > 0 ? "..." : "") + cut(oneLine(text.substring(start)), LONGEST_QUOTE);
   }
 
   /** Bytes for people: "512 B", "1.5 KiB", "7.42 GiB". */
@@ -130,5 +149,19 @@ public final class Text {
       current = spare;
     }
     return previous[b.length()];
+  }
+
+  /** A text in UTF-8, or null where the bytes are none. */
+  public static @Nullable String utf8(byte[] bytes) {
+    try {
+      return StandardCharsets.UTF_8
+          .newDecoder()
+          .onMalformedInput(CodingErrorAction.REPORT)
+          .onUnmappableCharacter(CodingErrorAction.REPORT)
+          .decode(ByteBuffer.wrap(bytes))
+          .toString();
+    } catch (CharacterCodingException e) {
+      return null;
+    }
   }
 }

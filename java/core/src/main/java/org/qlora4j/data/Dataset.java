@@ -3,13 +3,12 @@ package org.qlora4j.data;
 
 import java.nio.ByteBuffer;
 import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.HexFormat;
 import java.util.List;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.Sha256;
 
 /** Tokenized examples in a fixed order, each a row of its own or several packed into one. */
 public final class Dataset {
@@ -116,12 +115,7 @@ public final class Dataset {
    * equal.
    */
   public String fingerprint() {
-    MessageDigest digest;
-    try {
-      digest = MessageDigest.getInstance("SHA-256");
-    } catch (NoSuchAlgorithmException e) {
-      throw new IllegalStateException("every Java runtime has SHA-256", e);
-    }
+    MessageDigest digest = Sha256.digest();
     for (TokenizedExample example : examples) {
       ByteBuffer bytes = ByteBuffer.allocate(4 + 8 * example.ids().length);
       bytes.putInt(example.ids().length);
@@ -130,7 +124,7 @@ public final class Dataset {
       }
       digest.update(bytes.flip());
     }
-    return HexFormat.of().formatHex(digest.digest());
+    return Sha256.hex(digest);
   }
 
   /** Two parts of one dataset. */

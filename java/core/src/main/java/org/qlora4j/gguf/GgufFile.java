@@ -1,16 +1,9 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.gguf;
 
-import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
-import java.nio.channels.FileChannel;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.CodingErrorAction;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -19,6 +12,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.InputFile;
 import org.qlora4j.common.Text;
 
 /**
@@ -44,41 +38,19 @@ public final class GgufFile implements AutoCloseable {
    */
   public record Tensor(String name, GgufType type, List<Long> dimensions, long start, long bytes) {}
 
-  private final Path file;
-  private final FileChannel channel;
+  private final InputFile file;
   private final Map<String, GgufValue> metadata;
   private final Map<String, Tensor> tensors;
 
-  private GgufFile(
-      Path file,
-      FileChannel channel,
-      Map<String, GgufValue> metadata,
-      Map<String, Tensor> tensors) {
+  private GgufFile(InputFile file, Map<String, GgufValue> metadata, Map<String, Tensor> tensors) {
     this.file = file;
-    this.channel = channel;
     this.metadata = Collections.unmodifiableMap(metadata);
     this.tensors = Collections.unmodifiableMap(tensors);
   }
 
   /** Opens a file and checks everything before its data. */
   public static GgufFile open(Path file) {
-    try {
-      FileChannel channel = FileChannel.open(file, StandardOpenOption.READ);
-      boolean opened = false;
-      try {
-        GgufFile read = new Parser(file, channel).parse();
-        opened = true;
-        return read;
-      } finally {
-        if (!opened) {
-          channel.close();
-        }
-      }
-    } catch (NoSuchFileException e) {
-      throw new InputException("no such file: " + file, e);
-    } catch (IOException e) {
-      throw new InputException("cannot read " + file + ": " + e, e);
-    }
+    return InputFile.open(file, "a GGUF file", opened -> new Parser(opened).parse());
   }
 
   /** The metadata in the file's order. */
@@ -95,7 +67,8 @@ public final class GgufFile implements AutoCloseable {
   public Tensor tensor(String name) {
     Tensor tensor = tensors.get(name);
     if (tensor == null) {
-      throw new InputException(file + ": expected a tensor " + Text.quote(name) + ", found none");
+      throw new InputException(
+          file.path() + ": expected a tensor " + Text.quote(name) + ", found none");
     }
     return tensor;
   }
@@ -103,43 +76,29 @@ public final class GgufFile implements AutoCloseable {
   /** All bytes of a tensor. */
   public byte[] read(Tensor tensor) {
     ByteBuffer bytes = ByteBuffer.allocate(Math.toIntExact(tensor.bytes()));
-    try {
-      while (bytes.hasRemaining()) {
-        if (channel.read(bytes, tensor.start() + bytes.position()) < 0) {
-          throw new InputException(file + ": the file became shorter while it was read");
-        }
-      }
-    } catch (IOException e) {
-      throw new InputException("cannot read " + file + ": " + e, e);
-    }
+    file.read(bytes, tensor.start(), "tensor " + Text.quote(tensor.name()));
     return bytes.array();
   }
 
   @Override
   public void close() {
-    try {
-      channel.close();
-    } catch (IOException e) {
-      // Closing a file that was only read loses nothing.
-    }
+    file.close();
   }
 
   /** Reads from the start on through a buffer. */
   private static final class Parser {
-    private final Path file;
-    private final FileChannel channel;
+    private final InputFile file;
     private final long size;
     private final ByteBuffer window =
         ByteBuffer.allocate(1 << 16).order(ByteOrder.LITTLE_ENDIAN).limit(0);
     private long filled = 0;
 
-    Parser(Path file, FileChannel channel) throws IOException {
+    Parser(InputFile file) {
       this.file = file;
-      this.channel = channel;
-      this.size = channel.size();
+      this.size = file.bytes();
     }
 
-    GgufFile parse() throws IOException {
+    GgufFile parse() {
       if (size < 24 || u32("magic") != GgufWriter.MAGIC) {
         throw wrong("expected a GGUF file, found another one or a truncated one");
       }
@@ -162,7 +121,7 @@ public final class GgufFile implements AutoCloseable {
         relative.add(tensor(alignment));
       }
       long dataStart = (position() + alignment - 1) / alignment * alignment;
-      return new GgufFile(file, channel, metadata, place(relative, dataStart));
+      return new GgufFile(file, metadata, place(relative, dataStart));
     }
 
     private long alignment(Map<String, GgufValue> metadata) {
@@ -185,7 +144,7 @@ public final class GgufFile implements AutoCloseable {
               + Text.quote(value));
     }
 
-    private Tensor tensor(long alignment) throws IOException {
+    private Tensor tensor(long alignment) {
       String name = string("a tensor's name");
       long count = u32(name);
       if (count < 1 || count > MAX_DIMENSIONS) {
@@ -286,7 +245,7 @@ public final class GgufFile implements AutoCloseable {
       return placed;
     }
 
-    private GgufValue value(String key) throws IOException {
+    private GgufValue value(String key) {
       long code = u32(key);
       if (code == GgufValue.Kind.LIST_CODE) {
         GgufValue.Kind kind = kind(key, u32(key));
@@ -313,7 +272,7 @@ public final class GgufFile implements AutoCloseable {
       return kind;
     }
 
-    private Object scalar(String key, GgufValue.Kind kind) throws IOException {
+    private Object scalar(String key, GgufValue.Kind kind) {
       return switch (kind) {
         case U8 -> (long) (need(1, key).get() & 0xff);
         case I8 -> (long) need(1, key).get();
@@ -335,7 +294,7 @@ public final class GgufFile implements AutoCloseable {
       };
     }
 
-    private String string(String what) throws IOException {
+    private String string(String what) {
       long length = u64(what);
       if (length < 0 || length > size - position() || length > Integer.MAX_VALUE - 8) {
         throw wrong(
@@ -350,20 +309,15 @@ public final class GgufFile implements AutoCloseable {
         need(next, what).get(bytes, done, next);
         done += next;
       }
-      try {
-        return StandardCharsets.UTF_8
-            .newDecoder()
-            .onMalformedInput(CodingErrorAction.REPORT)
-            .onUnmappableCharacter(CodingErrorAction.REPORT)
-            .decode(ByteBuffer.wrap(bytes))
-            .toString();
-      } catch (CharacterCodingException e) {
+      String text = Text.utf8(bytes);
+      if (text == null) {
         throw wrong(Text.quote(what) + ": expected UTF-8, found bytes that are not");
       }
+      return text;
     }
 
     /** A number of things that each take some bytes of what is left. */
-    private long count(String what, int leastBytes) throws IOException {
+    private long count(String what, int leastBytes) {
       long count = u64(what);
       if (count < 0 || count > (size - position()) / leastBytes) {
         throw wrong(
@@ -375,27 +329,27 @@ public final class GgufFile implements AutoCloseable {
       return count;
     }
 
-    private long u32(String what) throws IOException {
+    private long u32(String what) {
       return need(4, what).getInt() & 0xffff_ffffL;
     }
 
-    private long u64(String what) throws IOException {
+    private long u64(String what) {
       return need(8, what).getLong();
     }
 
     /** The window with at least that many bytes from its position on. */
-    private ByteBuffer need(int bytes, String what) throws IOException {
+    private ByteBuffer need(int bytes, String what) {
       if (window.remaining() >= bytes) {
         return window;
       }
       window.compact();
-      while (window.position() < bytes) {
-        int read = channel.read(window, filled);
-        if (read < 0) {
-          throw wrong("the file ends within " + Text.quote(what));
-        }
-        filled += read;
+      if (size - filled < bytes - window.position()) {
+        throw wrong("the file ends within " + Text.quote(what));
       }
+      window.limit((int) Math.min(window.capacity(), window.position() + (size - filled)));
+      int more = window.remaining();
+      file.read(window, filled, Text.quote(what));
+      filled += more;
       return window.flip();
     }
 
@@ -404,7 +358,7 @@ public final class GgufFile implements AutoCloseable {
     }
 
     private InputException wrong(String message) {
-      return new InputException(file + ": " + message);
+      return new InputException(file.path() + ": " + message);
     }
   }
 }

@@ -13,6 +13,7 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.TreeSet;
+import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.checkpoint.PeftAdapterFile;
@@ -316,7 +317,11 @@ public final class LoraAdapter implements AutoCloseable {
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
       Map<String, long[]> shapes = new HashMap<>();
       linears.forEach(l -> shapes.put(l.name(), new long[] {l.out(), l.in()}));
-      checkFits(directory, file, shapes);
+      checkFits(
+          directory,
+          file,
+          shapes,
+          modules.stream().map(TrainableModule::name).collect(Collectors.toSet()));
       LoraConfig config = file.config().lora();
       if (dropout != null) {
         config = config.withDropout(dropout);
@@ -333,6 +338,7 @@ public final class LoraAdapter implements AutoCloseable {
       try {
         if (!pack.isDryRun()) {
           adapter.readFrom(pack, file);
+          SavedEmbedding.check(pack, file, modules);
         }
         read = true;
         return adapter;
@@ -354,7 +360,11 @@ public final class LoraAdapter implements AutoCloseable {
     Map<String, long[]> shapes = new HashMap<>();
     names.linears().forEach(m -> shapes.put(m.path(), new long[] {m.rows(), m.cols()}));
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      checkFits(directory, file, shapes);
+      checkFits(
+          directory,
+          file,
+          shapes,
+          names.modules().stream().map(WeightNames.Module::path).collect(Collectors.toSet()));
     }
   }
 
@@ -363,10 +373,19 @@ public final class LoraAdapter implements AutoCloseable {
    * architectures.
    *
    * @param shapes out and in of the model's linear layers by their paths
+   * @param modules paths of what else the model has
    */
-  private static void checkFits(Path directory, PeftAdapterFile file, Map<String, long[]> shapes) {
+  private static void checkFits(
+      Path directory, PeftAdapterFile file, Map<String, long[]> shapes, Set<String> modules) {
     for (PeftAdapterFile.Pair pair : file.pairs().values()) {
       long[] shape = shapes.get(pair.module());
+      if (shape == null && modules.contains(pair.module())) {
+        throw new InputException(
+            directory
+                + ": expected an adapter of linear layers of the blocks, found one of "
+                + Text.quote(pair.module())
+                + "; merge it into the model (qlora4j merge) and use the result");
+      }
       if (shape == null || shape[0] != pair.out() || shape[1] != pair.in()) {
         throw new InputException(
             directory

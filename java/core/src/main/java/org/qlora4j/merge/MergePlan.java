@@ -6,6 +6,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.jspecify.annotations.Nullable;
@@ -33,7 +34,7 @@ final class MergePlan {
    * A tensor of the result.
    *
    * @param base in whose place it comes, under the name of the result
-   * @param copy the trained tensor that it is, or null
+   * @param copy the adapter's tensor that takes its place, or null
    * @param pair what is added to the base, or null
    */
   record Tensor(
@@ -53,6 +54,10 @@ final class MergePlan {
   private final Path adapterDirectory;
   private final Map<String, TensorSource> bases = new LinkedHashMap<>();
   private final Map<String, Tensor> tensors = new LinkedHashMap<>();
+
+  /** What the adapter saved of the embedding and the head, by the names in {@code bases}. */
+  private final Map<String, TensorSource> saved;
+
   private final boolean separatesHead;
 
   /**
@@ -75,13 +80,16 @@ final class MergePlan {
         bases.put(tensor.name(), tensor);
       }
     }
+    this.saved = new LinkedHashMap<>(adapter.saved());
     this.separatesHead = separateHead(modelDirectory, config);
     adapter.pairs().values().forEach(this::checkPair);
     adapter.copies().forEach(this::checkCopy);
+    saved.forEach(this::checkCopy);
     checkComplete();
     bases.forEach(
         (name, base) -> {
-          TensorSource copy = adapter.copies().get(name);
+          TensorSource trained = adapter.copies().get(name);
+          TensorSource copy = trained == null ? saved.get(name) : trained;
           tensors.put(
               name,
               new Tensor(base, copy == null ? null : new RenamedTensor(name, copy), pairOf(name)));
@@ -102,12 +110,13 @@ final class MergePlan {
   private boolean separateHead(Path modelDirectory, ObjectNode config) {
     // What is in the blocks has the number of its block in its path; norms have no matrix.
     boolean candidates =
-        Stream.concat(
-                adapter.pairs().keySet().stream(),
-                adapter.copies().entrySet().stream()
-                    .filter(copy -> copy.getValue().shape().length == 2)
-                    .map(Map.Entry::getKey))
-            .anyMatch(path -> path.chars().noneMatch(Character::isDigit));
+        !saved.isEmpty()
+            || Stream.concat(
+                    adapter.pairs().keySet().stream(),
+                    adapter.copies().entrySet().stream()
+                        .filter(copy -> copy.getValue().shape().length == 2)
+                        .map(Map.Entry::getKey))
+                .anyMatch(path -> path.chars().noneMatch(Character::isDigit));
     if (!candidates || !config.path("tie_word_embeddings").asBoolean(true)) {
       return false;
     }
@@ -115,7 +124,16 @@ final class MergePlan {
     WeightNames names = WeightNames.of(model);
     WeightNames.Module embedding = names.module(Part.EMBEDDING, -1);
     WeightNames.Module head = names.module(Part.HEAD, -1);
-    if (!model.tiedHead() || !(changes(embedding.weight()) || changes(head.weight()))) {
+    if (!model.tiedHead()) {
+      return false;
+    }
+    boolean separate = changes(embedding.weight()) || changes(head.weight());
+    List<String> both = List.of(embedding.weight(), head.weight());
+    shareSaved(
+        embedding.weight(),
+        head.weight(),
+        separate ? both : both.stream().filter(bases::containsKey).toList());
+    if (!separate) {
       return false;
     }
     if (pairOf(embedding.weight()) != null) {
@@ -126,10 +144,27 @@ final class MergePlan {
               + ", an embedding; expected lora_A and lora_B of linear layers only");
     }
     TensorSource shared = names.weight(checkpoint, embedding);
-    for (WeightNames.Module module : new WeightNames.Module[] {embedding, head}) {
-      bases.put(module.weight(), new RenamedTensor(module.weight(), shared));
-    }
+    both.forEach(name -> bases.put(name, new RenamedTensor(name, shared)));
     return true;
+  }
+
+  /** A tensor saved of what the base has as one is that of both. */
+  private void shareSaved(String embedding, String head, List<String> places) {
+    TensorSource first = saved.remove(embedding);
+    TensorSource second = saved.remove(head);
+    TensorSource one = first == null ? second : first;
+    if (first != null && second != null && !first.hasSameBytes(second)) {
+      throw new InputException(
+          first.file()
+              + ": tensors "
+              + Text.quote(first.name())
+              + " and "
+              + Text.quote(second.name())
+              + ": expected the same values, as the model has one tensor for both, found others");
+    }
+    if (one != null) {
+      places.forEach(name -> saved.put(name, one));
+    }
   }
 
   private void checkPair(PeftAdapterFile.Pair pair) {

@@ -189,14 +189,10 @@ public final class ModelMerger {
 
     /** LLM.int8 weights do not say what they were. */
     private DType configType() {
-      return switch (config
-          .path("dtype")
-          .asText(config.path("torch_dtype").asText())
-          .replaceFirst("^torch\\.", "")) {
-        case "float32" -> DType.F32;
-        case "float16" -> DType.F16;
-        default -> DType.BF16;
-      };
+      DType type =
+          FloatEncoding.byConfigName(
+              config.path("dtype").asText(config.path("torch_dtype").asText()));
+      return type == null ? DType.BF16 : type;
     }
 
     DType mergedType() {
@@ -233,7 +229,7 @@ public final class ModelMerger {
           && !quantized
           && !requantized
           && (!isFloating(source.storedType()) || type(tensor.base()) == source.dtype())) {
-        copy(writer, source);
+        source.readThrough(host, (at, bytes) -> writer.write(source.name(), bytes));
         return;
       }
       DType type = type(tensor.base());
@@ -283,14 +279,6 @@ public final class ModelMerger {
           }
           writer.write(tensor.name(), host.flip());
         }
-      }
-    }
-
-    private void copy(SafetensorsWriter writer, TensorSource tensor) {
-      for (long at = 0; at < tensor.bytes(); at += host.capacity()) {
-        host.clear().limit((int) Math.min(host.capacity(), tensor.bytes() - at));
-        tensor.read(at, host);
-        writer.write(tensor.name(), host.flip());
       }
     }
 

@@ -17,6 +17,7 @@ import org.qlora4j.model.ModelConfig.LayerAttention;
 import org.qlora4j.model.ModelConfig.Mlp;
 import org.qlora4j.model.ModelConfig.Norm;
 import org.qlora4j.model.ModelConfig.Qkv;
+import org.qlora4j.quant.FloatEncoding;
 
 /**
  * Reads a {@link ModelConfig} from a Hugging Face config, and is the one place that says what an
@@ -373,12 +374,11 @@ final class ModelConfigReader {
       return null;
     }
     String name = keys.text(key, null);
-    return switch (name.startsWith("torch.") ? name.substring(6) : name) {
-      case "float32" -> DType.F32;
-      case "bfloat16" -> DType.BF16;
-      case "float16" -> DType.F16;
-      default -> throw keys.wrongText(key, "float32, bfloat16 or float16", name);
-    };
+    DType type = FloatEncoding.byConfigName(name);
+    if (type == null) {
+      throw keys.wrongText(key, "float32, bfloat16 or float16", name);
+    }
+    return type;
   }
 
   /**

@@ -14,6 +14,7 @@ import java.util.Deque;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
@@ -31,6 +32,7 @@ import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.FloatBits;
 import org.qlora4j.model.WeightNames.Module;
 import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.quant.FloatEncoding;
 
 /**
  * Writes a checkpoint of random weights: what measuring memory and speed needs of a shape whose
@@ -118,7 +120,9 @@ public final class RandomCheckpoint {
         ModelCheckpoint.copyTokenizer(tokenizer, out.path());
       }
       ObjectNode json = Json.readObject(configFile, 16 << 20);
-      json.put(json.has("dtype") ? "dtype" : "torch_dtype", typeName());
+      json.put(
+          json.has("dtype") ? "dtype" : "torch_dtype",
+          FloatEncoding.configName(Objects.requireNonNull(type.dtype())));
       json.remove("quantization_config"); // of a model whose shape it is; these weights are dense
       Files.writeString(out.path().resolve("config.json"), Json.pretty(json));
       progress.finish();
@@ -138,14 +142,6 @@ public final class RandomCheckpoint {
     boolean residual = module.part() == Part.ATTENTION_OUTPUT || module.part() == Part.DOWN;
     return new Values(
         0, config.initializerRange() / (residual ? Math.sqrt(2.0 * config.layers()) : 1));
-  }
-
-  private String typeName() {
-    return switch (type) {
-      case BF16 -> "bfloat16";
-      case F16 -> "float16";
-      default -> "float32";
-    };
   }
 
   /** Draws chunks ahead on all threads while the oldest is written. */

@@ -116,12 +116,8 @@ public final class WeightFiles {
 
   /** Reads into a contiguous tensor of the same type and size. */
   private static void read(TensorSource source, DeviceTensor target, ByteBuffer host) {
-    for (long done = 0; done < target.bytes(); done += CHUNK_BYTES) {
-      host.clear().limit((int) Math.min(CHUNK_BYTES, target.bytes() - done));
-      source.read(done, host);
-      host.flip();
-      target.buffer().copyIn(target.byteOffset() + done, host);
-    }
+    source.readThrough(
+        host, (at, bytes) -> target.buffer().copyIn(target.byteOffset() + at, bytes));
   }
 
   private static ByteBuffer hostBuffer() {

@@ -133,7 +133,7 @@ public final class CheckpointQuantizer {
       if (linearWeights.contains(tensor.name())) {
         quantize(writer, tensor);
       } else {
-        copy(writer, tensor);
+        tensor.readThrough(copy, (at, bytes) -> writer.write(tensor.name(), bytes));
       }
     }
 
@@ -176,10 +176,7 @@ public final class CheckpointQuantizer {
     String name = tensor.name();
     try (DeviceBuffer memory = DeviceBuffer.allocate(pack, tensor.bytes())) {
       DeviceTensor dense = DeviceTensor.of(memory, 0, tensor.dtype(), tensor.shape());
-      for (long at = 0; at < tensor.bytes(); at += COPY_BYTES) {
-        read(tensor, at);
-        memory.copyIn(at, copy);
-      }
+      tensor.readThrough(copy, memory::copyIn);
       try (QuantizedWeight weight = QuantizedWeight.quantize(pack, dense, config)) {
         write(writer, name, weight.codes());
         write(writer, name + ".absmax", weight.absmax());
@@ -191,19 +188,6 @@ public final class CheckpointQuantizer {
         writer.write(name + stateSuffix(), state(weight));
       }
     }
-  }
-
-  private void copy(SafetensorsWriter writer, TensorSource tensor) {
-    for (long at = 0; at < tensor.bytes(); at += COPY_BYTES) {
-      read(tensor, at);
-      writer.write(tensor.name(), copy);
-    }
-  }
-
-  private void read(TensorSource tensor, long at) {
-    copy.clear().limit((int) Math.min(COPY_BYTES, tensor.bytes() - at));
-    tensor.read(at, copy);
-    copy.flip();
   }
 
   private void write(SafetensorsWriter writer, String name, DeviceTensor tensor) {

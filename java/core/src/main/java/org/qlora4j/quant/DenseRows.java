@@ -62,11 +62,7 @@ public final class DenseRows implements AutoCloseable {
       KernelPack pack, TensorSource source, QuantizationConfig config) {
     ByteBuffer host = ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.LITTLE_ENDIAN);
     try (DeviceBuffer memory = DeviceBuffer.allocate(pack, source.bytes())) {
-      for (long at = 0; at < source.bytes(); at += BUFFER_BYTES) {
-        host.clear().limit((int) Math.min(BUFFER_BYTES, source.bytes() - at));
-        source.read(at, host);
-        memory.copyIn(at, host.flip());
-      }
+      source.readThrough(host, memory::copyIn);
       DeviceTensor dense = DeviceTensor.of(memory, 0, source.dtype(), source.shape());
       try (QuantizedWeight weight = QuantizedWeight.quantize(pack, dense, config)) {
         return dequantized(pack, weight);

@@ -2,6 +2,7 @@
 package org.qlora4j.quant;
 
 import java.nio.ByteBuffer;
+import org.jspecify.annotations.Nullable;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.FloatBits;
 
@@ -33,6 +34,16 @@ public final class FloatEncoding {
       }
     }
     return finite;
+  }
+
+  /** F32, BF16 or F16 by its name in config.json, also as PyTorch prints it; else null. */
+  public static @Nullable DType byConfigName(String name) {
+    return switch (name.startsWith("torch.") ? name.substring("torch.".length()) : name) {
+      case "float32" -> DType.F32;
+      case "bfloat16" -> DType.BF16;
+      case "float16" -> DType.F16;
+      default -> null;
+    };
   }
 
   /** The type's name in config.json. */

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.quant;
 
+import java.util.Locale;
 import org.qlora4j.kernels.WeightFormat;
 
 /**
@@ -59,6 +60,14 @@ public record QuantizationConfig(
   /** The QLoRA paper's choice: NF4 in blocks of 64 with double quantization. */
   public static QuantizationConfig nf4() {
     return new QuantizationConfig(WeightFormat.NF4, 64, true);
+  }
+
+  /** For messages: "nf4 in blocks of 64 with double quantization", "int8". */
+  public String text() {
+    return format.name().toLowerCase(Locale.ROOT)
+        + (format.is4Bit()
+            ? " in blocks of " + blockSize + (doubleQuantization ? " with double quantization" : "")
+            : "");
   }
 
   /** Nested block size of the kernel ABI: 256, or 0 without double quantization. */

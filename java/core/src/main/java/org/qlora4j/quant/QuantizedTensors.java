@@ -106,6 +106,14 @@ public record QuantizedTensors(
         : 0;
   }
 
+  /** Most bits that a quantized weight of the checkpoint has, 4 or 8; 0 where none is quantized. */
+  public static int storedBits(ModelCheckpoint checkpoint) {
+    return checkpoint.names().stream()
+        .mapToInt(name -> storedBits(checkpoint, name))
+        .max()
+        .orElse(0);
+  }
+
   /** {@code P.part} for a weight {@code P.weight}. */
   private static String beside(String weight, String part) {
     return weight.endsWith("." + WEIGHT)
@@ -182,15 +190,10 @@ public record QuantizedTensors(
     }
     QuantizationConfig config = new QuantizationConfig(format, (int) blockSize, nested);
     long[] shape = reader.shape();
-    DType original =
-        switch (reader.text("dtype")) {
-          case "float32" -> DType.F32;
-          case "bfloat16" -> DType.BF16;
-          case "float16" -> DType.F16;
-          default ->
-              throw reader.wrong(
-                  "dtype", "float32, bfloat16 or float16", Text.quote(reader.text("dtype")));
-        };
+    DType original = FloatEncoding.byConfigName(reader.text("dtype"));
+    if (original == null) {
+      throw reader.wrong("dtype", "float32, bfloat16 or float16", Text.quote(reader.text("dtype")));
+    }
     long elements = Math.multiplyExact(shape[0], shape[1]);
     long blocks = config.blocks(elements);
     TensorSource codes = codes(checkpoint.tensor(weight), (elements + 1) / 2);
@@ -314,14 +317,9 @@ public record QuantizedTensors(
   }
 
   private static void upload(TensorSource source, DeviceTensor target, ByteBuffer host) {
-    if (target.pack().isDryRun()) {
-      return;
-    }
-    for (long done = 0; done < target.bytes(); done += host.capacity()) {
-      host.clear().limit((int) Math.min(host.capacity(), target.bytes() - done));
-      source.read(done, host);
-      host.flip();
-      target.buffer().copyIn(target.byteOffset() + done, host);
+    if (!target.pack().isDryRun()) {
+      source.readThrough(
+          host, (at, bytes) -> target.buffer().copyIn(target.byteOffset() + at, bytes));
     }
   }
 

@@ -1,6 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.quant;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -25,10 +26,16 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
   /** The file in the adapter's directory. */
   public static final String FILE = "qlora4j_base.json";
 
+  private static final String THRESHOLD = "llm_int8_threshold";
+
   private static final long MAX_BYTES = 1 << 16;
 
-  /** What a model's linear weights are. */
-  public static TrainedBase of(List<Weight> linears) {
+  /**
+   * What a model's linear weights are.
+   *
+   * @param outlierThreshold with INT8, see {@link QuantizationConfig}
+   */
+  public static TrainedBase of(List<Weight> linears, float outlierThreshold) {
     for (Weight weight : linears) {
       switch (weight.format()) {
         case NF4, FP4 -> {
@@ -37,7 +44,7 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
                   weight.format(), weight.blockSize(), weight.nestedBlockSize() != 0));
         }
         case INT8 -> {
-          return new TrainedBase(QuantizationConfig.int8(0));
+          return new TrainedBase(QuantizationConfig.int8(outlierThreshold));
         }
         case FP8 -> {
           return new TrainedBase(QuantizationConfig.fp8());
@@ -60,6 +67,9 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
         json.put("blocksize", config.blockSize());
         json.put("double_quant", config.doubleQuantization());
       }
+      if (config.outlierThreshold() > 0) {
+        json.put(THRESHOLD, config.outlierThreshold());
+      }
     }
     Files.writeString(adapterDirectory.resolve(FILE), Json.pretty(json));
   }
@@ -71,18 +81,38 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
       return null;
     }
     ObjectNode json = Json.readObject(file, MAX_BYTES);
-    String format = json.path("quantization").asText("null");
+    JsonNode node = json.path("quantization");
+    if (node.isNull()) {
+      return new TrainedBase(null);
+    }
+    String format = node.isTextual() ? node.textValue() : "";
     return switch (format) {
-      case "null" -> new TrainedBase(null);
       case "nf4", "fp4" -> new TrainedBase(fourBit(file, json, format));
-      case "int8" -> new TrainedBase(QuantizationConfig.int8(0));
+      case "int8" -> new TrainedBase(QuantizationConfig.int8(threshold(file, json)));
       case "fp8" -> new TrainedBase(QuantizationConfig.fp8());
       default ->
           throw new InputException(
               file
                   + ": quantization: expected null, nf4, fp4, int8 or fp8, found "
-                  + Text.quote(format));
+                  + Json.kind(node));
     };
+  }
+
+  /** 0 where the file does not say it. */
+  private static float threshold(Path file, ObjectNode json) {
+    if (!json.has(THRESHOLD)) {
+      return 0;
+    }
+    float threshold = json.get(THRESHOLD).floatValue();
+    if (!json.get(THRESHOLD).isNumber() || !(threshold >= 0) || !Float.isFinite(threshold)) {
+      throw new InputException(
+          file
+              + ": "
+              + THRESHOLD
+              + ": expected a number of at least 0, found "
+              + Json.kind(json.get(THRESHOLD)));
+    }
+    return threshold;
   }
 
   private static QuantizationConfig fourBit(Path file, ObjectNode json, String format) {

@@ -92,10 +92,7 @@ public final class MemoryPlanner implements AutoCloseable {
     return counting;
   }
 
-  /**
-   * Bits the checkpoint's linear weights are stored in, 4 or 8; 0 where they are not quantized.
-   * Method full trains neither, and method qlora takes no 8-bit ones.
-   */
+  /** Bits the checkpoint's linear weights are stored in, 4 or 8; 0 where they are not quantized. */
   public int storedBits() {
     ModelCheckpoint weights = checkpoint;
     return weights == null
@@ -104,6 +101,18 @@ public final class MemoryPlanner implements AutoCloseable {
             .mapToInt(module -> QuantizedTensors.storedBits(weights, module.weight()))
             .max()
             .orElse(0);
+  }
+
+  /**
+   * Whether a method can train on the checkpoint as it is stored: full trains no quantized weights,
+   * and qlora takes no 8-bit ones.
+   */
+  public boolean trains(TrainConfig.Method method) {
+    return switch (method) {
+      case FULL -> storedBits() == 0;
+      case LORA -> true;
+      case QLORA -> storedBits() != 8;
+    };
   }
 
   /**

@@ -15,6 +15,7 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
+import org.qlora4j.common.Text;
 import org.qlora4j.data.SampleOrder;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.LoraCompute;
@@ -596,7 +597,7 @@ public record TrainConfig(
       String before = saved.getOrDefault(key, "unset");
       String after = now.getOrDefault(key, "unset");
       if (!before.equals(after)) {
-        differences.add(key + ": saved " + before + ", now " + after);
+        differences.add(Text.cut(Text.oneLine(key), 120) + ": " + Text.difference(before, after));
       }
     }
     return differences;

@@ -30,6 +30,9 @@ final class TrainingCheckpoints {
   private static final String OPTIMIZER = "optimizer.safetensors";
   private static final Pattern NAME = Pattern.compile("checkpoint-(\\d{1,9})");
 
+  /** A message names these; a run that differs in more is another one altogether. */
+  private static final int MOST_DIFFERENCES = 8;
+
   private final Path outputDir;
   private final int limit;
   private final ParameterSet trained;
@@ -119,20 +122,35 @@ final class TrainingCheckpoints {
     }
     Path newest = found.get(found.size() - 1);
     TrainingState state = TrainingState.read(newest);
+    if (state.step() != number(newest)) {
+      throw new InputException(
+          newest.resolve(TrainingState.FILE)
+              + ": step: expected "
+              + number(newest)
+              + ", as the directory's name says, found "
+              + state.step());
+    }
     List<String> differences = state.identity().differences(now);
     if (!differences.isEmpty()) {
-      throw new InputException(
-          "cannot resume from "
-              + newest
-              + ", the run has changed: "
-              + String.join("; ", differences)
-              + "; undo the changes, or train anew without --resume");
+      throw new InputException(changed(newest, differences));
     }
     List<String> names = trained.parameters().stream().map(Parameter::name).toList();
     List<DeviceTensor> values = trained.parameters().stream().map(Parameter::value).toList();
     WeightFiles.read(newest.resolve(weightsFile), names, values);
     optimizer.read(newest.resolve(OPTIMIZER), state.step());
     return state;
+  }
+
+  /** Why a checkpoint is not one of this run. */
+  static String changed(Path checkpoint, List<String> differences) {
+    return "cannot resume from "
+        + checkpoint
+        + ", the run has changed: "
+        + String.join("; ", differences.subList(0, Math.min(MOST_DIFFERENCES, differences.size())))
+        + (differences.size() > MOST_DIFFERENCES
+            ? "; and " + (differences.size() - MOST_DIFFERENCES) + " more"
+            : "")
+        + "; undo the changes, or train anew without --resume";
   }
 
   /** Writes a checkpoint and deletes those beyond the limit. */

@@ -19,6 +19,7 @@ import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.MemoryUse;
 import org.qlora4j.common.Progress;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.Dataset;
 import org.qlora4j.data.Tokenizer;
@@ -163,9 +164,7 @@ public final class TrainingRun {
     }
     Path initAdapter = config.lora().initAdapter();
     this.initAdapterFingerprint =
-        initAdapter == null
-            ? null
-            : FileFingerprint.of(initAdapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+        initAdapter == null ? null : Sha256.of(initAdapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
     this.weightBytes = pack.allocatedBytes() - pack.workspaceBytes();
     ParameterSet weights = model.weights();
     if (weights != null) {
@@ -395,7 +394,7 @@ public final class TrainingRun {
     if (!state.pack().isEmpty() && !state.pack().equals(pack.name())) {
       progress.message(
           "the checkpoint was computed by the kernel pack "
-              + state.pack()
+              + Text.cut(Text.oneLine(state.pack()), 120)
               + ": from here on, results agree with its run to rounding, not bit for bit");
     }
     return state.metricsBytes();
@@ -500,7 +499,9 @@ public final class TrainingRun {
   private TrainedBase trainedBase(LoraConfig lora) {
     return lora.init().kind() == LoraInit.Kind.PISSA
         ? new TrainedBase(null)
-        : TrainedBase.of(model.linears().stream().map(LinearLayer::weight).toList());
+        : TrainedBase.of(
+            model.linears().stream().map(LinearLayer::weight).toList(),
+            (float) config.quantization().outlierThreshold());
   }
 
   /** What {@link #writeWeights} writes, but of an adapter as it is trained, for a checkpoint. */

@@ -119,45 +119,134 @@ record TrainingState(
     }
   }
 
+  /**
+   * Reads the file of a checkpoint directory.
+   *
+   * @throws InputException where it is none, or says what no run writes
+   */
   static TrainingState read(Path directory) {
-    Path file = directory.resolve(FILE);
-    ObjectNode json = Json.readObject(file, MAX_BYTES);
-    Map<String, String> settings = texts(field(json, file, "settings"));
+    Fields fields = new Fields(directory.resolve(FILE));
+    Map<String, String> settings = new TreeMap<>(fields.texts("settings"));
     // Checkpoints of earlier versions do not name the only kind of states there was, and have the
     // text of a Java record for the model's config.
     settings.putIfAbsent("optim", TrainConfig.Optim.ADAMW.states());
     settings.remove("config.json");
+    int totalSteps = (int) fields.whole("total_steps", 1, Integer.MAX_VALUE);
     return new TrainingState(
-        field(json, file, "step").asInt(),
-        field(json, file, "total_steps").asInt(),
+        (int) fields.whole("step", 1, totalSteps),
+        totalSteps,
         new Identity(
             settings,
-            json.has("model") ? texts(json.path("model")) : null,
-            field(json, file, "model_fingerprint").asText(),
-            field(json, file, "data_fingerprint").asText()),
-        json.path("kernel_pack").asText(),
-        field(json, file, "metrics_bytes").asLong(),
-        field(json, file, "initial_eval_loss").asDouble(Double.NaN),
-        texts(field(json, file, "samples_before")),
-        field(json, file, "trained_seconds").asDouble(),
-        field(json, file, "trained_tokens").asLong());
+            fields.has("model") ? fields.texts("model") : null,
+            fields.text("model_fingerprint"),
+            fields.text("data_fingerprint")),
+        fields.has("kernel_pack") ? fields.text("kernel_pack") : "",
+        fields.whole("metrics_bytes", 0, Long.MAX_VALUE),
+        fields.loss("initial_eval_loss"),
+        fields.texts("samples_before"),
+        fields.seconds("trained_seconds"),
+        fields.whole("trained_tokens", 0, Long.MAX_VALUE));
   }
 
-  private static Map<String, String> texts(JsonNode object) {
-    Map<String, String> texts = new HashMap<>();
-    object.properties().forEach(e -> texts.put(e.getKey(), e.getValue().asText()));
-    return texts;
-  }
+  /** The fields of a file that is not trusted. */
+  private static final class Fields {
+    private final Path file;
+    private final ObjectNode json;
 
-  private static JsonNode field(ObjectNode json, Path file, String key) {
-    JsonNode value = json.get(key);
-    if (value == null) {
-      throw new InputException(
-          file
-              + ": expected "
-              + key
-              + ", found none; the checkpoint is not one of this version, start a new run");
+    Fields(Path file) {
+      this.file = file;
+      this.json = Json.readObject(file, MAX_BYTES);
     }
-    return value;
+
+    boolean has(String key) {
+      return json.has(key);
+    }
+
+    String text(String key) {
+      JsonNode value = field(key);
+      if (!value.isTextual()) {
+        throw wrong(key, "a text", value);
+      }
+      return value.textValue();
+    }
+
+    Map<String, String> texts(String key) {
+      JsonNode map = field(key);
+      if (!map.isObject()) {
+        throw wrong(key, "an object of texts", map);
+      }
+      Map<String, String> texts = new HashMap<>();
+      for (Map.Entry<String, JsonNode> entry : map.properties()) {
+        if (!entry.getValue().isTextual()) {
+          throw wrong(key, "an object of texts", entry.getValue());
+        }
+        texts.put(entry.getKey(), entry.getValue().textValue());
+      }
+      return texts;
+    }
+
+    long whole(String key, long least, long most) {
+      JsonNode value = field(key);
+      if (!value.isIntegralNumber()
+          || !value.canConvertToLong()
+          || value.longValue() < least
+          || value.longValue() > most) {
+        throw wrong(
+            key,
+            most == Long.MAX_VALUE
+                ? "a whole number of at least " + least
+                : "a whole number from " + least + " to " + most,
+            value);
+      }
+      return value.longValue();
+    }
+
+    double seconds(String key) {
+      JsonNode value = field(key);
+      if (!value.isNumber() || !(value.doubleValue() >= 0) || !Double.isFinite(value.asDouble())) {
+        throw wrong(key, "a number of at least 0", value);
+      }
+      return value.doubleValue();
+    }
+
+    /** Where there is no loss, or none that is finite, it is written as a text. */
+    double loss(String key) {
+      JsonNode value = field(key);
+      if (value.isTextual()) {
+        return switch (value.textValue()) {
+          case "NaN" -> Double.NaN;
+          case "Infinity" -> Double.POSITIVE_INFINITY;
+          default -> throw wrong(key, "a number", value);
+        };
+      }
+      if (!value.isNumber()) {
+        throw wrong(key, "a number", value);
+      }
+      return value.doubleValue();
+    }
+
+    private JsonNode field(String key) {
+      JsonNode value = json.get(key);
+      if (value == null) {
+        throw new InputException(
+            file
+                + ": expected "
+                + key
+                + ", found none; the checkpoint is not one of this version, start a new run");
+      }
+      return value;
+    }
+
+    private InputException wrong(String key, String expected, JsonNode found) {
+      return new InputException(
+          file
+              + ": "
+              + key
+              + ": expected "
+              + expected
+              + ", found "
+              + Json.kind(found)
+              + "; the checkpoint is damaged, delete it or start a new run");
+    }
   }
 }

@@ -8,10 +8,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.fasterxml.jackson.dataformat.csv.CsvMapper;
 import com.fasterxml.jackson.dataformat.csv.CsvParser;
 import java.io.IOException;
-import java.nio.ByteBuffer;
-import java.nio.charset.CharacterCodingException;
-import java.nio.charset.CodingErrorAction;
-import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -90,16 +86,11 @@ public final class RowParser {
 
   /** A row's text. */
   public static String decode(RawRow raw) throws BadRow {
-    try {
-      return StandardCharsets.UTF_8
-          .newDecoder()
-          .onMalformedInput(CodingErrorAction.REPORT)
-          .onUnmappableCharacter(CodingErrorAction.REPORT)
-          .decode(ByteBuffer.wrap(raw.bytes()))
-          .toString();
-    } catch (CharacterCodingException e) {
+    String text = Text.utf8(raw.bytes());
+    if (text == null) {
       throw new BadRow(BadRow.Kind.NOT_UTF8, "bytes that are not UTF-8");
     }
+    return text;
   }
 
   static List<String> cells(RowFormat format, String text) throws BadRow {

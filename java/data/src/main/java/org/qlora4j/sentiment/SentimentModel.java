@@ -33,6 +33,9 @@ public final class SentimentModel {
   private static final int MAX_HEADER_BYTES = 1 << 20;
   private static final int CHECKSUM_BYTES = 4;
 
+  /** Far beyond what training gives, and small enough that no score overflows. */
+  private static final double LARGEST_NUMBER = 1e9;
+
   private final SentimentFeatures features = new SentimentFeatures();
 
   /** Weight of each feature in units of `scale`; 0 for a feature that is not known. */
@@ -178,7 +181,7 @@ public final class SentimentModel {
 
   private static double number(ObjectNode about, String key, Path file) {
     JsonNode value = about.get(key);
-    if (value == null || !value.isNumber() || !Double.isFinite(value.doubleValue())) {
+    if (value == null || !value.isNumber() || !(Math.abs(value.doubleValue()) <= LARGEST_NUMBER)) {
       throw damaged(file, "its header has no " + key);
     }
     return value.doubleValue();

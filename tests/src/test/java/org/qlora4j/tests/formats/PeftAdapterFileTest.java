@@ -266,6 +266,36 @@ class PeftAdapterFileTest {
     assertRefused(() -> PeftAdapterFile.open(folder), "x.lora_embedding_A", "not supported");
   }
 
+  /** A frozen weight belongs into an adapter only as the base of a module that has one. */
+  @Test
+  void refusesFrozenWeightsOfTheBlocks() {
+    writeAdapter();
+    for (String stray :
+        List.of(
+            "y.base_layer.weight",
+            "model.layers.0.x.base_layer.weight",
+            "x.weight",
+            "model.layers.0.mlp.up_proj.weight",
+            "embed_tokens.original_module.weight")) {
+      try (SafetensorsWriter writer =
+          SafetensorsWriter.create(folder.resolve("adapter_model.safetensors"))) {
+        List<String> names =
+            List.of(
+                "x.lora_A.weight",
+                "x.lora_B.weight",
+                "model.layers.0.x.lora_A.weight",
+                "model.layers.0.x.lora_B.weight",
+                stray);
+        for (String name : names) {
+          writer.declare("base_model.model." + name, StoredType.F32, 2, 2);
+        }
+        names.forEach(name -> writer.write("base_model.model." + name, new float[4]));
+        writer.commit();
+      }
+      assertRefused(() -> PeftAdapterFile.open(folder), stray, "not supported");
+    }
+  }
+
   private void replaceTensors(String a, long aRows, long aCols, String b, long bRows, long bCols) {
     try (SafetensorsWriter writer =
         SafetensorsWriter.create(folder.resolve("adapter_model.safetensors"))) {

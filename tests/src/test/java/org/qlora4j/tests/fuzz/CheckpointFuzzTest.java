@@ -1,6 +1,9 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.tests.fuzz;
 
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.qlora4j.tests.support.Inputs.assertRefused;
+
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -9,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -23,6 +27,7 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.CodeTables;
 import org.qlora4j.quant.QuantizedTensors;
+import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tests.support.FixtureFiles;
 import org.qlora4j.tests.support.Fixtures;
 import org.qlora4j.tests.support.Fuzz;
@@ -170,6 +175,35 @@ class CheckpointFuzzTest {
               Files.write(folder.resolve(PeftAdapterFile.CONFIG_FILE), input);
               PeftAdapterFile.open(folder).close();
             });
+  }
+
+  /** What is taken is written again and read as the same. */
+  @Test
+  void trainedBases() throws IOException {
+    Path again = Files.createDirectory(folder.resolve("again"));
+    Fuzz.of(TrainedBase.FILE, BUFFERS, PER_BYTE)
+        .run(
+            List.of(
+                bytes("{\"quantization\": null}"),
+                bytes("{\"quantization\": \"fp8\"}"),
+                bytes("{\"quantization\": \"int8\", \"llm_int8_threshold\": 6.0}"),
+                bytes("{\"quantization\": \"nf4\", \"blocksize\": 64, \"double_quant\": true}"),
+                bytes("{\"quantization\": \"fp4\", \"blocksize\": 32, \"double_quant\": false}")),
+            input -> {
+              Files.write(folder.resolve(TrainedBase.FILE), input);
+              TrainedBase read = TrainedBase.read(folder);
+              Objects.requireNonNull(read).write(again);
+              assertEquals(read, TrainedBase.read(again));
+            });
+  }
+
+  /** A file that does not say how the base was held is none. */
+  @Test
+  void trainedBasesThatSayNothingAreRefused() throws IOException {
+    for (String text : List.of("{}", "{\"quantization\": \"null\"}", "{\"quantization\": {}}")) {
+      Files.writeString(folder.resolve(TrainedBase.FILE), text);
+      assertRefused(() -> TrainedBase.read(folder), TrainedBase.FILE, "quantization");
+    }
   }
 
   @Test

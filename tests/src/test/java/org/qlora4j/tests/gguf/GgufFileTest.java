@@ -189,6 +189,9 @@ class GgufFileTest {
 
   @Test
   void lyingFilesAreRefused() throws IOException {
+    Path directory = Files.createDirectory(file.resolveSibling("directory.gguf"));
+    InputException e = assertThrows(InputException.class, () -> GgufFile.open(directory));
+    assertTrue(String.valueOf(e.getMessage()).contains("found a directory"), e.getMessage());
     assertRefused(new byte[0], "expected a GGUF file");
     assertRefused(new byte[100], "expected a GGUF file");
     assertRefused(new Bytes().header(1, 0, 0).data(0), "expected version 2 or 3, found 1");

@@ -46,6 +46,7 @@ import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.StoredTensors;
 
 /**
  * Adapters that PEFT made, with options beyond plain LoRA, over the fixtures' models: the logits,
@@ -331,6 +332,48 @@ class PeftOptionsTest {
       sum += (double) value * value;
     }
     return Math.sqrt(sum / values.length);
+  }
+
+  /** PEFT's save_embedding_layers: the base's own embedding and head go along. */
+  @Test
+  void embeddingsThatWereSavedAlongAreTheModels() throws IOException, URISyntaxException {
+    Path base = FixtureFiles.reference("models/llama");
+    Path source = adapter("llama_dora_patterns");
+    Files.copy(source.resolve("adapter_config.json"), folder.resolve("adapter_config.json"));
+    Path weights = folder.resolve(PeftAdapterFile.WEIGHTS_FILE);
+    StoredTensors tensors = StoredTensors.read(source.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    StoredTensors own = StoredTensors.read(base.resolve(ModelCheckpoint.SINGLE_FILE));
+    for (String name : List.of("model.embed_tokens.weight", "lm_head.weight")) {
+      StoredTensors.Tensor tensor = own.get(name);
+      tensors.put(PeftAdapterFile.PREFIX + name, tensor.type(), tensor.bytes(), tensor.shape());
+    }
+    Files.move(tensors.write(folder).resolve(ModelCheckpoint.SINGLE_FILE), weights);
+    try (DecoderModel model = model("models/llama");
+        SafetensorsFile expected = SafetensorsFile.open(source.resolve("expected.safetensors"))) {
+      int[] ids = ids(expected);
+      try (LoraAdapter adapter = LoraAdapter.load(pack, folder, model)) {
+        close("logits", expected.tensor("logits_last4").toFloats(), lastLogits(model, ids), LOGITS);
+        adapter.detach();
+      }
+      String head = PeftAdapterFile.PREFIX + "lm_head.weight";
+      StoredTensors.Tensor tensor = tensors.get(head);
+      byte[] changed = tensor.bytes().clone();
+      changed[changed.length - 2] ^= 0x40;
+      tensors.put(head, tensor.type(), changed, tensor.shape());
+      Files.delete(weights);
+      Files.move(tensors.write(folder).resolve(ModelCheckpoint.SINGLE_FILE), weights);
+      assertRefused(
+          () -> LoraAdapter.load(pack, folder, model), head, "found others", "qlora4j merge");
+      tensors.put(head, tensor.type(), new byte[4 * 64], 1, 64);
+      Files.delete(weights);
+      Files.move(tensors.write(folder).resolve(ModelCheckpoint.SINGLE_FILE), weights);
+      assertRefused(
+          () -> LoraAdapter.load(pack, folder, model), head, "is [1, 64]", "another base");
+    }
+    try (DecoderModel tied = model("models/llama3_tied")) {
+      Path ofHead = adapter("llama_tied_head_saved");
+      assertRefused(() -> LoraAdapter.load(pack, ofHead, tied), "'lm_head'", "qlora4j merge");
+    }
   }
 
   @Test

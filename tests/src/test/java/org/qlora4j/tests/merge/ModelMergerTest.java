@@ -398,6 +398,103 @@ class ModelMergerTest {
     }
   }
 
+  /**
+   * A head adapter with an embedding that is not the base's: PEFT loads it over the base's, and a
+   * tied embedding is loaded with its head.
+   */
+  @Test
+  void anEmbeddingThatWasSavedAlongIsTheModels() throws URISyntaxException {
+    Path model = FixtureFiles.reference("models/llama3_tied");
+    Path adapter = options("llama_tied_head_saved");
+    Path out = folder.resolve("out");
+    KernelPack pack = Packs.reference();
+    ModelMerger.Result result =
+        merge(pack, model, adapter, out, null, DType.F32, ONE_FILE, Progress.none());
+    assertEquals(3, result.mergedWeights());
+    assertEquals(0, result.replacedTensors());
+    assertTrue(result.headSeparated());
+    try (PeftAdapterFile file = PeftAdapterFile.open(adapter);
+        ModelCheckpoint before = ModelCheckpoint.open(model);
+        ModelCheckpoint merged = ModelCheckpoint.open(out);
+        SafetensorsFile expected = SafetensorsFile.open(adapter.resolve("expected.safetensors"))) {
+      assertEquals(Set.of("lm_head.weight"), file.saved().keySet());
+      float[] saved = Objects.requireNonNull(file.saved().get("lm_head.weight")).toFloats();
+      String embedding = "model.embed_tokens.weight";
+      assertFalse(Arrays.equals(saved, before.tensor(embedding).toFloats()), "another one");
+      assertArrayEquals(saved, merged.tensor(embedding).toFloats());
+      float[] last = expected.tensor("logits_last4").toFloats();
+      float[] all = logits(pack, out, expected.tensor("input_ids").toLongs(), 1);
+      close(last, Arrays.copyOfRange(all, all.length - last.length, all.length));
+    }
+  }
+
+  private Path withTensors(Path adapter, StoredTensors tensors) throws IOException {
+    Path copy = Files.createDirectory(folder.resolve("with-tensors"));
+    Files.copy(adapter.resolve("adapter_config.json"), copy.resolve("adapter_config.json"));
+    Files.move(
+        tensors.write(copy).resolve(ModelCheckpoint.SINGLE_FILE),
+        copy.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    return copy;
+  }
+
+  /** Saved along as the base has it, an embedding changes nothing. */
+  @Test
+  void theBasesOwnEmbeddingSavedAlongChangesNothing() throws IOException, URISyntaxException {
+    Path model = FixtureFiles.reference("models/llama3_tied");
+    Path adapter = options("llama_tied_head_adapter");
+    StoredTensors tensors = StoredTensors.read(adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    StoredTensors.Tensor own =
+        StoredTensors.read(model.resolve(ModelCheckpoint.SINGLE_FILE))
+            .get("model.embed_tokens.weight");
+    String head = PeftAdapterFile.PREFIX + "lm_head.base_layer.weight";
+    Path with = withTensors(adapter, tensors.put(head, own.type(), own.bytes(), own.shape()));
+    merge(model, adapter, folder.resolve("a"));
+    merge(model, with, folder.resolve("b"));
+    assertEquals(
+        -1,
+        Files.mismatch(
+            folder.resolve("a").resolve(ModelCheckpoint.SINGLE_FILE),
+            folder.resolve("b").resolve(ModelCheckpoint.SINGLE_FILE)));
+  }
+
+  /** Without an adapter of the head, embedding and head stay one tensor. */
+  @Test
+  void aTiedEmbeddingSavedAlongStaysTied() throws IOException {
+    Path tied = folder.resolve("tied");
+    SmallModel.write(tied, tied(64), 5);
+    Path adapter = adapterOf(WeightNames.of(ModelConfig.read(tied)), "q_proj");
+    StoredTensors tensors = StoredTensors.read(adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    byte[] other = new byte[64 * 96 * 2];
+    new Random(6).nextBytes(other);
+    for (int i = 1; i < other.length; i += 2) {
+      other[i] &= 0x3f; // finite
+    }
+    String embedding = PeftAdapterFile.PREFIX + "model.embed_tokens.weight";
+    String head = PeftAdapterFile.PREFIX + "lm_head.weight";
+    tensors.put(embedding, StoredType.BF16, other, 64, 96);
+    tensors.put(head, StoredType.BF16, other, 64, 96);
+    Path out = folder.resolve("out");
+    assertFalse(merge(tied, withTensors(adapter, tensors), out).headSeparated());
+    try (ModelCheckpoint before = ModelCheckpoint.open(tied);
+        ModelCheckpoint merged = ModelCheckpoint.open(out)) {
+      assertEquals(Set.copyOf(before.names()), Set.copyOf(merged.names()));
+      assertArrayEquals(other, merged.tensor("model.embed_tokens.weight").toBytes());
+    }
+    Files.delete(folder.resolve("with-tensors/adapter_model.safetensors"));
+    Files.delete(folder.resolve("with-tensors/adapter_config.json"));
+    Files.delete(folder.resolve("with-tensors"));
+    byte[] third = other.clone();
+    third[0]++;
+    Path apart = withTensors(adapter, tensors.put(head, StoredType.BF16, third, 64, 96));
+    assertRefused(tied, apart, null, "expected the same values", "lm_head.weight");
+    rewrite(
+        tensors.put(head, StoredType.BF16, new byte[32 * 96 * 2], 32, 96),
+        apart.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    assertRefused(tied, apart, null, "expected the same values");
+    rewrite(tensors.remove(embedding), apart.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    assertRefused(tied, apart, null, "is [32, 96], the model has BF16 [64, 96]");
+  }
+
   /** What an adapter of every option computes beside its base, and merged into it. */
   @ParameterizedTest
   @CsvSource({

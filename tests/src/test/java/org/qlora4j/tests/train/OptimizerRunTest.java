@@ -204,6 +204,34 @@ class OptimizerRunTest {
     }
   }
 
+  /** What no run writes there is refused before anything is computed or cut off. */
+  @Test
+  void damagedStatesAreRefused() throws IOException {
+    Path output = done("out");
+    Path state = checkpoint(output).resolve("trainer_state.json");
+    Path metrics = output.resolve("metrics.jsonl");
+    String text = Files.readString(state);
+    byte[] lines = Files.readAllBytes(metrics);
+    for (String[] change :
+        new String[][] {
+          {"\"metrics_bytes\" : ", "metrics_bytes", "-"},
+          {"\"step\" : ", "step", "1000000"},
+          {"\"step\" : ", "step: expected 4, as the directory's name says", "3, \"x\" : "},
+          {"\"trained_seconds\" : ", "trained_seconds", "null, \"x\" : "},
+          {"\"settings\" : ", "settings", "7, \"x\" : "},
+          {"\"kernel_pack\" : ", "kernel_pack", "[1], \"x\" : "},
+          {"\"data_fingerprint\" : ", "the run has changed", "\"a\\n\", \"x\" : "}
+        }) {
+      String changed = text.replace(change[0], change[0] + change[2]);
+      assertFalse(changed.equals(text), change[0]);
+      Files.writeString(state, changed);
+      assertFixable(train(output, "--resume"), change[1]);
+      assertArrayEquals(lines, Files.readAllBytes(metrics));
+    }
+    Files.writeString(state, text);
+    assertEquals(0, train(output, "--resume").code());
+  }
+
   @Test
   void offloadedActivationsChangeNoBit() throws IOException {
     Path kept = done("kept");

@@ -15,6 +15,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.common.Text;
 import org.qlora4j.data.Example;
 import org.qlora4j.data.ExampleReader;
@@ -26,7 +27,6 @@ import org.qlora4j.refine.Refinement;
 import org.qlora4j.report.Report;
 import org.qlora4j.sentiment.SentimentModel;
 import org.qlora4j.study.ChildTask;
-import org.qlora4j.study.FileHash;
 import org.qlora4j.study.Machine;
 import org.qlora4j.study.ModelContent;
 import org.qlora4j.study.ShapeMeasurement;
@@ -222,9 +222,9 @@ public final class GenerationStudy {
     ObjectNode request = request(more);
     // The files by content, so that a result of others is not taken for an answer.
     ArrayNode contents = request.putArray("contents");
-    training.data().trainFiles().forEach(file -> contents.add(FileHash.sha256(file)));
+    training.data().trainFiles().forEach(file -> contents.add(Sha256.of(file)));
     if (training.data().evalFile() != null) {
-      contents.add(FileHash.sha256(training.data().evalFile()));
+      contents.add(Sha256.of(training.data().evalFile()));
     }
     request.put("directory", config.outputDir().resolve("training").toString());
     ObjectNode trained =
@@ -259,7 +259,7 @@ public final class GenerationStudy {
     prompts.forEach(array::add);
     if (adapter != null) {
       request.put("adapter", adapter.toString());
-      request.put("content", FileHash.sha256(adapter.resolve("adapter_model.safetensors")));
+      request.put("content", Sha256.of(adapter.resolve("adapter_model.safetensors")));
     }
     JsonNode answer =
         ChildTask.answered(

@@ -14,12 +14,12 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
+import org.qlora4j.common.Sha256;
 import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.report.Report;
 import org.qlora4j.study.ChildTask;
-import org.qlora4j.study.FileHash;
 import org.qlora4j.study.Machine;
 import org.qlora4j.study.ModelContent;
 import org.qlora4j.study.ShapeMeasurement;
@@ -168,9 +168,7 @@ public final class MethodStudy {
       files.add(data.evalFile());
     }
     for (Path file : files) {
-      content
-          .append(' ')
-          .append(contents.computeIfAbsent(file.toString(), f -> FileHash.sha256(file)));
+      content.append(' ').append(contents.computeIfAbsent(file.toString(), f -> Sha256.of(file)));
     }
     return content.toString();
   }

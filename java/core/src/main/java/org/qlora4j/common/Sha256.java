@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-package org.qlora4j.study;
+package org.qlora4j.common;
 
 import java.io.IOException;
 import java.io.InputStream;
@@ -10,25 +10,36 @@ import java.security.DigestInputStream;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
-import org.qlora4j.common.InputException;
 
-/** Files by their content. */
-public final class FileHash {
-  private FileHash() {}
+/** SHA-256, in hexadecimal. */
+public final class Sha256 {
+  private Sha256() {}
 
-  /** SHA-256 (hexadecimal) of a file's bytes. */
-  public static String sha256(Path file) {
-    if (!Files.isRegularFile(file)) {
-      throw new InputException("no such file: " + file);
-    }
-    try (InputStream in = Files.newInputStream(file)) {
-      MessageDigest digest = MessageDigest.getInstance("SHA-256");
-      new DigestInputStream(in, digest).transferTo(OutputStream.nullOutputStream());
-      return HexFormat.of().formatHex(digest.digest());
-    } catch (IOException e) {
-      throw new InputException("cannot read " + file + ": " + e, e);
+  /** An empty digest, to be filled. */
+  public static MessageDigest digest() {
+    try {
+      return MessageDigest.getInstance("SHA-256");
     } catch (NoSuchAlgorithmException e) {
       throw new IllegalStateException("every Java runtime has SHA-256", e);
     }
+  }
+
+  /** What a digest was filled with; it is empty again. */
+  public static String hex(MessageDigest digest) {
+    return HexFormat.of().formatHex(digest.digest());
+  }
+
+  /** Of a file's bytes. */
+  public static String of(Path file) {
+    if (!Files.isRegularFile(file)) {
+      throw new InputException("no such file: " + file);
+    }
+    MessageDigest digest = digest();
+    try (InputStream in = Files.newInputStream(file)) {
+      new DigestInputStream(in, digest).transferTo(OutputStream.nullOutputStream());
+    } catch (IOException e) {
+      throw new InputException("cannot read " + file + ": " + e, e);
+    }
+    return hex(digest);
   }
 }

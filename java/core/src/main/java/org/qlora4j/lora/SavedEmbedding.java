@@ -1,0 +1,101 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+package org.qlora4j.lora;
+
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import org.qlora4j.checkpoint.PeftAdapterFile;
+import org.qlora4j.checkpoint.TensorSource;
+import org.qlora4j.common.InputException;
+import org.qlora4j.common.Text;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.FloatBits;
+import org.qlora4j.kernels.KernelPack;
+import org.qlora4j.model.TrainableModule;
+import org.qlora4j.quant.DenseRows;
+
+/**
+ * Weights of the embedding and the head that PEFT saved along with an adapter. Those of the base
+ * are left where they are; an adapter over others is one of another base.
+ */
+final class SavedEmbedding {
+  private static final int CHUNK_ELEMENTS = 1 << 18;
+  private static final String WEIGHT = ".weight";
+
+  private SavedEmbedding() {}
+
+  /**
+   * Compares them with the model's.
+   *
+   * @throws InputException where one has no place in the model, or is not what the model has
+   */
+  static void check(
+      KernelPack pack, PeftAdapterFile file, List<? extends TrainableModule> modules) {
+    for (Map.Entry<String, TensorSource> each : file.saved().entrySet()) {
+      TensorSource saved = each.getValue();
+      TrainableModule module =
+          modules.stream()
+              .filter(m -> each.getKey().equals(m.name() + WEIGHT))
+              .findFirst()
+              .orElseThrow(() -> wrong(saved, "has no place in the model"));
+      if (!Arrays.equals(module.weightShape(), saved.shape())) {
+        throw wrong(
+            saved,
+            "is "
+                + Arrays.toString(saved.shape())
+                + ", the model has "
+                + Arrays.toString(module.weightShape())
+                + " there");
+      }
+      if (!isSame(pack, saved, module)) {
+        throw new InputException(
+            saved.file()
+                + ": tensor "
+                + Text.quote(saved.name())
+                + ": expected the values of the model, found others; merge the adapter into the"
+                + " model (qlora4j merge), which takes them over, and use the result");
+      }
+    }
+  }
+
+  private static boolean isSame(KernelPack pack, TensorSource saved, TrainableModule module) {
+    long bytes = Math.multiplyExact(saved.elements(), Float.BYTES);
+    try (DeviceBuffer memory = DeviceBuffer.allocate(pack, bytes);
+        DenseRows rows = DenseRows.of(saved)) {
+      DeviceTensor frozen = DeviceTensor.of(memory, 0, DType.F32, saved.shape());
+      module.copyWeight(frozen);
+      int chunk = rows.rowsOf(CHUNK_ELEMENTS);
+      float[] values = new float[Math.toIntExact(chunk * rows.cols())];
+      for (long first = 0; first < rows.rows(); first += chunk) {
+        int count = (int) Math.min(chunk, rows.rows() - first);
+        rows.read(first, count, values);
+        float[] expected = frozen.rows(first, count).toFloats();
+        for (int i = 0; i < expected.length; i++) {
+          if (!isSame(values[i], expected[i])) {
+            return false;
+          }
+        }
+      }
+      return true;
+    }
+  }
+
+  /** The same, also where the model holds it in 16 bits. */
+  private static boolean isSame(float saved, float held) {
+    return saved == held
+        || FloatBits.fromBf16(FloatBits.toBf16(saved)) == held
+        || FloatBits.fromF16(FloatBits.toF16(saved)) == held;
+  }
+
+  private static InputException wrong(TensorSource saved, String what) {
+    return new InputException(
+        saved.file()
+            + ": tensor "
+            + Text.quote(saved.name())
+            + " "
+            + what
+            + "; was the adapter trained on another base?");
+  }
+}
