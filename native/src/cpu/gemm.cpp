@@ -2,7 +2,10 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
+#include "gemm_ahead.h"
 #include "gemm_codes.h"
 #include "gemm_epilogue.h"
 #include "gemm_kernel.h"
@@ -109,6 +112,21 @@ void pack(const Operand& operand, Element element, const PanelRange& range, void
   }
 }
 
+/** Where an operand's elements lie that begin at (outer, k). */
+Stretch stored(const Operand& operand, int64_t outer, int64_t outer_count, int64_t k, int64_t k_count) {
+  int64_t row = outer, rows = outer_count, column = k, columns = k_count;
+  if (operand.contract_rows) {
+    std::swap(row, column);
+    std::swap(rows, columns);
+  }
+  const q4j_weight* weight = operand.weight;
+  const auto* data = static_cast<const char*>(weight != nullptr ? weight->data : operand.data);
+  const int64_t ld = weight != nullptr ? weight->cols : operand.ld;
+  int64_t bits = operand.dtype == Q4J_F32 ? 32 : 16;
+  if (weight != nullptr) bits = weight->format <= Q4J_WEIGHT_FP4 ? 4 : 8;
+  return {data + (row * ld + column) * bits / 8, rows, columns * bits / 8, ld * bits / 8};
+}
+
 void multiply_tile(Element element, int rows, int64_t k, const void* a, const void* b, float* c, Accumulate accumulate,
                    float alpha) {
 #if defined(__AVX512BF16__)
@@ -157,7 +175,18 @@ constexpr int64_t kTaskPanels = 4;
 // The same where a packed chunk of A is larger than this: it may then lie beyond a share of the third-level cache, and half as
 // many tasks read it half as often. The gradient of an output head has such a chunk, one row of it as long as the vocabulary.
 constexpr int64_t kFarTaskPanels = 8;
+#if defined(Q4J_AMX)
+// Tiles are multiplied so fast that a chunk of any size lies too far away: as many panels as their sums leave the second-level
+// cache room for, and what is next of A is fetched while tiles are multiplied. Other instructions wait less for A than that
+// costs (1 to 2 %).
+constexpr int64_t kFarBytes = 0;
+constexpr int64_t kTaskSumBytes = int64_t{512} << 10;
+constexpr bool kFetchesA = true;
+#else
 constexpr int64_t kFarBytes = int64_t{4} << 20;
+constexpr int64_t kTaskSumBytes = std::numeric_limits<int64_t>::max();
+constexpr bool kFetchesA = false;
+#endif
 // Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
 constexpr int64_t kTasksPerThread = 4;
 // Panels of A that one task packs together: 96 columns of a transposed bf16 operand are three cache lines of each row.
@@ -233,7 +262,9 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
     plan.task_panels = plan.column_panels;
     plan.task_rows = std::min(rows, std::clamp(row_panels / tasks, kLeastPackPanels, kPackPanels) * kTileRows);
   } else {
-    const int64_t most = plan.chunk_rows * plan.k_padded * bytes > kFarBytes ? kFarTaskPanels : kTaskPanels;
+    const bool far = plan.chunk_rows * plan.k_padded * bytes > kFarBytes;
+    const int64_t fitting = kTaskSumBytes / (plan.chunk_rows * kTileColumns * 4);
+    const int64_t most = std::clamp(fitting, kTaskPanels, far ? kFarTaskPanels : kTaskPanels);
     plan.task_panels = std::max<int64_t>(1, std::min(most, plan.column_panels / tasks));
     const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
     int64_t row_tasks = 1;
@@ -269,6 +300,9 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
 // --------------------------------------------------------------------------------------------------------------- product
 
 class Multiplication {
+  // Panels of A in a block.
+  static constexpr int64_t kPanels = kBlockRows / kTileRows;
+
  public:
   Multiplication(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace)
       : pool_(pool), product_(product), plan_(plan) {
@@ -418,15 +452,29 @@ class Multiplication {
     if (plan_.own_a) pack_p(first_row_panel, row_panels, own_p);
     const char* p = plan_.own_a ? own_p : shared_p(first_row_panel);
     const char* q = plan_.shared_b ? q_ + first_column_panel * q_panel_bytes() : own_q;
+    Ahead ahead_b;
     for (int64_t block = 0; block < plan_.k_blocks; ++block) {
-      if (!plan_.shared_b) pack_b(block, first_column_panel, column_panels, own_b);
+      if (!plan_.shared_b) {
+        pack_b(block, first_column_panel, column_panels, own_b);
+        if (block + 1 < plan_.k_blocks) {
+          const int64_t column = first_column_panel * kTileColumns;
+          const int64_t columns = std::min(column_panels * kTileColumns, product_.n - column);
+          ahead_b.start(stored(product_.b, column, columns, (block + 1) * plan_.k_block, steps(block + 1)),
+                        row_panels * column_panels);
+        }
+      }
       if (plan_.own_a) pack_a(block, first_row_panel, row_panels, own_a);
       const char* a = plan_.own_a ? own_a : shared_a(block, first_row_panel);
       const char* b = plan_.shared_b ? shared_b(block, first_column_panel) : own_b;
-      constexpr int64_t kPanels = kBlockRows / kTileRows;
       for (int64_t first = 0; first < row_panels; first += kPanels) {
+        const int64_t count = std::min(kPanels, row_panels - first);
+        Ahead ahead_a;
+        if (kFetchesA && !plan_.own_a)
+          ahead_a.start(next_a(block, first_row_panel, row_panels, first + count), count * column_panels);
         for (int64_t j = 0; j < column_panels; ++j) {
-          for (int64_t i = first; i < std::min(first + kPanels, row_panels); ++i) {
+          for (int64_t i = first; i < first + count; ++i) {
+            ahead_a.step();
+            ahead_b.step();
             if (product_.codes) {
               char* tile = memory + (plan_.k_blocks == 1 ? 0 : j * row_panels + i) * kTileElements * (plan_.wide ? 8 : 4);
               run_coded_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block),
@@ -441,6 +489,17 @@ class Multiplication {
         }
       }
     }
+  }
+
+  // The panels of A that a task takes after those before `done`: of the same range of steps, or the first of the next one.
+  Stretch next_a(int64_t block, int64_t first_row_panel, int64_t row_panels, int64_t done) const {
+    if (done == row_panels) {
+      ++block;
+      done = 0;
+    }
+    if (block == plan_.k_blocks) return {};
+    const int64_t bytes = std::min(kPanels, row_panels - done) * a_panel_bytes(block);
+    return {shared_a(block, first_row_panel + done), 1, bytes, bytes};
   }
 
   void run_tile(int64_t block, int64_t row_panel, int64_t column_panel, const char* a, const char* b, const char* p,
