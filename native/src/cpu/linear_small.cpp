@@ -25,7 +25,7 @@ namespace {
 #if defined(__AVX512BF16__)
 constexpr int64_t kMostRows = 36;
 constexpr int64_t kMostRowsRounded = kMostRows;
-constexpr int64_t kMostRowsCodes8 = 18;
+constexpr int64_t kMostRowsCodes8 = 12;
 constexpr int64_t kMostRowsInt8 = 30;
 constexpr int64_t kMostRowsFp8Rounded = 24;
 constexpr int64_t kMostRowsFp8 = 18;
@@ -51,7 +51,8 @@ static_assert(std::max({kMostRowsRounded, kMostRowsCodes8, kMostRowsInt8, kMostR
 
 // Rows of x that are multiplied together, and columns with them: their sums fit into the registers beside what decoding takes.
 // With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x. With AVX2 the tables of two
-// columns do not fit beside the sums. One or two rows with four columns of a dense weight wait for the multipliers' latency.
+// columns do not fit beside the sums of many. One or two rows with four columns of a dense weight wait for the multipliers'
+// latency.
 #if defined(__AVX512F__)
 constexpr int kGroupRows = 6;
 #else
@@ -85,14 +86,26 @@ constexpr int columns_with<Fp8F32Reader<false>>(int64_t) {
   return 2;
 }
 #else
-// Tables of two registers.
-template <>
-constexpr int columns_with<ShuffledF32Reader<true>>(int64_t rows) {
-  return rows <= 4 ? 2 : 1;
+// Tables of two or four registers; more than four rows' sums leave room for one.
+template <bool Rounded>
+constexpr int columns_with_shuffled(int64_t rows) {
+  return rows <= (Rounded ? 4 : 2) ? 2 : 1;
 }
 template <>
-constexpr int columns_with<ShuffledF32Reader<false>>(int64_t rows) {
-  return rows <= 4 ? 2 : 1;
+constexpr int columns_with<ShuffledF32Reader<true, true>>(int64_t rows) {
+  return columns_with_shuffled<true>(rows);
+}
+template <>
+constexpr int columns_with<ShuffledF32Reader<true, false>>(int64_t rows) {
+  return columns_with_shuffled<true>(rows);
+}
+template <>
+constexpr int columns_with<ShuffledF32Reader<false, true>>(int64_t rows) {
+  return columns_with_shuffled<false>(rows);
+}
+template <>
+constexpr int columns_with<ShuffledF32Reader<false, false>>(int64_t rows) {
+  return columns_with_shuffled<false>(rows);
 }
 #endif
 
@@ -402,7 +415,7 @@ void run_codes(ThreadPool& pool, const Product& product, const Plan& plan, char*
 #if defined(__AVX512F__)
   using Reader = CodesF32Reader<Bf16, HalfBlocks>;
 #else
-  using Reader = std::conditional_t<Bf16, ShuffledF32Reader<HalfBlocks>, CodesF32Reader<false, HalfBlocks>>;
+  using Reader = ShuffledF32Reader<Bf16, HalfBlocks>;
 #endif
   const MakeCodes<Reader> make = {weight, Scales(weight), values};
   run(pool, product, plan, make, workspace);

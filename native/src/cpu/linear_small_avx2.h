@@ -2,7 +2,7 @@
 /**
  * Readers for the products of few rows (linear_small_kernel.h) on 256 bits, where decoding takes longer than memory does.
  *
- *   ShuffledF32Reader   4-bit codes of a bf16 product: the bytes of a block's 16 values, looked up 32 codes at a time
+ *   ShuffledF32Reader   4-bit codes: the bytes of a block's 16 values, looked up 32 codes at a time
  *   Fp8F32Reader        E4M3, 16 codes at a time
  */
 #ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_AVX2_H_
@@ -22,8 +22,8 @@ static inline __m256i round_plainly(Vec a) {
   return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
 }
 
-/** Rows of 4-bit codes with values that are rounded to bf16: a table of low bytes and one of high bytes, for VPSHUFB. */
-template <bool HalfBlocks>
+/** Rows of 4-bit codes: a table of 16 bytes for every byte of a value, for VPSHUFB. Values rounded to bf16 have two. */
+template <bool Rounded, bool HalfBlocks>
 struct ShuffledF32Reader {
   using X = float;
   static constexpr bool kDense = false;
@@ -31,21 +31,26 @@ struct ShuffledF32Reader {
   static constexpr int kElements = kChunk;
   static constexpr int64_t kBytes = kChunk / 2;
 
-  // Of the 32 bytes, whose high halves come first, a part takes every other of eight from both lanes.
+  // Of the 32 bytes, whose high halves come first, a part takes four of eight from both lanes: every other one, or
+  // one half.
   template <class T>
   static void arrange(const T* from, float* to) {
     for (int i = 0; i < kElements; ++i) {
       const int part = i / kLanes;
       const int lane = i % kLanes;
-      const int byte = lane / 4 * 16 + part / 2 % 2 * 8 + lane % 4 * 2 + part % 2;
+      const int of_eight = Rounded ? lane % 4 * 2 + part % 2 : part % 2 * 4 + lane % 4;
+      const int byte = lane / 4 * 16 + part / 2 % 2 * 8 + of_eight;
       to[i] = to_f32(from[2 * byte + part / 4]);
     }
   }
 
-  /** A block's values, for both lanes. */
+  /** The bytes of a block's values, for both lanes, from the lowest on; rounded values have the last
+   * two only. */
   struct Bytes {
-    __m256i low;
-    __m256i high;
+    __m256i first;
+    __m256i second;
+    __m256i third;
+    __m256i fourth;
   };
 
   struct Chunk {
@@ -53,20 +58,30 @@ struct ShuffledF32Reader {
     Bytes table;
     Vec part(int i) const {
       const __m256i index = _mm256_and_si256(i < 4 ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
-      const __m256i low = _mm256_shuffle_epi8(table.low, index);
-      const __m256i high = _mm256_shuffle_epi8(table.high, index);
-      const __m256i words = i / 2 % 2 == 0 ? _mm256_unpacklo_epi8(low, high) : _mm256_unpackhi_epi8(low, high);
-      return {_mm256_castsi256_ps(i % 2 == 0 ? _mm256_slli_epi32(words, 16)
-                                             : _mm256_andnot_si256(_mm256_set1_epi32(0xffff), words))};
+      const auto words = [&](__m256i low_table, __m256i high_table) {
+        const __m256i low = _mm256_shuffle_epi8(low_table, index);
+        const __m256i high = _mm256_shuffle_epi8(high_table, index);
+        return i / 2 % 2 == 0 ? _mm256_unpacklo_epi8(low, high) : _mm256_unpackhi_epi8(low, high);
+      };
+      const __m256i upper = words(table.third, table.fourth);
+      if constexpr (Rounded) {
+        return {_mm256_castsi256_ps(i % 2 == 0 ? _mm256_slli_epi32(upper, 16)
+                                               : _mm256_andnot_si256(_mm256_set1_epi32(0xffff), upper))};
+      } else {
+        const __m256i lower = words(table.first, table.second);
+        return {_mm256_castsi256_ps(i % 2 == 0 ? _mm256_unpacklo_epi16(lower, upper) : _mm256_unpackhi_epi16(lower, upper))};
+      }
     }
   };
 
   Chunk chunk(int64_t i) const {
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i * kBytes));
     if constexpr (HalfBlocks) {
-      const Bytes first = bytes_of(scales[2 * i]);
-      const Bytes second = bytes_of(scales[2 * i + 1]);
-      return {codes, {_mm256_blend_epi32(first.low, second.low, 0xf0), _mm256_blend_epi32(first.high, second.high, 0xf0)}};
+      const Bytes a = bytes_of(scales[2 * i]);
+      const Bytes b = bytes_of(scales[2 * i + 1]);
+      return {codes,
+              {_mm256_blend_epi32(a.first, b.first, 0xf0), _mm256_blend_epi32(a.second, b.second, 0xf0),
+               _mm256_blend_epi32(a.third, b.third, 0xf0), _mm256_blend_epi32(a.fourth, b.fourth, 0xf0)}};
     } else {
       return {codes, bytes_of(scales[i])};
     }
@@ -74,13 +89,26 @@ struct ShuffledF32Reader {
   const char* bytes() const { return reinterpret_cast<const char*>(data); }
 
   Bytes bytes_of(float scale) const {
-    const Vec factor = broadcast(with_plain_nan(scale));
-    // Words 0-3, 8-11 in one lane and 4-7, 12-15 in the other, then the low bytes of each four and the high ones.
-    const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(round_plainly(values.low * factor), 16),
-                                              _mm256_srli_epi32(round_plainly(values.high * factor), 16));
-    const __m256i split = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8));
-    return {_mm256_permutevar8x32_epi32(split, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5)),
-            _mm256_permutevar8x32_epi32(split, _mm256_setr_epi32(2, 6, 3, 7, 2, 6, 3, 7))};
+    const __m256i first_two = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+    const __m256i last_two = _mm256_setr_epi32(2, 6, 3, 7, 2, 6, 3, 7);
+    if constexpr (Rounded) {
+      const Vec factor = broadcast(with_plain_nan(scale));
+      // Words 0-3, 8-11 in one lane and 4-7, 12-15 in the other, then the low bytes of each four and the high ones.
+      const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(round_plainly(values.low * factor), 16),
+                                                _mm256_srli_epi32(round_plainly(values.high * factor), 16));
+      const __m256i split = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8));
+      const __m256i none = _mm256_setzero_si256();
+      return {none, none, _mm256_permutevar8x32_epi32(split, first_two), _mm256_permutevar8x32_epi32(split, last_two)};
+    } else {
+      // The first bytes of four values, their second ones, and so on; then fours of both vectors alternate.
+      const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+      const __m256i low = _mm256_shuffle_epi8(_mm256_castps_si256((values.low * broadcast(scale)).v), order);
+      const __m256i high = _mm256_shuffle_epi8(_mm256_castps_si256((values.high * broadcast(scale)).v), order);
+      const __m256i lower = _mm256_unpacklo_epi32(low, high);
+      const __m256i upper = _mm256_unpackhi_epi32(low, high);
+      return {_mm256_permutevar8x32_epi32(lower, first_two), _mm256_permutevar8x32_epi32(lower, last_two),
+              _mm256_permutevar8x32_epi32(upper, first_two), _mm256_permutevar8x32_epi32(upper, last_two)};
+    }
   }
 
   const uint8_t* data;
