@@ -59,55 +59,24 @@ constexpr int kGroupRows = 6;
 constexpr int kGroupRows = 8;
 #endif
 
+template <class Reader, class = int>
+struct SaysColumns : std::false_type {};
+template <class Reader>
+struct SaysColumns<Reader, decltype(Reader::columns(0))> : std::true_type {};
+
 template <class Reader>
 constexpr int columns_with(int64_t rows) {
+  if constexpr (SaysColumns<Reader>::value) {
+    return Reader::columns(rows);
+  } else {
 #if defined(__AVX512F__)
-  return Reader::kDense && rows <= 2 ? 8 : 4;
+    return Reader::kDense && rows <= 2 ? 8 : 4;
 #else
-  if (!Reader::kDense || rows > 4) return 1;
-  return rows <= 2 ? 4 : 2;
+    if (!Reader::kDense || rows > 4) return 1;
+    return rows <= 2 ? 4 : 2;
 #endif
+  }
 }
-
-// Tables of four registers, one for each row of an FP8 weight, leave room for two columns; and for four with one row of x.
-#if defined(__AVX512BF16__)
-template <>
-constexpr int columns_with<Fp8Bf16Reader>(int64_t rows) {
-  return rows == 1 ? 4 : 2;
-}
-#endif
-#if defined(__AVX512F__)
-template <>
-constexpr int columns_with<Fp8F32Reader<true>>(int64_t) {
-  return 2;
-}
-template <>
-constexpr int columns_with<Fp8F32Reader<false>>(int64_t) {
-  return 2;
-}
-#else
-// Tables of two or four registers; more than four rows' sums leave room for one.
-template <bool Rounded>
-constexpr int columns_with_shuffled(int64_t rows) {
-  return rows <= (Rounded ? 4 : 2) ? 2 : 1;
-}
-template <>
-constexpr int columns_with<ShuffledF32Reader<true, true>>(int64_t rows) {
-  return columns_with_shuffled<true>(rows);
-}
-template <>
-constexpr int columns_with<ShuffledF32Reader<true, false>>(int64_t rows) {
-  return columns_with_shuffled<true>(rows);
-}
-template <>
-constexpr int columns_with<ShuffledF32Reader<false, true>>(int64_t rows) {
-  return columns_with_shuffled<false>(rows);
-}
-template <>
-constexpr int columns_with<ShuffledF32Reader<false, false>>(int64_t rows) {
-  return columns_with_shuffled<false>(rows);
-}
-#endif
 
 // Bytes of x that stay in the first-level cache (32 KiB and more) while kBlockColumns columns pass by: a longer contraction is
 // taken in ranges, with the sums kept in between.

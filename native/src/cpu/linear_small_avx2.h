@@ -26,7 +26,8 @@ static inline __m256i round_plainly(Vec a) {
 template <bool Rounded, bool HalfBlocks>
 struct ShuffledF32Reader {
   using X = float;
-  static constexpr bool kDense = false;
+  // A table takes two registers or four; beside the sums of more rows there is room for one.
+  static constexpr int columns(int64_t rows) { return rows <= (Rounded ? 4 : 2) ? 2 : 1; }
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int64_t kBytes = kChunk / 2;

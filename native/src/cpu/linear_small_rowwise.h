@@ -230,7 +230,8 @@ struct Fp8Table {
 /** Rows of E4M3 codes: every value that a row can have is made once, and looked up. */
 struct Fp8Bf16Reader {
   using X = bf16;
-  static constexpr bool kDense = false;
+  // Four tables fit beside the sums of one row of x, and not of two.
+  static constexpr int columns(int64_t rows) { return rows == 1 ? 4 : 2; }
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int64_t kBytes = kChunk;
@@ -261,7 +262,7 @@ struct Fp8Bf16Reader {
 template <bool Rounded>
 struct Fp8F32Reader {
   using X = float;
-  static constexpr bool kDense = false;
+  static constexpr int columns(int64_t) { return 2; }
   static constexpr int kParts = 4;
   static constexpr int kElements = kChunk;
   static constexpr int64_t kBytes = kChunk;
