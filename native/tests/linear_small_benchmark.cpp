@@ -101,8 +101,10 @@ struct Case {
 class Bench {
  public:
   Bench(const Case& c, int64_t m, char* memory) : c_(c), m_(m) {
-    const int64_t data_bytes = c.format == Q4J_WEIGHT_DENSE ? c.n * c.k * 2 : c.n * c.k / 2;
-    const int64_t blocks = c.format == Q4J_WEIGHT_DENSE ? 0 : c.n * c.k / 64;
+    const bool dense = c.format == Q4J_WEIGHT_DENSE;
+    const bool rowwise = c.format == Q4J_WEIGHT_INT8 || c.format == Q4J_WEIGHT_FP8;
+    const int64_t data_bytes = dense ? c.n * c.k * 2 : rowwise ? c.n * c.k : c.n * c.k / 2;
+    const int64_t blocks = dense ? 0 : rowwise ? c.n : c.n * c.k / 64;  // or rows, with a factor each
     const int64_t absmax_bytes = c.nested != 0 ? blocks : blocks * 4;
     bytes_ = data_bytes + absmax_bytes + (c.n + c.k) * c.rank * 4;
     stride_ = (bytes_ + (c.nested != 0 ? blocks / c.nested * 4 + 4 : 0) + 4095) / 4096 * 4096;
@@ -204,6 +206,11 @@ int main(int argc, char** argv) {
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
       {"nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
       {"bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
+      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 16},
+      {"int8", Q4J_F32, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {"fp8", Q4J_BF16, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
+      {"fp8", Q4J_F32, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
   };
   std::printf("pack,threads,weight,dtype,m,n,k,rank,median_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_ms\n");
   for (const Case& test : cases) {

@@ -139,12 +139,15 @@ class Random {
   std::normal_distribution<float> normal_;
 };
 
+constexpr int32_t kFormats[] = {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4,  Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4,
+                                Q4J_WEIGHT_INT8,  Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8, Q4J_WEIGHT_FP8};
+
 /** A weight in any format. */
 struct TestWeight {
-  TestWeight(Random& random, int64_t rows, int64_t cols)
+  TestWeight(Random& random, int64_t rows, int64_t cols) : TestWeight(random, rows, cols, random.pick(kFormats)) {}
+  TestWeight(Random& random, int64_t rows, int64_t cols, int32_t format_in)
       : ld(cols + (random.chance(30) ? 3 : 0)),
-        format(random.pick({Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_INT8,
-                            Q4J_WEIGHT_FP8, Q4J_WEIGHT_FP8})),
+        format(format_in),
         rowwise(format == Q4J_WEIGHT_INT8 || format == Q4J_WEIGHT_FP8),
         dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
         block_size(random.pick({32, 64, 64, 128, 4096})),
@@ -372,9 +375,9 @@ std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
   return text;
 }
 
-void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k) {
+void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
-  const TestWeight w(random, n, k);
+  const TestWeight w(random, n, k, format);
   const TestLora l(random, n, k);
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
@@ -488,12 +491,13 @@ void test_long_codes(int64_t m, int64_t k) {
 void test_forward(uint64_t seed) {
   Random random(seed);
   const int64_t m = size(random), n = size(random), k = size(random);
-  test_forward(random, seed, m, n, k);
+  test_forward(random, seed, m, n, k, random.pick(kFormats));
 }
 
 /**
  * Few rows and, mostly, a contraction in whole chunks of 64: what decoding takes. The rows lie around every size of a group of
  * them and around the most that the kernels for few rows take; the longest contractions do not fit into the first-level cache.
+ * Formats take turns, so that every one comes.
  */
 void test_forward_few_rows(uint64_t seed) {
   constexpr int64_t kRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16,
@@ -501,9 +505,70 @@ void test_forward_few_rows(uint64_t seed) {
   Random random(seed);
   const int64_t m = random.pick(kRows);
   const int64_t chunks = random.pick({1, 2, 3, 4, 5, 7, 8, 16, 17, 34, 66});
-  const int64_t k = chunks * 64 + (random.chance(10) ? random.pick({-1, 1, 32}) : 0);
+  const int64_t k = chunks * 64 + (random.chance(20) ? random.pick({-1, 1, 32}) : 0);
   const int64_t n = random.pick({1, 2, 3, 4, 5, 15, 16, 17, 33, 63, chunks < 16 ? 129 : 20});
-  test_forward(random, seed, m, n, k);
+  test_forward(random, seed, m, n, k, kFormats[seed % 8]);
+}
+
+/**
+ * Every code under factors of every kind, as one term of a sum of zeros: the values that the format defines, bit for bit but
+ * for denormals.
+ */
+void test_values(int32_t format, int32_t dtype) {
+  const int64_t n = 256, k = 128;
+  for (const uint32_t factor_bits :
+       {0x3f800000u, 0x3ebd70a4u, 0x7c000000u, 0x03800000u, 0x00004000u, 0u, 0x7f800000u, 0x7fffffffu}) {
+    const float factor = q4j::float_of(factor_bits);
+    Random random(1);
+    TestWeight w(random, n, k, format);
+    w.weight.block_size = 64;
+    w.weight.nested_block_size = 0;
+    std::vector<float> factors(static_cast<size_t>(w.rowwise ? n : n * k / 64), factor);
+    w.weight.absmax = factors.data();
+    const bool bytes = w.rowwise;
+    const unsigned zero_code = format == Q4J_WEIGHT_NF4 ? 0x77 : 0;
+    std::memset(w.packed.get(), static_cast<int>(zero_code), static_cast<size_t>(bytes ? n * k : n * k / 2));
+    for (int64_t row = 0; row < n; ++row) {
+      const int64_t at = row * k + row * 37 % k;
+      uint8_t& byte = w.packed.as<uint8_t>()[bytes ? at : at / 2];
+      const auto code = static_cast<unsigned>(row);
+      byte = static_cast<uint8_t>(bytes         ? code
+                                  : at % 2 == 0 ? (code & 15) << 4 | (zero_code & 15)
+                                                : (zero_code & 0xf0) | (code & 15));
+    }
+    Matrix x(1, k, k, dtype);
+    for (int64_t i = 0; i < k; ++i) x.set(0, i, 1.0f);
+    Matrix y(1, n, n, dtype);
+    char text[100];
+    std::snprintf(text, sizeof text, "values of format %d times %08x, %s", format, factor_bits, q4j::dtype_name(dtype));
+    Check check(text, 0);
+    q4j_linear_forward_params p = {};
+    p.size = sizeof p;
+    p.dtype = dtype;
+    p.m = 1;
+    p.weight = &w.weight;
+    p.x = x.memory.get();
+    p.ldx = k;
+    run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
+            [&](const std::vector<Matrix*>& to) {
+              p.y = to[0]->memory.get();
+              p.ldy = n;
+            });
+    for (int64_t row = 0; row < n; ++row) {
+      const auto code = static_cast<unsigned>(row);
+      const float plain = format == Q4J_WEIGHT_INT8  ? static_cast<float>(static_cast<int8_t>(code)) * factor * (1.0f / 127.0f)
+                          : format == Q4J_WEIGHT_FP8 ? q4j::to_f32(q4j::e4m3{static_cast<uint8_t>(code)}) * factor
+                                                     : q4j::values_4bit(format)[code & 15] * factor;
+      const float value = dtype == Q4J_BF16 ? q4j::round_to_bf16(plain) : plain;
+      // The zeros beside it are NaN where the factor is not finite.
+      const double expected = static_cast<double>(std::isfinite(factor) ? value : NAN);
+      const double found = y.at(0, row);
+      const bool same = std::isnan(expected)             ? std::isnan(found)
+                        : std::fabs(expected) < 0x1p-125 ? std::fabs(found - expected) < 0x1p-125
+                                                         : found == expected;
+      if (!same) check.fail("value", row, row * 37 % k, found, expected);
+    }
+  }
 }
 
 void test_backward(uint64_t seed) {
@@ -699,7 +764,12 @@ int main(int argc, char** argv) {
     test_lora_gradient(seed);
     test_weight_gradient(seed);
   }
-  for (const int64_t k : {131072, 140000}) test_long_codes(3, k);
+  for (const int32_t format : {Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
+    test_values(format, Q4J_F32);
+    if (format != Q4J_WEIGHT_INT8) test_values(format, Q4J_BF16);
+  }
+  // Few rows and whole chunks of 64 take another kernel, up to 2^20 steps.
+  for (const int64_t k : {131072, 140000, 140032, 1 << 20, 17 << 16}) test_long_codes(3, k);
   test_long_codes(1000, 9000);  // more rows than are packed at once
   for (q4j_pack_context* context : contexts) pack->destroy(context);
   std::printf("worst share of the tolerance %.3f (%s)\n%d passed, %d failed\n", worst_share, worst_case.c_str(), passed,

@@ -6,9 +6,15 @@
 #include <type_traits>
 #include <utility>
 
+#include "gemm_codes.h"
 #include "gemm_epilogue.h"
 #include "gemm_source.h"
+#if !defined(__AVX512F__)
+#include "linear_small_avx2.h"
+#endif
 #include "linear_small_kernel.h"
+#include "linear_small_rowwise.h"
+#include "linear_small_scales.h"
 #include "round_up.h"
 
 namespace q4j::cpu {
@@ -20,45 +26,37 @@ namespace {
 #if defined(__AVX512BF16__)
 constexpr int64_t kMostRows = 36;
 constexpr int64_t kMostRowsRounded = kMostRows;
+constexpr int64_t kMostRowsCodes8 = 12;
+constexpr int64_t kMostRowsInt8 = 30;
+constexpr int64_t kMostRowsFp8Rounded = 24;
+constexpr int64_t kMostRowsFp8 = 18;
 #elif defined(__AVX512F__)
 constexpr int64_t kMostRows = 48;
 constexpr int64_t kMostRowsRounded = 24;
+constexpr int64_t kMostRowsCodes8 = 24;
+constexpr int64_t kMostRowsInt8 = 30;
+constexpr int64_t kMostRowsFp8Rounded = 42;
+constexpr int64_t kMostRowsFp8 = 18;
 #else
 constexpr int64_t kMostRows = 24;
 constexpr int64_t kMostRowsRounded = kMostRows;
+constexpr int64_t kMostRowsCodes8 = 8;
+constexpr int64_t kMostRowsInt8 = 16;
+constexpr int64_t kMostRowsFp8Rounded = 24;
+constexpr int64_t kMostRowsFp8 = 16;
 #endif
-// kMostRowsRounded: of a bf16 product with codes, where every group rounds the values of a block anew.
-static_assert(kMostRowsRounded <= kMostRows, "kMostRows is the bound of the workspace");
+// kMostRowsRounded: of a bf16 product with 4-bit codes, where every group rounds the values of a block anew. kMostRowsCodes8:
+// of products of INT8 codes; kMostRowsInt8: of f32 ones with an INT8 weight.
+static_assert(std::max({kMostRowsRounded, kMostRowsCodes8, kMostRowsInt8, kMostRowsFp8Rounded, kMostRowsFp8}) <= kMostRows,
+              "kMostRows is the bound of the workspace");
 
-// Rows of x that are multiplied together, and columns with them: their sums fit into the registers beside what decoding takes.
-// With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x. With AVX2 the tables of two
-// columns do not fit beside the sums. One or two rows with four columns of a dense weight wait for the multipliers' latency;
-// with codes two columns and more sums are faster, because memory is read in fewer places.
+// Rows of x that are multiplied together: their sums with the columns that a reader takes fit into the registers beside what
+// decoding takes. With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x.
 #if defined(__AVX512F__)
 constexpr int kGroupRows = 6;
 #else
 constexpr int kGroupRows = 8;
 #endif
-
-template <class Reader>
-constexpr int columns_with(int64_t rows) {
-#if defined(__AVX512F__)
-  if (Reader::kDense) return rows <= 2 ? 8 : 4;
-  return rows <= (std::is_same_v<typename Reader::X, float> ? 1 : 2) ? 2 : 4;
-#else
-  if (!Reader::kDense || rows > 4) return 1;
-  return rows <= 2 ? 4 : 2;
-#endif
-}
-
-// Sets of sums, so that eight products or more are under way.
-template <class Reader>
-constexpr int sets_with([[maybe_unused]] int64_t rows) {
-#if defined(__AVX512F__)
-  if (!Reader::kDense && columns_with<Reader>(rows) == 2) return rows == 1 ? 4 : 2;
-#endif
-  return 1;
-}
 
 // Bytes of x that stay in the first-level cache (32 KiB and more) while kBlockColumns columns pass by: a longer contraction is
 // taken in ranges, with the sums kept in between.
@@ -70,7 +68,8 @@ constexpr int64_t kMostColumns = 8;
 constexpr int64_t kTaskColumns = 256;
 constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
-// Bytes of a row that are fetched ahead, and of rows that are fetched in the order of memory.
+// Bytes of a row that are fetched ahead of where four or more columns are; of fewer, twice as many. And of rows that are
+// fetched in the order of memory.
 constexpr int64_t kAheadBytes = 1024;
 constexpr int64_t kAheadInOrderBytes = 6 * 1024;
 // Elements of x from which several threads rearrange it.
@@ -100,112 +99,12 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   return plan;
 }
 
-#if defined(__AVX512F__)
-
-/** The signed dynamic map as two planes of 16 bits, for VPERMT2W, which picks from 64 words. */
-struct MapPlanes {
-  MapPlanes() {
-    for (size_t i = 0; i < 256; ++i) {
-      low[i] = static_cast<uint16_t>(bits_of(dynamic_signed_map[i]));
-      high[i] = static_cast<uint16_t>(bits_of(dynamic_signed_map[i]) >> 16);
-    }
-  }
-  alignas(64) uint16_t low[256];
-  alignas(64) uint16_t high[256];
-};
-
-/** Values of the signed dynamic map, 32 codes at a time: an instruction a code, where a gather takes more. */
-class DynamicMap {
- public:
-  void look_up(const uint8_t* codes, Vec& first, Vec& second) const {
-    const __m512i even = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    const __m512i odd = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + kLanes)));
-    const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
-    const __m512i low = pick(planes().low, words);
-    const __m512i high = pick(planes().high, words);
-    first = {
-        _mm512_castsi512_ps(_mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(high, 16)))};
-    second = {
-        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(low, 16), _mm512_andnot_si512(_mm512_set1_epi32(0xffff), high)))};
-  }
-
- private:
-  static const MapPlanes& planes() {
-    static const MapPlanes kPlanes;
-    return kPlanes;
-  }
-
-  // The words of a plane that the low bytes of `index` name.
-  static __m512i pick(const uint16_t* plane, __m512i index) {
-    __m512i quarters[4];
-    for (int i = 0; i < 4; ++i) {
-      quarters[i] = _mm512_permutex2var_epi16(_mm512_load_si512(plane + 64 * i), index, _mm512_load_si512(plane + 64 * i + 32));
-    }
-    const __mmask32 bit_6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x40));
-    const __mmask32 bit_7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x80));
-    return _mm512_mask_blend_epi16(bit_7, _mm512_mask_blend_epi16(bit_6, quarters[0], quarters[1]),
-                                   _mm512_mask_blend_epi16(bit_6, quarters[2], quarters[3]));
-  }
-};
-
-#endif
-
-/** The absmax of a weight's blocks, many at a time. */
-class Scales {
- public:
-  explicit Scales(const q4j_weight& weight)
-      : weight_(weight),
-        source_(weight),
-        unit_(weight.block_size == QuantizedSource::kChunk ? QuantizedSource::kChunk : kChunk),
-        per_row_(weight.cols / unit_) {}
-
-  /** One per chunk, or two with blocks of half a chunk. */
-  int64_t per_row() const { return per_row_; }
-
-  /** Those of `rows` rows; in `buffer` where the weight does not have them in this form. */
-  const float* of_rows(int64_t row, int64_t rows, float* buffer) const {
-    const int64_t first = row * per_row_;
-    const int64_t count = rows * per_row_;
-    if (weight_.block_size != unit_) {
-      for (int64_t i = 0; i < count; ++i) buffer[i] = source_.absmax_at((first + i) * unit_);
-      return buffer;
-    }
-    if (weight_.nested_block_size == 0) return static_cast<const float*>(weight_.absmax) + first;
-    const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
-    const auto* nested_absmax = static_cast<const float*>(weight_.nested_absmax);
-    for (int64_t i = 0; i < count;) {
-      const int64_t nested = (first + i) / weight_.nested_block_size;
-      const int64_t end = std::min(count, (nested + 1) * weight_.nested_block_size - first);
-      const float factor = nested_absmax[nested];
-#if defined(__AVX512F__)
-      for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-        Vec low, high;
-        DynamicMap().look_up(codes + first + i, low, high);
-        store(buffer + i, low * broadcast(factor) + broadcast(weight_.nested_offset));
-        store(buffer + i + kLanes, high * broadcast(factor) + broadcast(weight_.nested_offset));
-      }
-#endif
-      for (; i < end; ++i) {
-        const float product = dynamic_signed_map[codes[first + i]] * factor;
-        buffer[i] = product + weight_.nested_offset;
-      }
-    }
-    return buffer;
-  }
-
- private:
-  const q4j_weight& weight_;
-  QuantizedSource source_;
-  int64_t unit_;
-  int64_t per_row_;
-};
-
 template <class Reader>
 using Kernel = void (*)(const Reader*, int64_t, int64_t, const typename Reader::X*, const Ahead&, Vec*);
 
 template <class Reader, int... M>
 constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequence<int, M...>) {
-  return {multiply_rows<Reader, M + 1, columns_with<Reader>(M + 1), sets_with<Reader>(M + 1)>...};
+  return {multiply_rows<Reader, M + 1, Reader::columns(M + 1), Reader::sets(M + 1)>...};
 }
 
 // By rows of x, from one on.
@@ -218,6 +117,7 @@ class SmallMultiplication {
  public:
   using Reader = typename Make::Reader;
   using X = typename Reader::X;
+  static constexpr bool kCodes = std::is_integral_v<X>;
 
   SmallMultiplication(ThreadPool& pool, const Product& product, const Plan& plan, const Make& make, char* workspace)
       : pool_(pool),
@@ -252,7 +152,9 @@ class SmallMultiplication {
   int64_t first_row(int64_t group) const { return product_.m * group / plan_.groups; }
 
   void arrange(int64_t group) {
-    if (product_.a.dtype == Q4J_BF16) {
+    if constexpr (kCodes) {
+      quantize(group);
+    } else if (product_.a.dtype == Q4J_BF16) {
       arrange_from(group, static_cast<const bf16*>(product_.a.data));
     } else if constexpr (std::is_same_v<X, float>) {
       arrange_from(group, static_cast<const float*>(product_.a.data));
@@ -274,6 +176,23 @@ class SmallMultiplication {
     }
   }
 
+  // The same for a product of codes: rows are quantized on the way.
+  void quantize(int64_t group) {
+    const int64_t first = first_row(group);
+    const int64_t rows = first_row(group + 1) - first;
+    X* group_to = x_ + first * product_.k;
+    for (int64_t row = 0; row < rows; ++row) {
+      const bf16* from = static_cast<const bf16*>(product_.a.data) + (first + row) * product_.a.ld;
+      X* to = group_to + row * Reader::kElements;
+      CodedRow coded = {row_absmax(from, product_.k), 0};
+      for (int64_t i = 0; i < product_.k; i += Reader::kElements) {
+        coded.sum += Reader::arrange(from + i, coded.absmax, to);
+        to += rows * Reader::kElements;
+      }
+      coded_[first + row] = coded;
+    }
+  }
+
   void run_task(int64_t first, int64_t columns, char* memory) {
     auto* scales = reinterpret_cast<float*>(memory);
     auto* sums = reinterpret_cast<float*>(memory + plan_.scale_bytes);
@@ -283,10 +202,8 @@ class SmallMultiplication {
     const int64_t group_rows = (product_.m + plan_.groups - 1) / plan_.groups;
     const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
     const bool whole = chunks * x_bytes <= kBlockBytes;
-    const bool in_order = !Reader::kDense && whole && plan_.groups == 1;
+    const bool in_order = Reader::kInOrder && whole && plan_.groups == 1;
     const int64_t block = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
-    // What is read next of a row is its next range, and after the last one the row that takes its place.
-    const int64_t distance = std::min(whole ? kAheadBytes : block * Reader::kBytes, row_bytes);
     for (int64_t j = 0; j < columns; j += kBlockColumns) {
       const int64_t count = std::min(kBlockColumns, columns - j);
       const auto weights = make_.rows(first + j, count, scales);
@@ -297,21 +214,33 @@ class SmallMultiplication {
         const int64_t row = first_row(group);
         const int64_t rows = first_row(group + 1) - row;
         const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
-        const int64_t step = columns_with<Reader>(rows);
-        const Ahead ahead = in_order ? Ahead::in_order(Reader::kBytes, step, kAheadInOrderBytes)
-                                     : Ahead::by_rows(Reader::kBytes, make_.row_stride(), row_bytes, distance,
-                                                      (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes);
+        const int64_t step = Reader::columns(rows);
+        // What is read next of a row is its next range, and after the last one the row that takes its place.
+        const int64_t distance = whole ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
+        const Ahead ahead = in_order
+                                ? Ahead::in_order(Reader::kBytes, step, kAheadInOrderBytes)
+                                : Ahead::by_rows(Reader::kBytes, make_.row_stride(), row_bytes, std::min(distance, row_bytes),
+                                                 (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes);
         const X* x = x_ + row * product_.k;
         Vec results[kGroupRows * kBlockColumns];
-        start(row, rows, first + j, count, results);
+        if constexpr (kCodes) {
+          for (int64_t i = 0; i < rows * round_up(count, kMostColumns); ++i) results[i] = zero();
+        } else {
+          start(row, rows, first + j, count, results);
+        }
         for (int64_t chunk = 0; chunk < chunks; chunk += block) {
           for (int64_t r = 0; r < count; r += step) {
             kernel(readers + r, chunk, std::min(block, chunks - chunk), x + chunk * rows * Reader::kElements, ahead,
                    results + r * rows);
           }
         }
-        for (int64_t i = 0; i < rows; ++i) {
-          for (int64_t r = 0; r < count; ++r) sums[(row + i) * stride + j + r] = reduce_add(results[r * rows + i]);
+        if constexpr (kCodes) {
+          scale(row, rows, first + j, count, results, sums + row * stride + j, stride);
+        } else {
+          for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t r = 0; r < count; ++r)
+              sums[(row + i) * stride + j + r] = with_plain_nan(reduce_add(results[r * rows + i]));
+          }
         }
       }
     }
@@ -343,12 +272,29 @@ class SmallMultiplication {
     for (int64_t i = 0; i < rows * columns; ++i) results[i] = results[i] * broadcast(branch.s);
   }
 
+  // Sums of codes become values, as scale_sums() has them, and join the branch.
+  void scale(int64_t row, int64_t rows, int64_t column, int64_t columns, const Vec* results, float* sums,
+             int64_t stride) const {
+    const auto* w_absmax = static_cast<const float*>(product_.b.weight->absmax) + column;
+    Vec branch[kGroupRows * kBlockColumns];
+    if (product_.branch.rank > 0) start(row, rows, column, columns, branch);
+    for (int64_t i = 0; i < rows; ++i) {
+      const CodedRow& x = coded_[row + i];
+      for (int64_t r = 0; r < columns; ++r) {
+        const auto sum = static_cast<float>(sum_of_lanes(results[r * rows + i]) - Reader::kOffset * x.sum);
+        const float value = sum * (x.absmax * w_absmax[r]) * (1.0f / (127.0f * 127.0f));
+        sums[i * stride + r] = with_plain_nan(product_.branch.rank > 0 ? reduce_add(branch[r * rows + i]) + value : value);
+      }
+    }
+  }
+
   ThreadPool& pool_;
   const Product& product_;
   const Plan& plan_;
   const Make& make_;
   X* x_;
   char* threads_;
+  CodedRow coded_[kCodes ? kMostRows : 1];
 };
 
 /** Readers of a dense weight. */
@@ -423,8 +369,28 @@ void run_codes(ThreadPool& pool, const Product& product, const Plan& plan, char*
     return run(pool, product, plan, make, workspace);
   }
 #endif
-  const MakeCodes<CodesF32Reader<Bf16, HalfBlocks>> make = {weight, Scales(weight), values};
+#if defined(__AVX512F__)
+  using Reader = CodesF32Reader<Bf16, HalfBlocks>;
+#else
+  using Reader = ShuffledF32Reader<Bf16, HalfBlocks>;
+#endif
+  const MakeCodes<Reader> make = {weight, Scales(weight), values};
   run(pool, product, plan, make, workspace);
+}
+
+void run_int8(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
+  if (product.codes) return run(pool, product, plan, MakeCodes8{*product.b.weight}, workspace);
+  run(pool, product, plan, MakeRowwise<Int8F32Reader>{*product.b.weight}, workspace);
+}
+
+template <bool Bf16>
+void run_fp8(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
+#if defined(__AVX512BF16__)
+  using Reader = std::conditional_t<Bf16, Fp8Bf16Reader, Fp8F32Reader<false>>;
+#else
+  using Reader = Fp8F32Reader<Bf16>;
+#endif
+  run(pool, product, plan, MakeRowwise<Reader>{*product.b.weight}, workspace);
 }
 
 template <bool Bf16>
@@ -433,6 +399,8 @@ void run_any(ThreadPool& pool, const Product& product, const Plan& plan, char* w
     if (product.b.dtype == Q4J_BF16) return run_dense<Bf16, bf16>(pool, product, plan, workspace);
     return run_dense<Bf16, float>(pool, product, plan, workspace);
   }
+  if (product.b.weight->format == Q4J_WEIGHT_INT8) return run_int8(pool, product, plan, workspace);
+  if (product.b.weight->format == Q4J_WEIGHT_FP8) return run_fp8<Bf16>(pool, product, plan, workspace);
   if (product.b.weight->block_size == QuantizedSource::kChunk) return run_codes<Bf16, true>(pool, product, plan, workspace);
   run_codes<Bf16, false>(pool, product, plan, workspace);
 }
@@ -442,10 +410,17 @@ void run_any(ThreadPool& pool, const Product& product, const Plan& plan, char* w
 bool serves_small(const Product& product) {
   if (!fits(product) || product.b.contract_rows || product.a.dropout != nullptr || product.branch.dropout != nullptr)
     return false;
-  if (product.b.weight == nullptr && product.b.dtype == Q4J_F16) return false;
-  if (product.b.weight != nullptr && product.b.weight->format > Q4J_WEIGHT_FP4) return false;
-  if (product.b.weight != nullptr && product.bf16 && product.m > kMostRowsRounded) return false;
-  return product.a.dtype == Q4J_BF16 || !product.bf16;
+  if (product.bf16 && product.a.dtype != Q4J_BF16) return false;
+  if (product.b.weight == nullptr) return product.b.dtype != Q4J_F16;
+  switch (product.b.weight->format) {
+    case Q4J_WEIGHT_INT8:
+      if (product.codes) return product.m <= kMostRowsCodes8 && product.k <= kMostCodes;
+      return product.m <= kMostRowsInt8 && !product.bf16;
+    case Q4J_WEIGHT_FP8:
+      return product.m <= (product.bf16 ? kMostRowsFp8Rounded : kMostRowsFp8);
+    default:
+      return product.m <= kMostRowsRounded || !product.bf16;
+  }
 }
 
 int64_t multiply_small_workspace_size(const ThreadPool& pool, const Product& product) {

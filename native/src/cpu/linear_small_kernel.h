@@ -9,6 +9,9 @@
  *   Bf16 readers (AVX512-BF16)  2 parts of 32 bf16 for VDPBF16PS
  *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
  *
+ * A reader also says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of sums
+ * (sets), and whether its rows are best fetched in the order of memory (kInOrder; see Ahead).
+ *
  * A 4-bit code is decoded by looking it up in its block's 16 values: table times absmax, rounded once, made once per block.
  */
 #ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_KERNEL_H_
@@ -24,6 +27,18 @@
 
 namespace q4j::cpu {
 
+/**
+ * Columns that the readers of dense and row-wise weights take together: one or two rows of x with fewer would wait for the
+ * multipliers' latency. With AVX2 the sums of more rows leave no registers for more.
+ */
+constexpr int dense_columns(int64_t rows) {
+#if defined(__AVX512F__)
+  return rows <= 2 ? 8 : 4;
+#else
+  return rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
+#endif
+}
+
 /** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
 constexpr int kChunk = 64;
 
@@ -34,13 +49,13 @@ struct Table4Bit {
 
   static Table4Bit of(const float* values) { return {load(values), kLanes == 8 ? load(values + 8) : zero()}; }
 
+#if defined(__AVX512F__)
   template <bool Rounded>
   Table4Bit scaled(float factor) const {
-    Table4Bit table = {low * broadcast(factor), kLanes == 8 ? high * broadcast(factor) : zero()};
-    if constexpr (Rounded) table.low = rounded_to<bf16>(table.low);
-    if constexpr (Rounded && kLanes == 8) table.high = rounded_to<bf16>(table.high);
-    return table;
+    const Vec values = low * broadcast(factor);
+    return {Rounded ? rounded_to<bf16>(values) : values, zero()};
   }
+#endif
 };
 
 #if defined(__AVX512BF16__)
@@ -63,7 +78,9 @@ static inline Alternate alternate(__m512i first, __m512i second) {
 template <class T>
 struct DenseBf16Reader {
   using X = bf16;
-  static constexpr bool kDense = true;
+  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
+  static constexpr int sets(int64_t) { return 1; }
+  static constexpr bool kInOrder = false;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk * sizeof(T);
@@ -90,7 +107,10 @@ struct DenseBf16Reader {
 template <bool HalfBlocks>
 struct CodesBf16Reader {
   using X = bf16;
-  static constexpr bool kDense = false;
+  // Two columns with more sums are faster than four: memory is read in fewer places.
+  static constexpr int columns(int64_t rows) { return rows <= 2 ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr bool kInOrder = true;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -138,7 +158,9 @@ struct CodesBf16Reader {
  * tables. */
 struct CodesBf16PairReader {
   using X = bf16;
-  static constexpr bool kDense = false;
+  static constexpr int columns(int64_t rows) { return rows <= 2 ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr bool kInOrder = true;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
   static constexpr int kBytes = kElements / 2;
@@ -186,6 +208,8 @@ static inline Vec multiply_add(const bf16* x, __m512i part, Vec sum) {
 
 #endif
 
+#if defined(__AVX512F__)
+
 /** Every other lane of two vectors. */
 struct AlternateF32 {
   Vec even;
@@ -193,22 +217,20 @@ struct AlternateF32 {
 };
 
 static inline AlternateF32 alternate(Vec first, Vec second) {
-#if defined(__AVX512F__)
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
   return {{_mm512_permutex2var_ps(first.v, even, second.v)}, {_mm512_permutex2var_ps(first.v, odd, second.v)}};
-#else
-  // Within lanes first: pairs of both vectors alternate, and VPERMPD brings them to their places.
-  const auto ordered = [](__m256 v) { return Vec{_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8))}; };
-  return {ordered(_mm256_shuffle_ps(first.v, second.v, 0x88)), ordered(_mm256_shuffle_ps(first.v, second.v, 0xdd))};
-#endif
 }
+
+#endif
 
 /** Rows of any dense type, widened to f32, or rounded to bf16 first. */
 template <class T, bool Rounded>
 struct DenseF32Reader {
   using X = float;
-  static constexpr bool kDense = true;
+  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
+  static constexpr int sets(int64_t) { return 1; }
+  static constexpr bool kInOrder = false;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk * sizeof(T);
@@ -232,10 +254,15 @@ struct DenseF32Reader {
   const T* data;
 };
 
+#if defined(__AVX512F__)
+
+/** Rows of 4-bit codes; linear_small_avx2.h has those of 256 bits. */
 template <bool Rounded, bool HalfBlocks>
 struct CodesF32Reader {
   using X = float;
-  static constexpr bool kDense = false;
+  static constexpr int columns(int64_t rows) { return rows == 1 ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : 1; }
+  static constexpr bool kInOrder = true;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -263,7 +290,6 @@ struct CodesF32Reader {
     Vec part(int i) const {
       constexpr int kShifts[4] = {4, 0, 12, 8};
       const int shift = kShifts[i % 4];
-#if defined(__AVX512F__)
       const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
       const __m512i index = _mm512_srli_epi32(words, static_cast<unsigned>(shift));
       // VPERMPS looks at the low four bits of an index, VPERMT2PS at the low five.
@@ -273,18 +299,6 @@ struct CodesF32Reader {
         return {_mm512_permutex2var_ps(low.low.v, both, high.low.v)};
       }
       return {_mm512_permutexvar_ps(index, low.low.v)};
-#else
-      Table4Bit table = low;
-      if constexpr (HalfBlocks) {
-        if (i >= 4) table = high;
-      }
-      const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i / 4));
-      const __m256i index = _mm256_srli_epi32(words, shift);
-      // VPERMPS of 256 bits looks at three bits; bit 3, moved to the sign, chooses between the halves of the table.
-      const __m256 lower = _mm256_permutevar8x32_ps(table.low.v, index);
-      const __m256 upper = _mm256_permutevar8x32_ps(table.high.v, index);
-      return {_mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(_mm256_slli_epi32(words, 28 - shift)))};
-#endif
     }
   };
 
@@ -303,6 +317,8 @@ struct CodesF32Reader {
   const float* scales;
   Table4Bit values;
 };
+
+#endif
 
 static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
 

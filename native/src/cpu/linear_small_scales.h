@@ -1,0 +1,119 @@
+// Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
+/** The absmax of a 4-bit weight's blocks for the products of few rows, double-quantized ones many at a time. */
+#ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_SCALES_H_
+#define QLORA4J_SRC_CPU_LINEAR_SMALL_SCALES_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "gemm_source.h"
+#include "intrinsics.h"
+#include "linear_small_kernel.h"
+#include "support/quant.h"
+#include "vec.h"
+
+namespace q4j::cpu {
+
+#if defined(__AVX512F__)
+
+/** The signed dynamic map as two planes of 16 bits, for VPERMT2W, which picks from 64 words. */
+struct MapPlanes {
+  MapPlanes() {
+    for (size_t i = 0; i < 256; ++i) {
+      low[i] = static_cast<uint16_t>(bits_of(dynamic_signed_map[i]));
+      high[i] = static_cast<uint16_t>(bits_of(dynamic_signed_map[i]) >> 16);
+    }
+  }
+  alignas(64) uint16_t low[256];
+  alignas(64) uint16_t high[256];
+};
+
+/** Values of the signed dynamic map, 32 codes at a time: an instruction a code, where a gather takes more. */
+class DynamicMap {
+ public:
+  void look_up(const uint8_t* codes, Vec& first, Vec& second) const {
+    const __m512i even = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    const __m512i odd = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + kLanes)));
+    const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+    const __m512i low = pick(planes().low, words);
+    const __m512i high = pick(planes().high, words);
+    first = {
+        _mm512_castsi512_ps(_mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(high, 16)))};
+    second = {
+        _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(low, 16), _mm512_andnot_si512(_mm512_set1_epi32(0xffff), high)))};
+  }
+
+ private:
+  static const MapPlanes& planes() {
+    static const MapPlanes kPlanes;
+    return kPlanes;
+  }
+
+  // The words of a plane that the low bytes of `index` name.
+  static __m512i pick(const uint16_t* plane, __m512i index) {
+    __m512i quarters[4];
+    for (int i = 0; i < 4; ++i) {
+      quarters[i] = _mm512_permutex2var_epi16(_mm512_load_si512(plane + 64 * i), index, _mm512_load_si512(plane + 64 * i + 32));
+    }
+    const __mmask32 bit_6 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x40));
+    const __mmask32 bit_7 = _mm512_test_epi16_mask(index, _mm512_set1_epi16(0x80));
+    return _mm512_mask_blend_epi16(bit_7, _mm512_mask_blend_epi16(bit_6, quarters[0], quarters[1]),
+                                   _mm512_mask_blend_epi16(bit_6, quarters[2], quarters[3]));
+  }
+};
+
+#endif
+
+/** The absmax of a weight's blocks, for some rows at a time. */
+class Scales {
+ public:
+  explicit Scales(const q4j_weight& weight)
+      : weight_(weight),
+        source_(weight),
+        unit_(weight.block_size == QuantizedSource::kChunk ? QuantizedSource::kChunk : kChunk),
+        per_row_(weight.cols / unit_) {}
+
+  /** One per chunk, or two with blocks of half a chunk. */
+  int64_t per_row() const { return per_row_; }
+
+  /** Those of `rows` rows; in `buffer` where the weight does not have them in this form. */
+  const float* of_rows(int64_t row, int64_t rows, float* buffer) const {
+    const int64_t first = row * per_row_;
+    const int64_t count = rows * per_row_;
+    if (weight_.block_size != unit_) {
+      for (int64_t i = 0; i < count; ++i) buffer[i] = source_.absmax_at((first + i) * unit_);
+      return buffer;
+    }
+    if (weight_.nested_block_size == 0) return static_cast<const float*>(weight_.absmax) + first;
+    const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
+    const auto* nested_absmax = static_cast<const float*>(weight_.nested_absmax);
+    for (int64_t i = 0; i < count;) {
+      const int64_t nested = (first + i) / weight_.nested_block_size;
+      const int64_t end = std::min(count, (nested + 1) * weight_.nested_block_size - first);
+      const float factor = nested_absmax[nested];
+#if defined(__AVX512F__)
+      for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+        Vec low, high;
+        DynamicMap().look_up(codes + first + i, low, high);
+        store(buffer + i, low * broadcast(factor) + broadcast(weight_.nested_offset));
+        store(buffer + i + kLanes, high * broadcast(factor) + broadcast(weight_.nested_offset));
+      }
+#endif
+      for (; i < end; ++i) {
+        const float product = dynamic_signed_map[codes[first + i]] * factor;
+        buffer[i] = product + weight_.nested_offset;
+      }
+    }
+    return buffer;
+  }
+
+ private:
+  const q4j_weight& weight_;
+  QuantizedSource source_;
+  int64_t unit_;
+  int64_t per_row_;
+};
+
+}  // namespace q4j::cpu
+
+#endif  // QLORA4J_SRC_CPU_LINEAR_SMALL_SCALES_H_
