@@ -23,7 +23,7 @@ namespace {
 
 // How long a waiting thread spins before it sleeps. Waking a sleeping thread costs 5 to 50 microseconds, on a virtual machine
 // more, and the pause between two operators of a training step is shorter than this.
-constexpr std::chrono::microseconds kSpin{200};
+constexpr std::chrono::microseconds kSpin{40};
 
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "futex works on plain 32-bit words");
 

@@ -5,7 +5,7 @@
  * A pool of n threads is the calling thread, which has number 0, and n - 1 workers. Only the thread that uses the context
  * may start work, and work may not start more work on the same pool. Functions given to the pool must not throw.
  *
- * Between two pieces of work a worker spins for 200 microseconds, because the next operator usually follows at once,
+ * Between two pieces of work a worker spins for some ten microseconds, because the next operator usually follows at once,
  * and then sleeps in the kernel, so that an idle context costs nothing.
  *
  * What a task computes must not depend on which thread runs it or on how many there are: results are the same, bit for bit,
