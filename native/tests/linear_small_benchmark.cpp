@@ -44,7 +44,6 @@ __attribute__((target("avx2"))) void read_lines(const char* p, int64_t bytes) {
   __m256i sum = _mm256_setzero_si256();
   for (int64_t i = 0; i < bytes; i += 256) {
     for (int64_t j = 0; j < 256; j += 64) {
-      _mm_prefetch(p + i + j + 2048, _MM_HINT_T0);
       sum = _mm256_xor_si256(sum, _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i + j)));
     }
   }
