@@ -1,12 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.train;
 
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
-import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -563,29 +559,6 @@ public record TrainConfig(
     if (!text.equals(usual)) {
       s.put(key, text);
     }
-  }
-
-  /** SHA-256 (hexadecimal) of {@link #trainingSettings}. */
-  public String settingsHash() {
-    StringBuilder text = new StringBuilder();
-    trainingSettings()
-        .forEach((key, value) -> text.append(key).append('=').append(value).append('\n'));
-    try {
-      return HexFormat.of()
-          .formatHex(
-              MessageDigest.getInstance("SHA-256")
-                  .digest(text.toString().getBytes(StandardCharsets.UTF_8)));
-    } catch (NoSuchAlgorithmException e) {
-      throw new IllegalStateException("every Java runtime has SHA-256", e);
-    }
-  }
-
-  /**
-   * "key: saved X, now Y" for each setting that differs from those of a checkpoint; empty when a
-   * run may resume from it.
-   */
-  public List<String> differencesFrom(Map<String, String> saved) {
-    return differences(saved, trainingSettings());
   }
 
   /** "key: saved X, now Y" for each setting that differs. */
