@@ -81,6 +81,11 @@ public record TrainConfig(
 
   static final String ACCUMULATION = "gradient_accumulation_steps";
 
+  /** Names of two that are read of checkpoints. */
+  static final String EMBEDDING_RATE = "loraplus_lr_embedding";
+
+  static final String MODULES_TO_SAVE = "modules_to_save";
+
   /** Takes copies. */
   public TrainConfig {
     checkpointSave = Set.copyOf(checkpointSave);
@@ -375,7 +380,8 @@ public record TrainConfig(
           "loraplus_lr_embedding: expected no value unless modules_to_save has "
               + embedding.shortName()
               + ", the embedding, found "
-              + optimizer.embeddingRate());
+              + optimizer.embeddingRate()
+              + "; remove it, nothing is trained at that rate");
     }
   }
 
@@ -547,10 +553,10 @@ public record TrainConfig(
     putUnless(s, "alpha_pattern", "{}", adapter.alphaPattern());
     putUnless(s, "use_dora", "false", adapter.dora());
     putUnless(s, "bias", LoraConfig.Bias.NONE.name(), adapter.bias());
-    putUnless(s, "modules_to_save", "[]", new TreeSet<>(adapter.modulesToSave()));
+    putUnless(s, MODULES_TO_SAVE, "[]", new TreeSet<>(adapter.modulesToSave()));
     putUnless(s, "init_lora_weights", LoraInit.DEFAULT.toString(), adapter.init());
     putUnless(s, "loraplus_lr_ratio", "1.0", optimizer.loraPlusRatio());
-    putUnless(s, "loraplus_lr_embedding", "0.0", optimizer.embeddingRate());
+    putUnless(s, EMBEDDING_RATE, "0.0", optimizer.embeddingRate());
   }
 
   private static void putUnless(

@@ -261,7 +261,7 @@ class CheckpointIdentityTest {
   /** Of a model and its run, with a checkpoint after the first of two steps. */
   private record Trained(Path model, Path config, Path state, Path adapter) {}
 
-  private static Trained train(Path folder) throws IOException {
+  private static Trained train(Path folder, String... more) throws IOException {
     Path model = Files.createDirectory(folder.resolve("model"));
     for (String file : List.of("config.json", "model.safetensors", "tokenizer.json")) {
       Files.copy(FixtureFiles.project("examples/model").resolve(file), model.resolve(file));
@@ -277,10 +277,11 @@ class CheckpointIdentityTest {
             max_steps: 2
             save_steps: 1
             """
-                .formatted(
-                    model,
-                    FixtureFiles.project("examples/data/blog-reviews.jsonl"),
-                    folder.resolve("out")));
+                    .formatted(
+                        model,
+                        FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                        folder.resolve("out"))
+                + String.join("\n", more));
     assertDone(run("train", config));
     return new Trained(
         model,
@@ -304,6 +305,55 @@ class CheckpointIdentityTest {
     assertTrue(
         assertDone(run("train", trained.config(), "--resume")).err().contains("after step 1"));
     assertArrayEquals(expected, Files.readAllBytes(trained.adapter()));
+  }
+
+  /**
+   * They took loraplus_lr_embedding where no embedding is trained, and left it without a meaning.
+   * The file is in the form of then; what says which base and examples it was is the run's own.
+   */
+  @Test
+  void anEarlierVersionsRateOfNoEmbeddingIsForgotten(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder);
+    byte[] expected = Files.readAllBytes(trained.adapter());
+    ObjectNode earlier = earlier(trained);
+    assertEquals("1.0E-5", earlier.get("settings").get("loraplus_lr_embedding").textValue());
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    Files.delete(trained.adapter());
+    assertFixable(
+        run("train", trained.config(), "--resume", "--set", "loraplus_lr_embedding=1e-5"),
+        "loraplus_lr_embedding",
+        "remove it");
+    assertTrue(
+        assertDone(run("train", trained.config(), "--resume")).err().contains("after step 1"));
+    assertArrayEquals(expected, Files.readAllBytes(trained.adapter()));
+    // In a checkpoint of this version it means something, whatever else the file says.
+    earlier.set("model", Json.newObject());
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    assertFixable(
+        run("train", trained.config(), "--resume"),
+        "loraplus_lr_embedding: saved 1.0E-5, now unset");
+  }
+
+  @Test
+  void anEarlierVersionsRateOfAnEmbeddingIsCompared(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder, "modules_to_save: [lm_head, embed_tokens]");
+    ObjectNode earlier = earlier(trained);
+    earlier.withObjectProperty("settings").put("modules_to_save", "[embed_tokens, lm_head]");
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    assertFixable(
+        run("train", trained.config(), "--resume"),
+        "the run has changed: loraplus_lr_embedding: saved 1.0E-5, now unset;");
+    assertDone(run("train", trained.config(), "--resume", "--set", "loraplus_lr_embedding=1e-5"));
+  }
+
+  /** A state as it was written before the model had words of its own, of this run. */
+  private static ObjectNode earlier(Trained trained) throws IOException {
+    ObjectNode earlier = resource("trainer_state_earlier.json");
+    ObjectNode now = Json.readObject(trained.state(), 1 << 20);
+    for (String own : List.of("model_fingerprint", "data_fingerprint", "metrics_bytes")) {
+      earlier.set(own, now.get(own));
+    }
+    return earlier;
   }
 
   private static ObjectNode resource(String name) throws IOException {
