@@ -220,12 +220,12 @@ final class PlanCommand implements Callable<Integer> {
     if (method == null) {
       return null;
     }
-    for (Method each : Method.values()) {
-      if (each.name().equalsIgnoreCase(method)) {
-        return each;
-      }
+    Method found = TrainConfigReader.method(method);
+    if (found == null) {
+      throw new InputException(
+          "--method: expected full, lora or qlora, found " + Text.quote(method));
     }
-    throw new InputException("--method: expected full, lora or qlora, found " + Text.quote(method));
+    return found;
   }
 
   private void print(

@@ -13,13 +13,11 @@ import java.util.Objects;
 import java.util.Set;
 import java.util.SplittableRandom;
 import java.util.TreeSet;
-import java.util.stream.Collectors;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.PeftAdapterConfig;
 import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.TensorSource;
 import org.qlora4j.common.InputException;
-import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
@@ -155,28 +153,13 @@ public final class LoraAdapter implements AutoCloseable {
       ParameterSet parameters,
       Set<String> adapted,
       List<? extends TrainableModule> modules) {
-    for (String name : config.modulesToSave()) {
-      if (modules.stream().noneMatch(m -> m.name().endsWith(name))) {
-        List<String> known =
-            TargetModules.shortNames(modules.stream().map(TrainableModule::name).toList());
-        String near = Text.nearest(name, known);
-        throw new InputException(
-            "modules_to_save: expected names among "
-                + String.join(", ", known)
-                + ", found "
-                + Text.quote(name)
-                + (near == null ? "" : "; did you mean " + near + "?"));
-      }
-    }
+    AdapterPlaces.checkModules(config, modules.stream().map(TrainableModule::name).toList());
     List<Copy> copies = new ArrayList<>();
     for (TrainableModule module : modules) {
       String name = module.name();
       boolean whole = config.saves(name);
       boolean bias =
-          module.biasLength() > 0
-              && (whole
-                  || config.bias() == LoraConfig.Bias.ALL
-                  || (config.bias() == LoraConfig.Bias.LORA_ONLY && adapted.contains(name)));
+          module.biasLength() > 0 && (whole || config.bias().trains(adapted.contains(name)));
       if (!whole && !bias) {
         continue;
       }
@@ -315,13 +298,7 @@ public final class LoraAdapter implements AutoCloseable {
       List<? extends TrainableModule> modules,
       @Nullable Double dropout) {
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      Map<String, long[]> shapes = new HashMap<>();
-      linears.forEach(l -> shapes.put(l.name(), new long[] {l.out(), l.in()}));
-      checkFits(
-          directory,
-          file,
-          shapes,
-          modules.stream().map(TrainableModule::name).collect(Collectors.toSet()));
+      AdapterPlaces.of(linears, modules).check(directory, file);
       LoraConfig config = file.config().lora();
       if (dropout != null) {
         config = config.withDropout(dropout);
@@ -351,54 +328,14 @@ public final class LoraAdapter implements AutoCloseable {
   }
 
   /**
-   * Checks that an adapter in PEFT's format has a place on the linear layers of a model, as reading
-   * it does, before the model's weights are read.
+   * Checks that everything in an adapter in PEFT's format has a place in a model, as reading it
+   * does, before the model's weights are read.
    *
    * @throws InputException when it does not fit
    */
   public static void checkFits(Path directory, WeightNames names) {
-    Map<String, long[]> shapes = new HashMap<>();
-    names.linears().forEach(m -> shapes.put(m.path(), new long[] {m.rows(), m.cols()}));
     try (PeftAdapterFile file = PeftAdapterFile.open(directory)) {
-      checkFits(
-          directory,
-          file,
-          shapes,
-          names.modules().stream().map(WeightNames.Module::path).collect(Collectors.toSet()));
-    }
-  }
-
-  /**
-   * The tensors decide, not the names in target_modules: PEFT's own lists name layers of several
-   * architectures.
-   *
-   * @param shapes out and in of the model's linear layers by their paths
-   * @param modules paths of what else the model has
-   */
-  private static void checkFits(
-      Path directory, PeftAdapterFile file, Map<String, long[]> shapes, Set<String> modules) {
-    for (PeftAdapterFile.Pair pair : file.pairs().values()) {
-      long[] shape = shapes.get(pair.module());
-      if (shape == null && modules.contains(pair.module())) {
-        throw new InputException(
-            directory
-                + ": expected an adapter of linear layers of the blocks, found one of "
-                + Text.quote(pair.module())
-                + "; merge it into the model (qlora4j merge) and use the result");
-      }
-      if (shape == null || shape[0] != pair.out() || shape[1] != pair.in()) {
-        throw new InputException(
-            directory
-                + ": the adapter of "
-                + pair.module()
-                + " is ["
-                + pair.out()
-                + ", "
-                + pair.in()
-                + "], the model has "
-                + (shape == null ? "no such linear layer" : Arrays.toString(shape) + " there")
-                + "; was the adapter trained on another base?");
-      }
+      AdapterPlaces.of(names).check(directory, file);
     }
   }
 
@@ -413,53 +350,25 @@ public final class LoraAdapter implements AutoCloseable {
                 pack, Objects.requireNonNull(pair.magnitude()), layer.dora().magnitude().value());
           }
         });
-    Map<String, TensorSource> left = new HashMap<>(file.copies());
+    Map<String, TensorSource> trained = file.copies();
     for (Copy copy : copies) {
       String name = copy.module().name();
       Parameter weight = copy.weight();
       if (weight != null) {
-        TensorSource source = left.remove(name + ".weight");
-        if (source == null) {
-          throw new InputException(
-              file.pairs().values().iterator().next().a().file()
-                  + ": expected a tensor "
-                  + Text.quote(weight.name())
-                  + ", which modules_to_save names, found none");
-        }
-        readCopy(pack, source, weight);
+        TensorSource source = Objects.requireNonNull(trained.get(name + ".weight"));
+        WeightFiles.read(pack, source, weight.value());
       }
       Parameter bias = copy.bias();
       if (bias != null) {
-        TensorSource source = left.remove(name + ".bias");
+        TensorSource source = trained.get(name + ".bias");
         if (source != null) {
-          readCopy(pack, source, bias);
+          WeightFiles.read(pack, source, bias.value());
         } else {
           // Earlier versions of PEFT train the biases of adapted layers and do not save them.
           copy.module().copyBias(bias.value());
         }
       }
     }
-    for (Map.Entry<String, TensorSource> unused : left.entrySet()) {
-      throw new InputException(
-          unused.getValue().file()
-              + ": tensor "
-              + Text.quote(unused.getValue().name())
-              + " has no place in the model; was the adapter trained on another base?");
-    }
-  }
-
-  private static void readCopy(KernelPack pack, TensorSource source, Parameter parameter) {
-    if (!Arrays.equals(source.shape(), parameter.value().shape())) {
-      throw new InputException(
-          source.file()
-              + ": tensor "
-              + Text.quote(source.name())
-              + ": expected "
-              + Arrays.toString(parameter.value().shape())
-              + ", as the model has it, found "
-              + Arrays.toString(source.shape()));
-    }
-    WeightFiles.read(pack, source, parameter.value());
   }
 
   /**

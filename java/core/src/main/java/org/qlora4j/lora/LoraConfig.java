@@ -41,7 +41,12 @@ public record LoraConfig(
   public enum Bias {
     NONE,
     ALL,
-    LORA_ONLY
+    LORA_ONLY;
+
+    /** Whether the bias of a module is trained, which may be adapted. */
+    boolean trains(boolean adapted) {
+      return this == ALL || (this == LORA_ONLY && adapted);
+    }
   }
 
   public LoraConfig {

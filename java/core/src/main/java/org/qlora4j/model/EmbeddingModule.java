@@ -70,21 +70,22 @@ final class EmbeddingModule implements TrainableModule {
   }
 
   @Override
-  public void copyWeight(DeviceTensor target) {
+  public void copyWeight(long first, DeviceTensor target) {
     if (pack.isDryRun()) {
       return;
     }
     try (TensorArena arena = new TensorArena(pack)) {
-      for (int first = 0; first < rows; first += CHUNK_ROWS) {
-        int n = Math.min(CHUNK_ROWS, rows - first);
+      int count = Math.toIntExact(target.rows());
+      for (int done = 0; done < count; done += CHUNK_ROWS) {
+        int n = Math.min(CHUNK_ROWS, count - done);
         var mark = arena.mark();
         int[] numbers = new int[n];
         for (int i = 0; i < n; i++) {
-          numbers[i] = first + i;
+          numbers[i] = Math.toIntExact(first + done + i);
         }
         DeviceTensor ids = arena.allocate(DType.I32, n);
         ids.copyFrom(numbers);
-        frozen.gather(ids, target.rows(first, n), arena);
+        frozen.gather(ids, target.rows(done, n), arena);
         arena.release(mark);
       }
     }

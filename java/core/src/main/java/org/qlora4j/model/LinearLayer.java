@@ -144,7 +144,7 @@ public final class LinearLayer implements TrainableModule {
   }
 
   @Override
-  public void copyWeight(DeviceTensor target) {
+  public void copyWeight(long first, DeviceTensor target) {
     if (frozenWeight.format() != WeightFormat.DENSE) {
       throw new InputException(
           "modules_to_save: expected modules that are not quantized, found "
@@ -153,7 +153,7 @@ public final class LinearLayer implements TrainableModule {
               + frozenWeight.format()
               + "; give it an adapter instead, or use a base in 16 or 32 bits");
     }
-    TorchBridge.copy(frozenWeight.data(), target);
+    TorchBridge.copy(frozenWeight.data().rows(first, target.rows()), target);
   }
 
   @Override

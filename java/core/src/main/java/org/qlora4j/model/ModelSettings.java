@@ -108,7 +108,10 @@ public final class ModelSettings {
           numbers(rope.shortFactors()),
           numbers(rope.longFactors()));
     }
-    return "none";
+    if (scaling instanceof RopeScaling.None) {
+      return "none";
+    }
+    throw new IllegalStateException("no name for " + scaling);
   }
 
   private static String numbers(List<Float> values) {

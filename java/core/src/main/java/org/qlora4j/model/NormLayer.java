@@ -78,8 +78,8 @@ public final class NormLayer implements TrainableModule {
   }
 
   @Override
-  public void copyWeight(DeviceTensor target) {
-    TorchBridge.copy(frozenWeight, target);
+  public void copyWeight(long first, DeviceTensor target) {
+    TorchBridge.copy(frozenWeight.rows(first, target.elements()), target);
   }
 
   @Override

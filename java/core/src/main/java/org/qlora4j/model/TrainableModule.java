@@ -26,7 +26,18 @@ public interface TrainableModule {
    * @param target f32, of {@link #weightShape}
    * @throws InputException when the weight is quantized
    */
-  void copyWeight(DeviceTensor target);
+  default void copyWeight(DeviceTensor target) {
+    copyWeight(0, target);
+  }
+
+  /**
+   * Copies rows of the frozen weight.
+   *
+   * @param first row to begin with
+   * @param target f32, of {@link #weightShape} but for the number of rows
+   * @throws InputException when the weight is quantized
+   */
+  void copyWeight(long first, DeviceTensor target);
 
   /**
    * Copies the frozen bias.

@@ -7,6 +7,7 @@ import java.util.EnumMap;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
@@ -169,15 +170,7 @@ public final class WeightNames {
 
   private WeightNames(ModelConfig config) {
     this.config = config;
-    this.table =
-        switch (config.architecture()) {
-          case LLAMA, MISTRAL, QWEN2 -> LLAMA;
-          case QWEN3 -> QWEN3;
-          case PHI3 -> PHI3;
-          case GEMMA2 -> GEMMA2;
-          case GEMMA3 -> GEMMA3;
-          case GPT_NEOX -> GPT_NEOX;
-        };
+    this.table = table(config.architecture());
     List<Module> all = new ArrayList<>();
     all.add(module(Part.EMBEDDING, -1));
     for (int layer = 0; layer < config.layers(); layer++) {
@@ -194,6 +187,17 @@ public final class WeightNames {
     this.modules = List.copyOf(all);
   }
 
+  private static Map<Part, String> table(ModelConfig.Architecture architecture) {
+    return switch (architecture) {
+      case LLAMA, MISTRAL, QWEN2 -> LLAMA;
+      case QWEN3 -> QWEN3;
+      case PHI3 -> PHI3;
+      case GEMMA2 -> GEMMA2;
+      case GEMMA3 -> GEMMA3;
+      case GPT_NEOX -> GPT_NEOX;
+    };
+  }
+
   private static Map<Part, String> with(Map<Part, String> table, Map<Part, String> others) {
     Map<Part, String> changed = new EnumMap<>(table);
     changed.putAll(others);
@@ -204,6 +208,15 @@ public final class WeightNames {
     Map<Part, String> changed = new EnumMap<>(table);
     changed.keySet().removeAll(Set.of(parts));
     return changed;
+  }
+
+  /** Paths that the input embedding has, in one architecture or another. */
+  public static Set<String> embeddings() {
+    Set<String> paths = new LinkedHashSet<>();
+    for (ModelConfig.Architecture architecture : ModelConfig.Architecture.values()) {
+      paths.add(Objects.requireNonNull(table(architecture).get(Part.EMBEDDING)));
+    }
+    return paths;
   }
 
   /** The names for a config. */

@@ -1,6 +1,10 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.train;
 
+import java.nio.file.Path;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import org.jspecify.annotations.Nullable;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.common.InputException;
@@ -22,7 +26,8 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
    * Plans for the longest examples, and refuses what does not fit.
    *
    * @param begun where a run to go on with stands, which keeps its micro-batch; null for a new one
-   * @throws InputException when the run would not fit, with what would
+   * @throws InputException when the run would not fit, with what would, or when the one begun had
+   *     another micro-batch
    */
   static MemoryCheck of(
       TrainConfig asked,
@@ -84,6 +89,9 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
   /**
    * With the micro-batch that the run took when it began, where auto_micro_batch can have chosen
    * it. What fitted then decides the result now, whatever would fit today.
+   *
+   * @throws InputException where the configuration has another one: a plan for it would be that of
+   *     a run that never was
    */
   private static TrainConfig asBegun(TrainConfig config, TrainingState begun) {
     TrainConfig.Schedule schedule = config.schedule();
@@ -96,8 +104,24 @@ record MemoryCheck(TrainConfig config, MemoryPlan plan) {
             && schedule.microBatchSize() % size == 0
             && (long) size * times
                 == (long) schedule.microBatchSize() * schedule.gradientAccumulationSteps();
-    // Anything else is another run, which the checkpoint itself refuses with what has changed.
-    return chosen ? config.withSchedule(schedule.withMicroBatch(size, times)) : config;
+    if (chosen) {
+      return config.withSchedule(schedule.withMicroBatch(size, times));
+    }
+    if (size != schedule.microBatchSize()) {
+      Path checkpoint = TrainingCheckpoints.path(config.outputDir(), begun.step());
+      List<String> differences =
+          TrainConfig.differences(
+              microBatch(begun.identity().settings()), microBatch(config.trainingSettings()));
+      throw new InputException(TrainingCheckpoints.changed(checkpoint, differences));
+    }
+    // What else is another run, the checkpoint itself refuses with what has changed.
+    return config;
+  }
+
+  private static Map<String, String> microBatch(Map<String, String> settings) {
+    Map<String, String> own = new HashMap<>(settings);
+    own.keySet().retainAll(List.of(TrainConfig.MICRO_BATCH, TrainConfig.ACCUMULATION));
+    return own;
   }
 
   private static String microBatches(TrainConfig config) {

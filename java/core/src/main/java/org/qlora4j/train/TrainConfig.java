@@ -1,12 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.train;
 
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.security.MessageDigest;
-import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
-import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -84,6 +80,11 @@ public record TrainConfig(
   static final String MICRO_BATCH = "per_device_train_batch_size";
 
   static final String ACCUMULATION = "gradient_accumulation_steps";
+
+  /** Names of two that are read of checkpoints. */
+  static final String EMBEDDING_RATE = "loraplus_lr_embedding";
+
+  static final String MODULES_TO_SAVE = "modules_to_save";
 
   /** Takes copies. */
   public TrainConfig {
@@ -379,7 +380,8 @@ public record TrainConfig(
           "loraplus_lr_embedding: expected no value unless modules_to_save has "
               + embedding.shortName()
               + ", the embedding, found "
-              + optimizer.embeddingRate());
+              + optimizer.embeddingRate()
+              + "; remove it, nothing is trained at that rate");
     }
   }
 
@@ -551,10 +553,10 @@ public record TrainConfig(
     putUnless(s, "alpha_pattern", "{}", adapter.alphaPattern());
     putUnless(s, "use_dora", "false", adapter.dora());
     putUnless(s, "bias", LoraConfig.Bias.NONE.name(), adapter.bias());
-    putUnless(s, "modules_to_save", "[]", new TreeSet<>(adapter.modulesToSave()));
+    putUnless(s, MODULES_TO_SAVE, "[]", new TreeSet<>(adapter.modulesToSave()));
     putUnless(s, "init_lora_weights", LoraInit.DEFAULT.toString(), adapter.init());
     putUnless(s, "loraplus_lr_ratio", "1.0", optimizer.loraPlusRatio());
-    putUnless(s, "loraplus_lr_embedding", "0.0", optimizer.embeddingRate());
+    putUnless(s, EMBEDDING_RATE, "0.0", optimizer.embeddingRate());
   }
 
   private static void putUnless(
@@ -563,29 +565,6 @@ public record TrainConfig(
     if (!text.equals(usual)) {
       s.put(key, text);
     }
-  }
-
-  /** SHA-256 (hexadecimal) of {@link #trainingSettings}. */
-  public String settingsHash() {
-    StringBuilder text = new StringBuilder();
-    trainingSettings()
-        .forEach((key, value) -> text.append(key).append('=').append(value).append('\n'));
-    try {
-      return HexFormat.of()
-          .formatHex(
-              MessageDigest.getInstance("SHA-256")
-                  .digest(text.toString().getBytes(StandardCharsets.UTF_8)));
-    } catch (NoSuchAlgorithmException e) {
-      throw new IllegalStateException("every Java runtime has SHA-256", e);
-    }
-  }
-
-  /**
-   * "key: saved X, now Y" for each setting that differs from those of a checkpoint; empty when a
-   * run may resume from it.
-   */
-  public List<String> differencesFrom(Map<String, String> saved) {
-    return differences(saved, trainingSettings());
   }
 
   /** "key: saved X, now Y" for each setting that differs. */

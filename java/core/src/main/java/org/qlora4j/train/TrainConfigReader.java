@@ -95,6 +95,11 @@ public final class TrainConfigReader {
     return parse(text(file), file.toString(), overrides);
   }
 
+  /** The method of this name, in any case, or null. */
+  public static @Nullable Method method(String name) {
+    return METHODS.get(name.toLowerCase(Locale.ROOT));
+  }
+
   /** The text of a configuration file. */
   public static String text(Path file) {
     return Json.readText(file, MAX_CONFIG_BYTES);

@@ -73,6 +73,11 @@ final class TrainingCheckpoints {
     return outputDir.resolve(DIRECTORY);
   }
 
+  /** The checkpoint of a step. */
+  static Path path(Path outputDir, int step) {
+    return directory(outputDir).resolve("checkpoint-" + step);
+  }
+
   /** Where the newest checkpoint of a run stands, or null where there is none. */
   static @Nullable TrainingState newest(Path outputDir) {
     List<Path> found = list(directory(outputDir));
@@ -155,7 +160,7 @@ final class TrainingCheckpoints {
 
   /** Writes a checkpoint and deletes those beyond the limit. */
   void save(TrainingState state) {
-    Path target = directory().resolve("checkpoint-" + state.step());
+    Path target = path(outputDir, state.step());
     try (AtomicOutput out = AtomicOutput.directory(target)) {
       weightsWriter.write(out.path());
       optimizer.write(out.path().resolve(OPTIMIZER));

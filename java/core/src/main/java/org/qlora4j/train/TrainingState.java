@@ -8,6 +8,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -16,6 +17,7 @@ import org.jspecify.annotations.Nullable;
 import org.qlora4j.common.InputException;
 import org.qlora4j.common.Json;
 import org.qlora4j.model.ModelSettings;
+import org.qlora4j.model.WeightNames;
 
 /**
  * Where a run stands, as {@code trainer_state.json} of a checkpoint directory holds it. Random
@@ -131,13 +133,18 @@ record TrainingState(
     // text of a Java record for the model's config.
     settings.putIfAbsent("optim", TrainConfig.Optim.ADAMW.states());
     settings.remove("config.json");
+    boolean earlier = !fields.has("model");
+    if (earlier && !trainsEmbedding(settings)) {
+      // They took a rate that nothing was trained at, which is refused now.
+      settings.remove(TrainConfig.EMBEDDING_RATE);
+    }
     int totalSteps = (int) fields.whole("total_steps", 1, Integer.MAX_VALUE);
     return new TrainingState(
         (int) fields.whole("step", 1, totalSteps),
         totalSteps,
         new Identity(
             settings,
-            fields.has("model") ? fields.texts("model") : null,
+            earlier ? null : fields.texts("model"),
             fields.text("model_fingerprint"),
             fields.text("data_fingerprint")),
         fields.has("kernel_pack") ? fields.text("kernel_pack") : "",
@@ -146,6 +153,14 @@ record TrainingState(
         fields.texts("samples_before"),
         fields.seconds("trained_seconds"),
         fields.whole("trained_tokens", 0, Long.MAX_VALUE));
+  }
+
+  /** As {@link org.qlora4j.lora.LoraConfig#saves}, from the text of the names. */
+  private static boolean trainsEmbedding(Map<String, String> settings) {
+    String names = settings.getOrDefault(TrainConfig.MODULES_TO_SAVE, "");
+    return Arrays.stream(names.replaceAll("[\\[\\]\\s]", "").split(",", -1))
+        .filter(name -> !name.isEmpty())
+        .anyMatch(name -> WeightNames.embeddings().stream().anyMatch(path -> path.endsWith(name)));
   }
 
   /** The fields of a file that is not trusted. */

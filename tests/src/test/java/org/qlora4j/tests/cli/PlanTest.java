@@ -374,6 +374,27 @@ class PlanTest {
         run("train", config, "--resume", "--set", "per_device_train_batch_size=24"),
         "cannot resume",
         "per_device_train_batch_size: saved " + size + ", now 24");
+    // Of a micro-batch that the run never had, it matters little whether it would fit.
+    for (String auto : List.of("true", "false")) {
+      Ran other =
+          run(
+              "train",
+              config,
+              "--resume",
+              "--set",
+              "per_device_train_batch_size=24",
+              "--set",
+              "auto_micro_batch=" + auto,
+              "--set",
+              "memory_limit=1MB");
+      assertFixable(
+          other,
+          "cannot resume",
+          "checkpoint-1, the run has changed",
+          "gradient_accumulation_steps: saved " + 32 / size + ", now 1",
+          "per_device_train_batch_size: saved " + size + ", now 24");
+      assertFalse(other.err().contains("planned"), other.err());
+    }
   }
 
   /**

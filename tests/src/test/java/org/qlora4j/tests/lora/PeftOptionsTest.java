@@ -6,6 +6,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.qlora4j.tests.support.CommandRuns.assertFixable;
+import static org.qlora4j.tests.support.CommandRuns.run;
 import static org.qlora4j.tests.support.Inputs.assertRefused;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -13,10 +15,12 @@ import java.io.IOException;
 import java.net.URISyntaxException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.function.Consumer;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -27,6 +31,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.checkpoint.ModelCheckpoint;
 import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.checkpoint.SafetensorsFile;
+import org.qlora4j.checkpoint.StoredType;
 import org.qlora4j.common.Json;
 import org.qlora4j.common.Progress;
 import org.qlora4j.kernels.DType;
@@ -44,8 +49,10 @@ import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Parameter;
 import org.qlora4j.model.Pass;
 import org.qlora4j.model.SequenceBatch;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.tensor.TensorArena;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.SmallModel;
 import org.qlora4j.tests.support.StoredTensors;
 
 /**
@@ -92,7 +99,10 @@ class PeftOptionsTest {
   }
 
   private DecoderModel model(String base, long embeddingInFile) {
-    Path directory = FixtureFiles.reference(base);
+    return model(FixtureFiles.reference(base), embeddingInFile);
+  }
+
+  private DecoderModel model(Path directory, long embeddingInFile) {
     try (ModelCheckpoint checkpoint = ModelCheckpoint.open(directory)) {
       return ModelLoader.load(
           pack,
@@ -374,6 +384,126 @@ class PeftOptionsTest {
       Path ofHead = adapter("llama_tied_head_saved");
       assertRefused(() -> LoraAdapter.load(pack, ofHead, tied), "'lm_head'", "qlora4j merge");
     }
+  }
+
+  /** What was saved along is compared piece by piece: the plan does not count it. */
+  @Test
+  void aTableIsNotCopiedWholeToBeCompared() throws IOException {
+    int vocab = 20_000;
+    Path base = folder.resolve("base");
+    SmallModel.write(base, SmallModel.llama(vocab, 64, 1, 2, 1, 128), 1);
+    StoredTensors own = StoredTensors.read(base.resolve(ModelCheckpoint.SINGLE_FILE));
+    String query = PeftAdapterFile.PREFIX + "model.layers.0.self_attn.q_proj";
+    StoredTensors tensors =
+        new StoredTensors()
+            .put(query + ".lora_A.weight", StoredType.F32, new byte[4 * 64 * 4], 4, 64)
+            .put(query + ".lora_B.weight", StoredType.F32, new byte[64 * 4 * 4], 64, 4);
+    for (String name : List.of("model.embed_tokens.weight", "lm_head.weight")) {
+      StoredTensors.Tensor tensor = own.get(name);
+      tensors.put(PeftAdapterFile.PREFIX + name, tensor.type(), tensor.bytes(), tensor.shape());
+    }
+    Path directory = Files.createDirectories(folder.resolve("adapter"));
+    Files.writeString(
+        directory.resolve(PeftAdapterFile.CONFIG_FILE),
+        "{\"peft_type\": \"LORA\", \"r\": 4, \"lora_alpha\": 8, \"target_modules\": [\"q_proj\"]}");
+    write(tensors, directory);
+    for (long embeddingInFile : new long[] {0, Long.MAX_VALUE}) {
+      try (DecoderModel model = model(base, embeddingInFile)) {
+        pack.resetPeak();
+        long before = pack.allocatedBytes();
+        LoraAdapter.load(pack, directory, model).close();
+        long most = pack.peakAllocatedBytes() - before;
+        assertTrue(most < vocab * 64L * Float.BYTES / 2, () -> most + " bytes");
+      }
+    }
+    // A last row that differs is found.
+    String head = PeftAdapterFile.PREFIX + "lm_head.weight";
+    byte[] changed = tensors.get(head).bytes().clone();
+    changed[changed.length - 1] ^= 0x40;
+    tensors.put(head, tensors.get(head).type(), changed, tensors.get(head).shape());
+    write(tensors, directory);
+    try (DecoderModel model = model(base, 0)) {
+      assertRefused(() -> LoraAdapter.load(pack, directory, model), head, "found others");
+    }
+  }
+
+  private static void write(StoredTensors tensors, Path adapter) throws IOException {
+    Path written = tensors.write(adapter).resolve(ModelCheckpoint.SINGLE_FILE);
+    Files.move(
+        written,
+        adapter.resolve(PeftAdapterFile.WEIGHTS_FILE),
+        StandardCopyOption.REPLACE_EXISTING);
+  }
+
+  /** An adapter of PEFT's with other tensors. */
+  private Path changed(String name, Consumer<StoredTensors> change)
+      throws IOException, URISyntaxException {
+    Path source = adapter(name);
+    Path changed = Files.createTempDirectory(folder, name);
+    Files.copy(
+        source.resolve(PeftAdapterFile.CONFIG_FILE), changed.resolve(PeftAdapterFile.CONFIG_FILE));
+    StoredTensors tensors = StoredTensors.read(source.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    change.accept(tensors);
+    write(tensors, changed);
+    return changed;
+  }
+
+  /** Refused before more than the config of the model was read, and in the same words after. */
+  private void assertNoPlace(String base, Path adapter, String... parts) {
+    Path directory = FixtureFiles.reference(base);
+    WeightNames names = WeightNames.of(ModelConfig.read(directory));
+    assertRefused(() -> LoraAdapter.checkFits(adapter, names), parts);
+    assertFixable(run("plan", "--model", directory, "--set", "init_adapter=" + adapter), parts);
+    try (DecoderModel model = model(base)) {
+      assertRefused(() -> LoraAdapter.load(pack, adapter, model), parts);
+    }
+  }
+
+  @Test
+  void anAdapterOfATiedHeadIsForMerge() throws URISyntaxException {
+    for (String name : List.of("llama_tied_head_adapter", "llama_tied_head_saved")) {
+      assertNoPlace("models/llama3_tied", adapter(name), "'lm_head'", "qlora4j merge");
+    }
+  }
+
+  @Test
+  void everyTensorNeedsAPlaceBeforeTheModelIsRead() throws IOException, URISyntaxException {
+    String llama = "models/llama";
+    String prefix = PeftAdapterFile.PREFIX;
+    String embedding = prefix + "model.embed_tokens.weight";
+    byte[] row = new byte[64 * 4];
+    assertNoPlace(
+        llama,
+        changed("llama_rslora_head", t -> t.put(embedding, StoredType.F32, row, 1, 64)),
+        embedding,
+        "expected [288, 64], as the model has it, found [1, 64]");
+    assertNoPlace(
+        llama,
+        changed("llama_rslora_head", t -> t.remove(embedding)),
+        "expected a tensor '" + embedding + "', which modules_to_save names, found none");
+    assertNoPlace(
+        llama,
+        changed(
+            "llama_dora_patterns",
+            t -> t.put(prefix + "lm_head.weight", StoredType.F32, row, 1, 64)),
+        "lm_head.weight' is [1, 64], the model has [288, 64] there",
+        "another base");
+    assertNoPlace(
+        llama,
+        changed(
+            "llama_dora_patterns", t -> t.put(prefix + "score.weight", StoredType.F32, row, 1, 64)),
+        "score.weight' has no place in the model",
+        "another base");
+    String bias = prefix + "gpt_neox.layers.7.mlp.dense_4h_to_h.bias";
+    assertNoPlace(
+        "models/neox_polyglot",
+        changed("neox_bias_all", t -> t.put(bias, StoredType.F32, row, 64)),
+        bias + "' has no place in the model",
+        "another base");
+    Path unknown = changed("llama_tied_embedding", t -> {});
+    Path config = unknown.resolve(PeftAdapterFile.CONFIG_FILE);
+    Files.writeString(config, Files.readString(config).replace("embed_tokens", "embed_in"));
+    assertNoPlace("models/llama3_tied", unknown, "modules_to_save", "'embed_in'");
   }
 
   @Test

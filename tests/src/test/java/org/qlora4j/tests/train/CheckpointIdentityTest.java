@@ -10,24 +10,32 @@ import static org.qlora4j.tests.support.CommandRuns.assertDone;
 import static org.qlora4j.tests.support.CommandRuns.assertFixable;
 import static org.qlora4j.tests.support.CommandRuns.run;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
+import java.io.InputStream;
 import java.lang.reflect.RecordComponent;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.EnumSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.common.Json;
+import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelSettings;
+import org.qlora4j.model.RopeScaling;
+import org.qlora4j.model.RotaryConfig;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.train.TrainConfig;
 
 /**
  * By what a checkpoint knows its run again. The texts are promised to stay: a test that pins one
@@ -100,6 +108,20 @@ class CheckpointIdentityTest {
                     + " \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4,"
                     + " \"original_max_position_embeddings\": 8192}")));
     assertEquals(
+        with(
+            "model_type", "phi3",
+            "mlp", "GATED_FUSED",
+            "qkv", "FUSED",
+            // sqrt(1 + ln(64 / 16) / ln(16)).
+            "rope_scaling", "longrope 16 1.224744871391589 1/1/1/1/1/1/1/1.5 2/2/2/2/2/2/2/2"),
+        ModelSettings.of(
+            config(
+                "phi3",
+                ", \"max_position_embeddings\": 64, \"original_max_position_embeddings\": 16,"
+                    + " \"rope_scaling\": {\"type\": \"longrope\","
+                    + " \"short_factor\": [1, 1, 1, 1, 1, 1, 1, 1.5],"
+                    + " \"long_factor\": [2, 2, 2, 2, 2, 2, 2, 2]}")));
+    assertEquals(
         with("model_type", "mistral", "sliding_window", "8"),
         ModelSettings.of(config("mistral", ", \"sliding_window\": 8, \"num_key_value_heads\": 4")));
     Map<String, String> gemma =
@@ -163,40 +185,83 @@ class CheckpointIdentityTest {
                 "logitSoftcap",
                 "tiedHead")),
         fields);
+    assertEquals(List.of("window", "rotary"), components(ModelConfig.LayerAttention.class));
+    assertEquals(List.of("dim", "theta", "scaling"), components(RotaryConfig.class));
+  }
+
+  /** Whoever adds a kind of scaling gives it a name and a test above. */
+  @Test
+  void everyKindOfScalingIsNamedWithAllItHas() {
+    Map<String, List<String>> kinds = new TreeMap<>();
+    for (Class<?> kind : RopeScaling.class.getPermittedSubclasses()) {
+      kinds.put(kind.getSimpleName(), components(kind));
+    }
     assertEquals(
-        List.of("window", "rotary"),
-        Arrays.stream(ModelConfig.LayerAttention.class.getRecordComponents())
-            .map(RecordComponent::getName)
+        Map.of(
+            "None",
+            List.of(),
+            "Linear",
+            List.of("factor"),
+            "Llama3",
+            List.of("factor", "lowFreqFactor", "highFreqFactor", "originalMaxPositions"),
+            "LongRope",
+            List.of("shortFactors", "longFactors", "originalMaxPositions", "attentionFactor")),
+        kinds);
+  }
+
+  private static List<String> components(Class<?> type) {
+    return Arrays.stream(type.getRecordComponents()).map(RecordComponent::getName).toList();
+  }
+
+  /** Checkpoints hold these names of Java's: they may become more, but none may change. */
+  @Test
+  void theNamesOfKindsStay() {
+    assertEquals(
+        List.of("RMS_NORM", "RMS_NORM_UNIT_OFFSET", "LAYER_NORM"), names(ModelConfig.Norm.class));
+    assertEquals(List.of("SILU", "GELU_ERF", "GELU_TANH"), names(ModelConfig.Activation.class));
+    assertEquals(List.of("PLAIN", "GATED", "GATED_FUSED"), names(ModelConfig.Mlp.class));
+    assertEquals(List.of("SEPARATE", "FUSED_PER_HEAD", "FUSED"), names(ModelConfig.Qkv.class));
+    assertEquals(List.of("CHECKPOINT", "RANDOM"), names(TrainConfig.Init.class));
+    assertEquals(List.of("FULL", "LORA", "QLORA"), names(TrainConfig.Method.class));
+    assertEquals(List.of("BFLOAT16", "FLOAT32"), names(TrainConfig.Compute.class));
+    assertEquals(List.of("FAST", "FLOAT32"), names(TrainConfig.LoraPrecision.class));
+    assertEquals(List.of("NF4", "FP4"), names(TrainConfig.QuantType.class));
+    assertEquals(List.of("INT8", "FP8"), names(TrainConfig.EightBit.class));
+    assertEquals(
+        List.of("CONSTANT", "CONSTANT_WITH_WARMUP", "LINEAR", "COSINE"),
+        names(TrainConfig.Scheduler.class));
+    assertEquals(List.of("NONE", "ALL", "LORA_ONLY"), names(LoraConfig.Bias.class));
+    assertEquals(
+        List.of("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_neox"),
+        Arrays.stream(ModelConfig.Architecture.values())
+            .map(ModelConfig.Architecture::modelType)
             .toList());
   }
 
-  /** Two fixtures never have the same text. */
+  private static List<String> names(Class<? extends Enum<?>> type) {
+    return Arrays.stream(type.getEnumConstants()).map(Enum::name).toList();
+  }
+
+  /** Real configs of every architecture, each with all that is named of it. */
   @Test
-  void everyFixtureHasAnIdentityOfItsOwn() {
-    List<Map<String, String>> seen = new ArrayList<>();
-    for (String name :
-        List.of(
-            "gemma2",
-            "gemma3",
-            "llama",
-            "llama3_tied",
-            "mistral",
-            "neox_polyglot",
-            "neox_sequential",
-            "phi3",
-            "qwen2",
-            "qwen3")) {
-      Map<String, String> settings =
-          ModelSettings.of(ModelConfig.read(FixtureFiles.reference("models/" + name)));
-      assertFalse(seen.contains(settings), name);
-      seen.add(settings);
+  void theFixturesAreNamedAsTheyWere() throws IOException {
+    ObjectNode expected = resource("model_settings.json");
+    Set<ModelConfig.Architecture> seen = EnumSet.noneOf(ModelConfig.Architecture.class);
+    for (Map.Entry<String, JsonNode> each : expected.properties()) {
+      Map<String, String> named = new TreeMap<>();
+      each.getValue().properties().forEach(e -> named.put(e.getKey(), e.getValue().textValue()));
+      ModelConfig config =
+          ModelConfig.read(FixtureFiles.reference("models").resolve(each.getKey()));
+      assertEquals(named, ModelSettings.of(config), each.getKey());
+      seen.add(config.architecture());
     }
+    assertEquals(EnumSet.allOf(ModelConfig.Architecture.class), seen);
   }
 
   /** Of a model and its run, with a checkpoint after the first of two steps. */
   private record Trained(Path model, Path config, Path state, Path adapter) {}
 
-  private static Trained train(Path folder) throws IOException {
+  private static Trained train(Path folder, String... more) throws IOException {
     Path model = Files.createDirectory(folder.resolve("model"));
     for (String file : List.of("config.json", "model.safetensors", "tokenizer.json")) {
       Files.copy(FixtureFiles.project("examples/model").resolve(file), model.resolve(file));
@@ -212,10 +277,11 @@ class CheckpointIdentityTest {
             max_steps: 2
             save_steps: 1
             """
-                .formatted(
-                    model,
-                    FixtureFiles.project("examples/data/blog-reviews.jsonl"),
-                    folder.resolve("out")));
+                    .formatted(
+                        model,
+                        FixtureFiles.project("examples/data/blog-reviews.jsonl"),
+                        folder.resolve("out"))
+                + String.join("\n", more));
     assertDone(run("train", config));
     return new Trained(
         model,
@@ -239,6 +305,63 @@ class CheckpointIdentityTest {
     assertTrue(
         assertDone(run("train", trained.config(), "--resume")).err().contains("after step 1"));
     assertArrayEquals(expected, Files.readAllBytes(trained.adapter()));
+  }
+
+  /**
+   * They took loraplus_lr_embedding where no embedding is trained, and left it without a meaning.
+   * The file is in the form of then; what says which base and examples it was is the run's own.
+   */
+  @Test
+  void anEarlierVersionsRateOfNoEmbeddingIsForgotten(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder);
+    byte[] expected = Files.readAllBytes(trained.adapter());
+    ObjectNode earlier = earlier(trained);
+    assertEquals("1.0E-5", earlier.get("settings").get("loraplus_lr_embedding").textValue());
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    Files.delete(trained.adapter());
+    assertFixable(
+        run("train", trained.config(), "--resume", "--set", "loraplus_lr_embedding=1e-5"),
+        "loraplus_lr_embedding",
+        "remove it");
+    assertTrue(
+        assertDone(run("train", trained.config(), "--resume")).err().contains("after step 1"));
+    assertArrayEquals(expected, Files.readAllBytes(trained.adapter()));
+    // In a checkpoint of this version it means something, whatever else the file says.
+    earlier.set("model", Json.newObject());
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    assertFixable(
+        run("train", trained.config(), "--resume"),
+        "loraplus_lr_embedding: saved 1.0E-5, now unset");
+  }
+
+  @Test
+  void anEarlierVersionsRateOfAnEmbeddingIsCompared(@TempDir Path folder) throws IOException {
+    Trained trained = train(folder, "modules_to_save: [lm_head, embed_tokens]");
+    ObjectNode earlier = earlier(trained);
+    earlier.withObjectProperty("settings").put("modules_to_save", "[embed_tokens, lm_head]");
+    Files.writeString(trained.state(), Json.pretty(earlier));
+    assertFixable(
+        run("train", trained.config(), "--resume"),
+        "the run has changed: loraplus_lr_embedding: saved 1.0E-5, now unset;");
+    assertDone(run("train", trained.config(), "--resume", "--set", "loraplus_lr_embedding=1e-5"));
+  }
+
+  /** A state as it was written before the model had words of its own, of this run. */
+  private static ObjectNode earlier(Trained trained) throws IOException {
+    ObjectNode earlier = resource("trainer_state_earlier.json");
+    ObjectNode now = Json.readObject(trained.state(), 1 << 20);
+    for (String own : List.of("model_fingerprint", "data_fingerprint", "metrics_bytes")) {
+      earlier.set(own, now.get(own));
+    }
+    return earlier;
+  }
+
+  private static ObjectNode resource(String name) throws IOException {
+    try (InputStream in =
+        Objects.requireNonNull(
+            CheckpointIdentityTest.class.getResourceAsStream("/checkpoints/" + name))) {
+      return Json.object(new String(in.readAllBytes(), StandardCharsets.UTF_8), name);
+    }
   }
 
   @Test
