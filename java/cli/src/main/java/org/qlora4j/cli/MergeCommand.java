@@ -118,7 +118,7 @@ final class MergeCommand implements Callable<Integer> {
           "Element type of the result: ${COMPLETION-CANDIDATES} (default: each tensor's own; before it was quantized).")
   private @Nullable Type type;
 
-  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
+  @Mixin private ResumableShardSizeOption shardSize = new ResumableShardSizeOption();
 
   @Mixin private ThreadOption threads = new ThreadOption();
 
