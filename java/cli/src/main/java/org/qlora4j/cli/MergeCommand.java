@@ -173,6 +173,12 @@ final class MergeCommand implements Callable<Integer> {
     if (result.replacedTensors() > 0) {
       out.printf(Locale.ROOT, "tensors replaced by trained ones: %d%n", result.replacedTensors());
     }
+    if (result.savedTensors() > 0) {
+      out.printf(
+          Locale.ROOT,
+          "tensors of embedding and head as the adapter saved them, other than the model's: %d%n",
+          result.savedTensors());
+    }
     if (result.headSeparated()) {
       out.println("embedding and head are two tensors now: tie_word_embeddings is false");
     }
@@ -186,6 +192,7 @@ final class MergeCommand implements Callable<Integer> {
     ObjectNode figures = Json.newObject();
     figures.put("merged_weights", result.mergedWeights());
     figures.put("replaced_tensors", result.replacedTensors());
+    figures.put("saved_tensors", result.savedTensors());
     figures.put("head_separated", result.headSeparated());
     figures.put("dora", result.dora());
     figures.put("base", choice.line());
