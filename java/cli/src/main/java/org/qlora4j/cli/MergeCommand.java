@@ -219,7 +219,7 @@ final class MergeCommand implements Callable<Integer> {
                 + " bits and only these can be merged into, found "
                 + base.name().toLowerCase(Locale.ROOT));
       }
-      return new Choice(null, "base: the " + bits + "-bit weights of " + model + ", dequantized");
+      return storedChoice(checkpoint, bits);
     }
     if (base == Base.TRAINED) {
       TrainedBase trained = TrainedBase.read(adapter);
@@ -246,6 +246,30 @@ final class MergeCommand implements Callable<Integer> {
         quantization, "base: the weights of " + model + ", " + describe(quantization));
   }
 
+  /** Some weights are quantized already; dense ones become so as the adapter was trained. */
+  private Choice storedChoice(ModelCheckpoint checkpoint, int bits) {
+    String line = "base: the " + bits + "-bit weights of " + model + ", dequantized";
+    TrainedBase trained = TrainedBase.read(adapter);
+    QuantizationConfig quantization = trained == null ? null : trained.quantization();
+    if (quantization == null) {
+      return new Choice(null, line);
+    }
+    StoredLinears linears = new StoredLinears(checkpoint, WeightNames.of(ModelConfig.read(model)));
+    int dense = linears.dense();
+    return dense == 0 || !linears.fit(quantization)
+        ? new Choice(null, line)
+        : new Choice(
+            quantization,
+            line
+                + "; "
+                + dense
+                + " of "
+                + linears.count()
+                + " linear weights, which are dense, "
+                + describe(quantization)
+                + ", as the adapter was trained");
+  }
+
   private QuantizationConfig quantization() {
     try {
       return switch (base) {
@@ -261,6 +285,6 @@ final class MergeCommand implements Callable<Integer> {
   }
 
   private static String describe(QuantizationConfig config) {
-    return "quantized to " + config.text() + " and dequantized";
+    return "quantized to " + config.ofWeights().text() + " and dequantized";
   }
 }
