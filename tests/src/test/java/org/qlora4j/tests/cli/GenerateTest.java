@@ -10,6 +10,7 @@ import static org.qlora4j.tests.support.CommandRuns.assertFixable;
 import static org.qlora4j.tests.support.CommandRuns.run;
 
 import java.io.IOException;
+import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -17,11 +18,20 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.StoredType;
+import org.qlora4j.kernels.DType;
+import org.qlora4j.kernels.DeviceBuffer;
+import org.qlora4j.kernels.DeviceTensor;
+import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.kernels.WeightFormat;
+import org.qlora4j.model.ModelConfig;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
+import org.qlora4j.quant.QuantizedWeight;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.Packs;
 import org.qlora4j.tests.support.StoredTensors;
 
 /** The command {@code generate}: the base that an adapter meets. */
@@ -203,6 +213,32 @@ class GenerateTest {
         assertDone(generate(mixed, "--adapter", adapter)).out());
   }
 
+  /** The model with its linears as bitsandbytes stores them in 8 bits. */
+  private Path inEightBits() throws IOException {
+    Path stored = Files.createDirectory(folder.resolve("stored"));
+    try (DirectoryStream<Path> files = Files.newDirectoryStream(model, "*.json")) {
+      for (Path file : files) {
+        Files.copy(file, stored.resolve(file.getFileName()));
+      }
+    }
+    KernelPack pack = Packs.reference();
+    StoredTensors tensors = StoredTensors.read(model.resolve(ModelCheckpoint.SINGLE_FILE));
+    for (WeightNames.Module module : WeightNames.of(ModelConfig.read(model)).linears()) {
+      StoredTensors.Tensor dense = tensors.get(module.weight());
+      try (DeviceBuffer memory = DeviceBuffer.allocate(pack, dense.bytes().length)) {
+        DeviceTensor values = DeviceTensor.of(memory, 0, DType.BF16, dense.shape());
+        values.copyFrom(dense.bytes());
+        try (QuantizedWeight made =
+            QuantizedWeight.quantize(pack, values, QuantizationConfig.int8(0))) {
+          tensors.put(module.weight(), StoredType.I8, made.codes().toBytes(), dense.shape());
+          tensors.put(
+              module.path() + ".SCB", StoredType.F32, made.absmax().toBytes(), module.rows());
+        }
+      }
+    }
+    return tensors.write(stored);
+  }
+
   private static Ran sample(Object... modelAndMore) {
     List<Object> arguments = new ArrayList<>(List.of(modelAndMore));
     arguments.addAll(List.of("--temperature", 2));
@@ -246,8 +282,7 @@ class GenerateTest {
     assertTrue(exact.err().contains("base: quantized to int8, as the adapter"), exact.err());
 
     // A base that is stored in 8 bits is what it is, but its threshold counts.
-    Path stored = folder.resolve("stored");
-    assertDone(run("quantize", model, stored, "--type", "int8"));
+    Path stored = inEightBits();
     Ran fromStored = assertDone(sample(stored, "--adapter", adapter));
     assertEquals(with, fromStored.out());
     assertFalse(fromStored.err().contains("as the adapter was trained"), fromStored.err());
