@@ -1,5 +1,5 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
-/** Rules of cleaning and duplicates, one by one. */
+/** What the sentiment classifier is made of, and its files, part by part. */
 @NullMarked
 package org.qlora4j.sentiment;
 

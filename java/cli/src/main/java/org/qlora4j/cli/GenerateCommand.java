@@ -30,8 +30,8 @@ import org.qlora4j.model.DecoderModel;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.ModelLoader;
 import org.qlora4j.model.Pass;
+import org.qlora4j.model.WeightNames;
 import org.qlora4j.quant.QuantizationConfig;
-import org.qlora4j.quant.QuantizedTensors;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tensor.TensorArena;
 import picocli.CommandLine.ArgGroup;
@@ -166,7 +166,7 @@ final class GenerateCommand implements Callable<Integer> {
       names = "--llm-int8-threshold",
       paramLabel = "X",
       description =
-          "With int8: columns of activations of at least this are multiplied in 16 bits; 0 for none (default: as the adapter was trained, else 0).")
+          "With int8 and --compute bfloat16: columns of activations of at least this are multiplied in 16 bits; 0 for none (default: as the adapter was trained, else 0).")
   private @Nullable Float outlierThreshold;
 
   @Option(
@@ -217,7 +217,8 @@ final class GenerateCommand implements Callable<Integer> {
         ConsoleProgress progress = new ConsoleProgress(err)) {
       err.println(kernels.description());
       int[] prompt = prompt(tokenizer);
-      ModelLoader.Options options = new ModelLoader.Options(type, quantization(checkpoint), false);
+      StoredLinears linears = new StoredLinears(checkpoint, WeightNames.of(config));
+      ModelLoader.Options options = new ModelLoader.Options(type, quantization(linears), false);
       try (DecoderModel decoder =
           ModelLoader.load(kernels, config, checkpoint, options, progress)) {
         progress.finish();
@@ -308,28 +309,74 @@ final class GenerateCommand implements Callable<Integer> {
   }
 
   /** How the linear weights are held: as the options say, or as the adapter was trained. */
-  private @Nullable QuantizationConfig quantization(ModelCheckpoint checkpoint) {
+  private @Nullable QuantizationConfig quantization(StoredLinears linears) {
     QuantizationConfig chosen =
-        quantize == null ? trainedQuantization(checkpoint) : chosenQuantization(quantize);
+        quantize == null ? trainedQuantization(linears) : chosenQuantization(quantize);
+    checkQuantization(chosen);
+    if (chosen != null && chosen.format() == WeightFormat.INT8) {
+      // Only activations in 16 bits have columns apart.
+      chosen =
+          QuantizationConfig.int8(
+              compute != Compute.BFLOAT16
+                  ? 0
+                  : outlierThreshold == null ? chosen.outlierThreshold() : outlierThreshold);
+    }
+    int dense = linears.dense();
+    if (quantize == null && chosen != null && dense > 0) {
+      boolean all = dense == linears.count();
+      spec.commandLine()
+          .getErr()
+          .println(
+              "base: "
+                  + (all ? "" : dense + " of " + linears.count() + " linear weights ")
+                  + "quantized to "
+                  + chosen.text()
+                  + ", as the adapter was trained; --quantize none leaves "
+                  + (all ? "it as it is" : "them as they are"));
+    }
+    return chosen;
+  }
+
+  /** Refuses options that have nothing to act on. */
+  private void checkQuantization(@Nullable QuantizationConfig chosen) {
+    String found =
+        quantize == null
+            ? "no --quantize"
+            : "--quantize " + quantize.name().toLowerCase(Locale.ROOT);
+    boolean fourBit = quantize != null && chosen != null && chosen.format().is4Bit();
+    if (!fourBit && (blockSize != null || noDoubleQuant)) {
+      throw new InputException(
+          (blockSize != null ? "--blocksize" : "--no-double-quant")
+              + ": expected --quantize nf4 or fp4 with it, found "
+              + found);
+    }
     if (outlierThreshold == null) {
-      return chosen;
+      return;
+    }
+    if (!(outlierThreshold >= 0) || !Float.isFinite(outlierThreshold)) {
+      throw new InputException(
+          "--llm-int8-threshold: expected a number of at least 0, found " + outlierThreshold);
     }
     boolean int8 = chosen != null && chosen.format() == WeightFormat.INT8;
-    if (!(outlierThreshold >= 0)
-        || (outlierThreshold > 0 && (!int8 || compute != Compute.BFLOAT16))) {
+    if (!int8 || (outlierThreshold > 0 && compute != Compute.BFLOAT16)) {
       throw new InputException(
-          "--llm-int8-threshold: expected a number above 0 with --quantize int8 and --compute"
-              + " bfloat16, found "
-              + outlierThreshold);
+          "--llm-int8-threshold: needs an INT8 base (--quantize int8) and --compute bfloat16, found "
+              + (int8
+                  ? "--compute float32"
+                  : quantize == null && chosen != null
+                      ? "a base that the adapter was trained on in " + chosen.text()
+                      : found));
     }
-    return int8 ? QuantizationConfig.int8(outlierThreshold) : chosen;
   }
 
   private @Nullable QuantizationConfig chosenQuantization(Quantize format) {
     try {
       return switch (format) {
         case NONE -> null;
-        case INT8 -> QuantizationConfig.int8(0);
+        case INT8 -> {
+          QuantizationConfig trained = outlierThreshold == null ? trainedQuantization() : null;
+          yield QuantizationConfig.int8(trained == null ? 0 : trained.outlierThreshold());
+        }
         case FP8 -> QuantizationConfig.fp8();
         case NF4, FP4 ->
             new QuantizationConfig(
@@ -342,30 +389,16 @@ final class GenerateCommand implements Callable<Integer> {
     }
   }
 
-  /** What the adapter's directory says of its base; says so where it changes anything. */
-  private @Nullable QuantizationConfig trainedQuantization(ModelCheckpoint checkpoint) {
-    if (blockSize != null || noDoubleQuant) {
-      throw new InputException(
-          (blockSize != null ? "--blocksize" : "--no-double-quant")
-              + ": expected --quantize nf4 or fp4 with it, found no --quantize");
-    }
+  /** What the adapter's directory says of its base; null where it says nothing. */
+  private @Nullable QuantizationConfig trainedQuantization() {
     TrainedBase trained = adapter == null ? null : TrainedBase.read(adapter);
-    QuantizationConfig config = trained == null ? null : trained.quantization();
-    if (config == null) {
-      return null;
-    }
-    int bits = QuantizedTensors.storedBits(checkpoint);
-    if (bits != 0) {
-      // Stored codes are all there is; of what was asked for then, a threshold still counts.
-      return bits == 8 && config.format() == WeightFormat.INT8 ? config : null;
-    }
-    spec.commandLine()
-        .getErr()
-        .println(
-            "base: quantized to "
-                + config.text()
-                + ", as the adapter was trained; --quantize none leaves it as it is");
-    return config;
+    return trained == null ? null : trained.quantization();
+  }
+
+  /** The same where it can be had: a base that is stored otherwise stays as it is. */
+  private @Nullable QuantizationConfig trainedQuantization(StoredLinears linears) {
+    QuantizationConfig config = trainedQuantization();
+    return config != null && linears.fit(config) ? config : null;
   }
 
   private int[] prompt(Tokenizer tokenizer) {

@@ -118,7 +118,7 @@ final class MergeCommand implements Callable<Integer> {
           "Element type of the result: ${COMPLETION-CANDIDATES} (default: each tensor's own; before it was quantized).")
   private @Nullable Type type;
 
-  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
+  @Mixin private ResumableShardSizeOption shardSize = new ResumableShardSizeOption();
 
   @Mixin private ThreadOption threads = new ThreadOption();
 
@@ -173,6 +173,12 @@ final class MergeCommand implements Callable<Integer> {
     if (result.replacedTensors() > 0) {
       out.printf(Locale.ROOT, "tensors replaced by trained ones: %d%n", result.replacedTensors());
     }
+    if (result.savedTensors() > 0) {
+      out.printf(
+          Locale.ROOT,
+          "tensors of embedding and head as the adapter saved them, other than the model's: %d%n",
+          result.savedTensors());
+    }
     if (result.headSeparated()) {
       out.println("embedding and head are two tensors now: tie_word_embeddings is false");
     }
@@ -186,6 +192,7 @@ final class MergeCommand implements Callable<Integer> {
     ObjectNode figures = Json.newObject();
     figures.put("merged_weights", result.mergedWeights());
     figures.put("replaced_tensors", result.replacedTensors());
+    figures.put("saved_tensors", result.savedTensors());
     figures.put("head_separated", result.headSeparated());
     figures.put("dora", result.dora());
     figures.put("base", choice.line());
@@ -212,7 +219,7 @@ final class MergeCommand implements Callable<Integer> {
                 + " bits and only these can be merged into, found "
                 + base.name().toLowerCase(Locale.ROOT));
       }
-      return new Choice(null, "base: the " + bits + "-bit weights of " + model + ", dequantized");
+      return storedChoice(checkpoint, bits);
     }
     if (base == Base.TRAINED) {
       TrainedBase trained = TrainedBase.read(adapter);
@@ -239,6 +246,30 @@ final class MergeCommand implements Callable<Integer> {
         quantization, "base: the weights of " + model + ", " + describe(quantization));
   }
 
+  /** Some weights are quantized already; dense ones become so as the adapter was trained. */
+  private Choice storedChoice(ModelCheckpoint checkpoint, int bits) {
+    String line = "base: the " + bits + "-bit weights of " + model + ", dequantized";
+    TrainedBase trained = TrainedBase.read(adapter);
+    QuantizationConfig quantization = trained == null ? null : trained.quantization();
+    if (quantization == null) {
+      return new Choice(null, line);
+    }
+    StoredLinears linears = new StoredLinears(checkpoint, WeightNames.of(ModelConfig.read(model)));
+    int dense = linears.dense();
+    return dense == 0 || !linears.fit(quantization)
+        ? new Choice(null, line)
+        : new Choice(
+            quantization,
+            line
+                + "; "
+                + dense
+                + " of "
+                + linears.count()
+                + " linear weights, which are dense, "
+                + describe(quantization)
+                + ", as the adapter was trained");
+  }
+
   private QuantizationConfig quantization() {
     try {
       return switch (base) {
@@ -254,6 +285,6 @@ final class MergeCommand implements Callable<Integer> {
   }
 
   private static String describe(QuantizationConfig config) {
-    return "quantized to " + config.text() + " and dequantized";
+    return "quantized to " + config.ofWeights().text() + " and dequantized";
   }
 }

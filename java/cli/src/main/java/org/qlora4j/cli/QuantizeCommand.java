@@ -75,7 +75,7 @@ final class QuantizeCommand implements Callable<Integer> {
       description = "Keep the blocks' scales in 32 bits instead of quantizing them too.")
   private boolean noDoubleQuant;
 
-  @Mixin private ShardSizeOption shardSize = new ShardSizeOption();
+  @Mixin private ResumableShardSizeOption shardSize = new ResumableShardSizeOption();
 
   @Mixin private ThreadOption threads = new ThreadOption();
 

@@ -205,30 +205,13 @@ final class TrainCommand implements Callable<Integer> {
     return List.of(name, Text.bytes(planned), Text.bytes(used));
   }
 
+  /** Without what {@code generate} finds in the adapter's directory. */
   private static String generateCommand(TrainConfig config, TrainingSummary summary) {
     StringBuilder command = new StringBuilder("./qlora4j generate ");
     if (config.method().adapter()) {
       command.append(shell(config.model().toString())).append(" --adapter ");
     }
     command.append(shell(summary.output().toString()));
-    if (config.method() == TrainConfig.Method.QLORA) {
-      command
-          .append(" --quantize ")
-          .append(config.quantization().type().name().toLowerCase(Locale.ROOT));
-      if (config.quantization().blockSize() != 64) {
-        command.append(" --blocksize ").append(config.quantization().blockSize());
-      }
-      if (!config.quantization().doubleQuant()) {
-        command.append(" --no-double-quant");
-      }
-    }
-    TrainConfig.EightBit eightBit = config.quantization().eightBit();
-    if (config.method() == TrainConfig.Method.LORA && eightBit != null) {
-      command.append(" --quantize ").append(eightBit.name().toLowerCase(Locale.ROOT));
-      if (config.quantization().outlierThreshold() > 0) {
-        command.append(" --llm-int8-threshold ").append(config.quantization().outlierThreshold());
-      }
-    }
     if (config.compute() == TrainConfig.Compute.FLOAT32) {
       command.append(" --compute float32");
     }

@@ -10,10 +10,10 @@ import org.qlora4j.common.Text;
 import org.qlora4j.kernels.DType;
 import org.qlora4j.kernels.DeviceBuffer;
 import org.qlora4j.kernels.DeviceTensor;
-import org.qlora4j.kernels.FloatBits;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.model.TrainableModule;
 import org.qlora4j.quant.DenseRows;
+import org.qlora4j.quant.FloatEncoding;
 
 /**
  * Weights of the embedding and the head that PEFT saved along with an adapter. Those of the base
@@ -64,7 +64,7 @@ final class SavedEmbedding {
           module.copyWeight(first, frozen);
           float[] expected = frozen.toFloats();
           for (int i = 0; i < expected.length; i++) {
-            if (!isSame(values[i], expected[i])) {
+            if (!FloatEncoding.isHeldAs(values[i], expected[i])) {
               return false;
             }
           }
@@ -72,12 +72,5 @@ final class SavedEmbedding {
       }
       return true;
     }
-  }
-
-  /** The same, also where the model holds it in 16 bits. */
-  private static boolean isSame(float saved, float held) {
-    return saved == held
-        || FloatBits.fromBf16(FloatBits.toBf16(saved)) == held
-        || FloatBits.fromF16(FloatBits.toF16(saved)) == held;
   }
 }

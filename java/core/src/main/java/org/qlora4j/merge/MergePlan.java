@@ -19,6 +19,8 @@ import org.qlora4j.lora.LoraConfig;
 import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.model.WeightNames.Part;
+import org.qlora4j.quant.DenseRows;
+import org.qlora4j.quant.FloatEncoding;
 import org.qlora4j.quant.QuantizedTensors;
 
 /**
@@ -29,6 +31,7 @@ import org.qlora4j.quant.QuantizedTensors;
  */
 final class MergePlan {
   private static final String WEIGHT = ".weight";
+  private static final int CHUNK_ELEMENTS = 1 << 18;
 
   /**
    * A tensor of the result.
@@ -273,6 +276,40 @@ final class MergePlan {
   /** A weight that the adapter adds to. */
   Tensor firstMerged() {
     return tensor(adapter.pairs().keySet().iterator().next() + WEIGHT);
+  }
+
+  /** How many tensors are what the adapter saved along, with other values than the base's. */
+  int savedOthers() {
+    return (int)
+        saved.entrySet().stream()
+            .filter(each -> !adapter.copies().containsKey(each.getKey()))
+            .filter(each -> !isSame(each.getValue(), bases.get(each.getKey())))
+            .count();
+  }
+
+  /** Whether they have the same values, also where the base has them in 16 bits. */
+  private boolean isSame(TensorSource saved, @Nullable TensorSource base) {
+    if (base == null || QuantizedTensors.isQuantized(checkpoint, base.name())) {
+      return false;
+    }
+    try (DenseRows savedRows = DenseRows.of(saved);
+        DenseRows baseRows = DenseRows.of(base)) {
+      int chunk = savedRows.rowsOf(CHUNK_ELEMENTS);
+      float[] values = new float[Math.toIntExact(chunk * savedRows.cols())];
+      float[] held = new float[values.length];
+      for (long first = 0; first < savedRows.rows(); first += chunk) {
+        int count = (int) Math.min(chunk, savedRows.rows() - first);
+        savedRows.read(first, count, values);
+        baseRows.read(first, count, held);
+        int elements = Math.toIntExact(count * savedRows.cols());
+        for (int i = 0; i < elements; i++) {
+          if (!FloatEncoding.isHeldAs(values[i], held[i])) {
+            return false;
+          }
+        }
+      }
+      return true;
+    }
   }
 
   /** Whether embedding and head, one tensor in the base, are two in the result. */

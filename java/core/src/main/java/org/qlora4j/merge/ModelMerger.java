@@ -75,6 +75,8 @@ public final class ModelMerger {
    *
    * @param mergedWeights number of weights an adapter was added to
    * @param replacedTensors number of tensors that trained ones took the place of
+   * @param savedTensors number of tensors, the embedding's and the head's, that are what the
+   *     adapter saved of them and not what the base has
    * @param headSeparated whether embedding and head, one tensor in the base, became two
    * @param dora whether it was a DoRA adapter
    * @param type of the merged weights
@@ -86,6 +88,7 @@ public final class ModelMerger {
   public record Result(
       int mergedWeights,
       int replacedTensors,
+      int savedTensors,
       boolean headSeparated,
       boolean dora,
       DType type,
@@ -132,6 +135,7 @@ public final class ModelMerger {
       return new Result(
           adapter.pairs().size(),
           adapter.copies().size(),
+          tensors.savedOthers(),
           tensors.separatesHead(),
           lora.dora(),
           merge.mergedType(),

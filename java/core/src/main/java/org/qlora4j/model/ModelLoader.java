@@ -142,13 +142,13 @@ public final class ModelLoader {
               + (bits == 4 ? "qlora" : "lora")
               + ", or a base in 16 or 32 bits");
     }
-    if (wanted == null || wanted.format().is4Bit() == (bits == 4)) {
-      if (wanted != null && wanted.format() == WeightFormat.FP8) {
-        throw new InputException(
-            stored
-                + " (INT8); use method: lora without quantization: fp8, or a base in 16 or 32 bits");
-      }
+    if (wanted == null || wanted.fits(bits)) {
       return;
+    }
+    if (wanted.format() == WeightFormat.FP8 && bits == 8) {
+      throw new InputException(
+          stored
+              + " (INT8); use method: lora without quantization: fp8, or a base in 16 or 32 bits");
     }
     throw new InputException(
         bits == 4

@@ -36,6 +36,13 @@ public final class FloatEncoding {
     return finite;
   }
 
+  /** Whether a value is the one that is held, or becomes it where that is held in 16 bits. */
+  public static boolean isHeldAs(float value, float held) {
+    return value == held
+        || FloatBits.fromBf16(FloatBits.toBf16(value)) == held
+        || FloatBits.fromF16(FloatBits.toF16(value)) == held;
+  }
+
   /** F32, BF16 or F16 by its name in config.json, also as PyTorch prints it; else null. */
   public static @Nullable DType byConfigName(String name) {
     return switch (name.startsWith("torch.") ? name.substring("torch.".length()) : name) {

@@ -62,12 +62,36 @@ public record QuantizationConfig(
     return new QuantizationConfig(WeightFormat.NF4, 64, true);
   }
 
-  /** For messages: "nf4 in blocks of 64 with double quantization", "int8". */
+  /**
+   * For messages: "nf4 in blocks of 64 with double quantization", "int8", "int8 with columns of
+   * activations from 6.0 on in 16 bits".
+   */
   public String text() {
-    return format.name().toLowerCase(Locale.ROOT)
-        + (format.is4Bit()
-            ? " in blocks of " + blockSize + (doubleQuantization ? " with double quantization" : "")
-            : "");
+    String name = format.name().toLowerCase(Locale.ROOT);
+    if (format.is4Bit()) {
+      return name
+          + " in blocks of "
+          + blockSize
+          + (doubleQuantization ? " with double quantization" : "");
+    }
+    return outlierThreshold > 0
+        ? name + " with columns of activations from " + outlierThreshold + " on in 16 bits"
+        : name;
+  }
+
+  /** The same for the weights alone: how activations are multiplied is left out. */
+  public QuantizationConfig ofWeights() {
+    return new QuantizationConfig(format, blockSize, doubleQuantization, 0);
+  }
+
+  /**
+   * Whether a weight that is stored in so many bits may be among weights that are quantized so: it
+   * stays as it is.
+   *
+   * @param storedBits 4, or 8 for INT8; 0 for a dense weight, which is quantized
+   */
+  public boolean fits(int storedBits) {
+    return storedBits == 0 || (format != WeightFormat.FP8 && format.is4Bit() == (storedBits == 4));
   }
 
   /** Nested block size of the kernel ABI: 256, or 0 without double quantization. */

@@ -31,28 +31,29 @@ public record TrainedBase(@Nullable QuantizationConfig quantization) {
   private static final long MAX_BYTES = 1 << 16;
 
   /**
-   * What a model's linear weights are.
+   * What a model's linear weights are. Where the directory held some of them quantized and the
+   * training left the others dense, they are as the directory has them.
    *
-   * @param outlierThreshold with INT8, see {@link QuantizationConfig}
+   * @param asked what the training quantized dense weights to, or null
    */
-  public static TrainedBase of(List<Weight> linears, float outlierThreshold) {
-    for (Weight weight : linears) {
-      switch (weight.format()) {
-        case NF4, FP4 -> {
-          return new TrainedBase(
-              new QuantizationConfig(
-                  weight.format(), weight.blockSize(), weight.nestedBlockSize() != 0));
-        }
-        case INT8 -> {
-          return new TrainedBase(QuantizationConfig.int8(outlierThreshold));
-        }
-        case FP8 -> {
-          return new TrainedBase(QuantizationConfig.fp8());
-        }
-        case DENSE -> {}
-      }
+  public static TrainedBase of(List<Weight> linears, @Nullable QuantizationConfig asked) {
+    if (linears.stream().anyMatch(weight -> weight.format() == WeightFormat.DENSE)) {
+      return new TrainedBase(null);
     }
-    return new TrainedBase(null);
+    List<QuantizationConfig> held =
+        linears.stream().map(weight -> config(weight, asked)).distinct().toList();
+    return new TrainedBase(held.size() == 1 ? held.get(0) : asked);
+  }
+
+  private static QuantizationConfig config(Weight weight, @Nullable QuantizationConfig asked) {
+    return switch (weight.format()) {
+      case NF4, FP4 ->
+          new QuantizationConfig(
+              weight.format(), weight.blockSize(), weight.nestedBlockSize() != 0);
+      case INT8 -> QuantizationConfig.int8(asked == null ? 0 : asked.outlierThreshold());
+      case FP8 -> QuantizationConfig.fp8();
+      case DENSE -> throw new IllegalArgumentException("expected a quantized weight, found DENSE");
+    };
   }
 
   /** Writes the file. */

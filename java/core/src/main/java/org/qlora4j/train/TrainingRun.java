@@ -500,8 +500,7 @@ public final class TrainingRun {
     return lora.init().kind() == LoraInit.Kind.PISSA
         ? new TrainedBase(null)
         : TrainedBase.of(
-            model.linears().stream().map(LinearLayer::weight).toList(),
-            (float) config.quantization().outlierThreshold());
+            model.linears().stream().map(LinearLayer::weight).toList(), config.baseQuantization());
   }
 
   /** What {@link #writeWeights} writes, but of an adapter as it is trained, for a checkpoint. */

@@ -181,8 +181,16 @@ public final class SentimentModel {
 
   private static double number(ObjectNode about, String key, Path file) {
     JsonNode value = about.get(key);
-    if (value == null || !value.isNumber() || !(Math.abs(value.doubleValue()) <= LARGEST_NUMBER)) {
+    if (value == null || !value.isNumber()) {
       throw damaged(file, "its header has no " + key);
+    }
+    if (!(Math.abs(value.doubleValue()) <= LARGEST_NUMBER)) {
+      throw damaged(
+          file,
+          "its header's "
+              + key
+              + ": expected a number of at most 1e9 in magnitude, found "
+              + value.doubleValue());
     }
     return value.doubleValue();
   }

@@ -21,6 +21,7 @@ import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 import org.qlora4j.common.Json;
 import org.qlora4j.tests.support.CommandRuns.Ran;
@@ -51,6 +52,15 @@ class MainTest {
       }
     }
     assertTrue(run("--help").out().contains("  " + command), "listed in the general help");
+  }
+
+  /** A command says in its help what an interrupted run leaves, and only where it goes on. */
+  @ParameterizedTest
+  @CsvSource({"quantize, true", "merge, true", "make-model, false"})
+  void helpSaysWhetherFinishedFilesAreKept(String command, boolean kept) {
+    String help = assertDone(run(command, "--help")).out().replaceAll("\\s+", " ");
+    assertTrue(help.contains("Most bytes of a file (default: 5GB)"), help);
+    assertEquals(kept, help.contains("finished files survive an interruption"), help);
   }
 
   @Test

@@ -16,14 +16,17 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.qlora4j.checkpoint.ModelCheckpoint;
+import org.qlora4j.checkpoint.PeftAdapterFile;
 import org.qlora4j.common.Json;
 import org.qlora4j.quant.QuantizationConfig;
 import org.qlora4j.quant.TrainedBase;
 import org.qlora4j.tests.support.CommandRuns.Ran;
 import org.qlora4j.tests.support.FixtureFiles;
+import org.qlora4j.tests.support.StoredTensors;
 
 /** The command {@code merge}. */
 class MergeTest {
@@ -117,6 +120,77 @@ class MergeTest {
     Files.delete(adapter.resolve(TrainedBase.FILE));
     Ran unknown = assertDone(run("merge", model, adapter, folder.resolve("unknown")));
     assertTrue(unknown.err().contains("is not known"), unknown.err());
+  }
+
+  /** Dense weights beside stored codes are quantized as in the training. */
+  @Test
+  void mergesIntoABaseThatIsPartlyQuantized() throws IOException {
+    Path adapter = train("qlora");
+    Path out = folder.resolve("out");
+    assertDone(run("merge", model, adapter, out, "--dtype", "float32"));
+    Path mixed = folder.resolve("mixed");
+    assertDone(run("quantize", model, mixed));
+    StoredTensors tensors = StoredTensors.read(mixed.resolve(ModelCheckpoint.SINGLE_FILE));
+    String weight = "model.layers.1.mlp.down_proj.weight";
+    List.copyOf(tensors.tensors().keySet()).stream()
+        .filter(name -> name.startsWith(weight))
+        .forEach(tensors::remove);
+    StoredTensors.Tensor dense =
+        StoredTensors.read(model.resolve(ModelCheckpoint.SINGLE_FILE)).get(weight);
+    tensors.put(weight, dense.type(), dense.bytes(), dense.shape()).write(mixed);
+    Path fromMixed = folder.resolve("from-mixed");
+    Ran ran = assertDone(run("merge", mixed, adapter, fromMixed, "--dtype", "float32"));
+    assertTrue(ran.err().contains("the 4-bit weights of"), ran.err());
+    assertTrue(
+        ran.err().contains("1 of 28 linear weights, which are dense, quantized to nf4"), ran.err());
+    try (ModelCheckpoint expected = ModelCheckpoint.open(out);
+        ModelCheckpoint found = ModelCheckpoint.open(fromMixed)) {
+      assertEquals(Set.copyOf(expected.names()), Set.copyOf(found.names()));
+      for (String name : expected.names()) {
+        assertArrayEquals(expected.tensor(name).toBytes(), found.tensor(name).toBytes(), name);
+      }
+    }
+
+    // Where the training left them dense, or held them otherwise, they stay dense.
+    for (String base : List.of("null", "\"int8\"")) {
+      Files.writeString(adapter.resolve(TrainedBase.FILE), "{\"quantization\": " + base + "}");
+      Ran stored = assertDone(run("merge", mixed, adapter, fromMixed, "--dtype", "float32"));
+      assertFalse(stored.err().contains("which are dense"), stored.err());
+      try (ModelCheckpoint other = ModelCheckpoint.open(out);
+          ModelCheckpoint found = ModelCheckpoint.open(fromMixed)) {
+        assertFalse(
+            Arrays.equals(other.tensor(weight).toBytes(), found.tensor(weight).toBytes()), base);
+      }
+    }
+  }
+
+  /** An embedding that the adapter brings along is taken, and not without a word. */
+  @Test
+  void anotherEmbeddingThatWasSavedAlongIsSaid() throws IOException {
+    Path adapter = train("lora");
+    String embedding = "model.embed_tokens.weight";
+    StoredTensors.Tensor own =
+        StoredTensors.read(model.resolve(ModelCheckpoint.SINGLE_FILE)).get(embedding);
+    StoredTensors tensors = StoredTensors.read(adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+    byte[] values = own.bytes().clone();
+    for (int changed = 0; changed < 2; changed++) {
+      Files.delete(adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+      tensors.put(PeftAdapterFile.PREFIX + embedding, own.type(), values, own.shape());
+      Files.move(
+          tensors.write(adapter).resolve(ModelCheckpoint.SINGLE_FILE),
+          adapter.resolve(PeftAdapterFile.WEIGHTS_FILE));
+      Path json = folder.resolve("figures.json");
+      Ran ran = assertDone(run("merge", model, adapter, folder.resolve("out"), "--json", json));
+      assertEquals(
+          changed,
+          ran.out()
+              .lines()
+              .filter(line -> line.startsWith("tensors of embedding and head as"))
+              .count(),
+          ran.out());
+      assertEquals(changed, Json.readObject(json, 1 << 20).path("saved_tensors").intValue());
+      values[values.length - 1] ^= 1; // the last element's exponent
+    }
   }
 
   @Test

@@ -412,6 +412,8 @@ class ModelMergerTest {
         merge(pack, model, adapter, out, null, DType.F32, ONE_FILE, Progress.none());
     assertEquals(3, result.mergedWeights());
     assertEquals(0, result.replacedTensors());
+    // The embedding and the head.
+    assertEquals(2, result.savedTensors());
     assertTrue(result.headSeparated());
     try (PeftAdapterFile file = PeftAdapterFile.open(adapter);
         ModelCheckpoint before = ModelCheckpoint.open(model);
@@ -449,7 +451,7 @@ class ModelMergerTest {
     String head = PeftAdapterFile.PREFIX + "lm_head.base_layer.weight";
     Path with = withTensors(adapter, tensors.put(head, own.type(), own.bytes(), own.shape()));
     merge(model, adapter, folder.resolve("a"));
-    merge(model, with, folder.resolve("b"));
+    assertEquals(0, merge(model, with, folder.resolve("b")).savedTensors());
     assertEquals(
         -1,
         Files.mismatch(
@@ -474,7 +476,9 @@ class ModelMergerTest {
     tensors.put(embedding, StoredType.BF16, other, 64, 96);
     tensors.put(head, StoredType.BF16, other, 64, 96);
     Path out = folder.resolve("out");
-    assertFalse(merge(tied, withTensors(adapter, tensors), out).headSeparated());
+    ModelMerger.Result result = merge(tied, withTensors(adapter, tensors), out);
+    assertFalse(result.headSeparated());
+    assertEquals(1, result.savedTensors());
     try (ModelCheckpoint before = ModelCheckpoint.open(tied);
         ModelCheckpoint merged = ModelCheckpoint.open(out)) {
       assertEquals(Set.copyOf(before.names()), Set.copyOf(merged.names()));
