@@ -5,9 +5,9 @@
 #include <limits>
 #include <utility>
 
-#include "gemm_ahead.h"
 #include "gemm_codes.h"
 #include "gemm_epilogue.h"
+#include "gemm_fetch.h"
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_source.h"
@@ -452,14 +452,14 @@ class Multiplication {
     if (plan_.own_a) pack_p(first_row_panel, row_panels, own_p);
     const char* p = plan_.own_a ? own_p : shared_p(first_row_panel);
     const char* q = plan_.shared_b ? q_ + first_column_panel * q_panel_bytes() : own_q;
-    Ahead ahead_b;
+    Fetcher fetch_b;
     for (int64_t block = 0; block < plan_.k_blocks; ++block) {
       if (!plan_.shared_b) {
         pack_b(block, first_column_panel, column_panels, own_b);
         if (block + 1 < plan_.k_blocks) {
           const int64_t column = first_column_panel * kTileColumns;
           const int64_t columns = std::min(column_panels * kTileColumns, product_.n - column);
-          ahead_b.start(stored(product_.b, column, columns, (block + 1) * plan_.k_block, steps(block + 1)),
+          fetch_b.start(stored(product_.b, column, columns, (block + 1) * plan_.k_block, steps(block + 1)),
                         row_panels * column_panels);
         }
       }
@@ -468,13 +468,13 @@ class Multiplication {
       const char* b = plan_.shared_b ? shared_b(block, first_column_panel) : own_b;
       for (int64_t first = 0; first < row_panels; first += kPanels) {
         const int64_t count = std::min(kPanels, row_panels - first);
-        Ahead ahead_a;
+        Fetcher fetch_a;
         if (kFetchesA && !plan_.own_a)
-          ahead_a.start(next_a(block, first_row_panel, row_panels, first + count), count * column_panels);
+          fetch_a.start(next_a(block, first_row_panel, row_panels, first + count), count * column_panels);
         for (int64_t j = 0; j < column_panels; ++j) {
           for (int64_t i = first; i < first + count; ++i) {
-            ahead_a.step();
-            ahead_b.step();
+            fetch_a.step();
+            fetch_b.step();
             if (product_.codes) {
               char* tile = memory + (plan_.k_blocks == 1 ? 0 : j * row_panels + i) * kTileElements * (plan_.wide ? 8 : 4);
               run_coded_tile(block, first_row_panel + i, first_column_panel + j, a + i * a_panel_bytes(block),

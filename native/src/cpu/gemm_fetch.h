@@ -3,8 +3,8 @@
  * Memory that a task of a product will need next, brought near while it multiplies: the kernels read
  * their panels too fast to wait for memory, and packing waits for every cache line of a weight.
  */
-#ifndef QLORA4J_SRC_CPU_GEMM_AHEAD_H_
-#define QLORA4J_SRC_CPU_GEMM_AHEAD_H_
+#ifndef QLORA4J_SRC_CPU_GEMM_FETCH_H_
+#define QLORA4J_SRC_CPU_GEMM_FETCH_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -23,7 +23,7 @@ struct Stretch {
 };
 
 /** Fetches one stretch, an equal part of it at every step. */
-class Ahead {
+class Fetcher {
  public:
   /** steps: calls of step() until all of it has been asked for. */
   void start(const Stretch& stretch, int64_t steps) {
@@ -67,4 +67,4 @@ class Ahead {
 
 }  // namespace q4j::cpu
 
-#endif  // QLORA4J_SRC_CPU_GEMM_AHEAD_H_
+#endif  // QLORA4J_SRC_CPU_GEMM_FETCH_H_
