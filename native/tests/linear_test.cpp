@@ -500,8 +500,8 @@ void test_forward(uint64_t seed) {
  * Formats take turns, so that every one comes.
  */
 void test_forward_few_rows(uint64_t seed) {
-  constexpr int64_t kRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16,
-                               17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65};
+  constexpr int64_t kRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16, 17, 18, 19,
+                               23, 24, 25, 30, 31, 32, 33, 36, 37, 42, 43, 47, 48, 49, 63, 64, 65};
   Random random(seed);
   const int64_t m = random.pick(kRows);
   const int64_t chunks = random.pick({1, 2, 3, 4, 5, 7, 8, 16, 17, 34, 66});
@@ -571,11 +571,9 @@ void test_values(int32_t format, int32_t dtype) {
   }
 }
 
-void test_backward(uint64_t seed) {
-  Random random(seed);
-  const int64_t m = size(random), n = size(random), k = size(random);
+void test_backward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
-  const TestWeight w(random, n, k);
+  const TestWeight w(random, n, k, format);
   const TestLora l(random, n, k);
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
@@ -625,6 +623,22 @@ void test_backward(uint64_t seed) {
       check.element("dx", row, col, dx.at(row, col), sum, dtype == Q4J_BF16);
     }
   }
+}
+
+void test_backward(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = size(random), n = size(random), k = size(random);
+  test_backward(random, seed, m, n, k, random.pick(kFormats));
+}
+
+/**
+ * A contraction in several ranges and so many columns that a weight is packed by tasks and not once for all: what is fetched
+ * ahead, and the sums that are kept between ranges.
+ */
+void test_ranges(uint64_t seed, int32_t format) {
+  Random random(seed);
+  test_forward(random, seed, 45, 700, 1700, format);
+  test_backward(random, seed, 45, 1700, 700, format);
 }
 
 void test_lora_gradient(uint64_t seed) {
@@ -767,6 +781,9 @@ int main(int argc, char** argv) {
   for (const int32_t format : {Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
     test_values(format, Q4J_F32);
     if (format != Q4J_WEIGHT_INT8) test_values(format, Q4J_BF16);
+  }
+  for (uint64_t seed = first_seed; seed < first_seed + 2; ++seed) {
+    for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) test_ranges(seed, format);
   }
   // Few rows and whole chunks of 64 take another kernel, up to 2^20 steps.
   for (const int64_t k : {131072, 140000, 140032, 1 << 20, 17 << 16}) test_long_codes(3, k);

@@ -2,7 +2,6 @@
 #include "gemm.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "gemm_codes.h"
@@ -112,7 +111,7 @@ void pack(const Operand& operand, Element element, const PanelRange& range, void
   }
 }
 
-/** Where an operand's elements lie that begin at (outer, k). */
+/** Where an operand's elements lie that begin at (outer, k); within a byte where rows of 4-bit codes have an odd length. */
 Stretch stored(const Operand& operand, int64_t outer, int64_t outer_count, int64_t k, int64_t k_count) {
   int64_t row = outer, rows = outer_count, column = k, columns = k_count;
   if (operand.contract_rows) {
@@ -175,16 +174,12 @@ constexpr int64_t kTaskPanels = 4;
 // The same where a packed chunk of A is larger than this: it may then lie beyond a share of the third-level cache, and half as
 // many tasks read it half as often. The gradient of an output head has such a chunk, one row of it as long as the vocabulary.
 constexpr int64_t kFarTaskPanels = 8;
+constexpr int64_t kFarBytes = int64_t{4} << 20;
+// Whether what is next of A is fetched while tiles are multiplied. Tile loads wait for most of the latency of lines beyond the
+// second-level cache; other instructions wait less for A than fetching costs (1 to 2 %).
 #if defined(Q4J_AMX)
-// Tiles are multiplied so fast that a chunk of any size lies too far away: as many panels as their sums leave the second-level
-// cache room for, and what is next of A is fetched while tiles are multiplied. Other instructions wait less for A than that
-// costs (1 to 2 %).
-constexpr int64_t kFarBytes = 0;
-constexpr int64_t kTaskSumBytes = int64_t{512} << 10;
 constexpr bool kFetchesA = true;
 #else
-constexpr int64_t kFarBytes = int64_t{4} << 20;
-constexpr int64_t kTaskSumBytes = std::numeric_limits<int64_t>::max();
 constexpr bool kFetchesA = false;
 #endif
 // Tasks per thread, so that a thread that is interrupted does not hold up the others for long.
@@ -262,9 +257,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
     plan.task_panels = plan.column_panels;
     plan.task_rows = std::min(rows, std::clamp(row_panels / tasks, kLeastPackPanels, kPackPanels) * kTileRows);
   } else {
-    const bool far = plan.chunk_rows * plan.k_padded * bytes > kFarBytes;
-    const int64_t fitting = kTaskSumBytes / (plan.chunk_rows * kTileColumns * 4);
-    const int64_t most = std::clamp(fitting, kTaskPanels, far ? kFarTaskPanels : kTaskPanels);
+    const int64_t most = plan.chunk_rows * plan.k_padded * bytes > kFarBytes ? kFarTaskPanels : kTaskPanels;
     plan.task_panels = std::max<int64_t>(1, std::min(most, plan.column_panels / tasks));
     const int64_t column_tasks = (plan.column_panels + plan.task_panels - 1) / plan.task_panels;
     int64_t row_tasks = 1;

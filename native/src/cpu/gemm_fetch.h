@@ -27,22 +27,24 @@ class Fetcher {
  public:
   /** steps: calls of step() until all of it has been asked for. */
   void start(const Stretch& stretch, int64_t steps) {
-    row_ = stretch.first;
-    stride_ = stretch.stride;
-    // Counted from a row's first byte, a row has one line more where it begins within a line.
-    bytes_ = stretch.bytes + kLine - 1;
+    const auto first = reinterpret_cast<uintptr_t>(stretch.first);
+    const uintptr_t skew = first % kLine;
+    row_ = first - skew;
+    stride_ = static_cast<uintptr_t>(stretch.stride);
     rows_ = stretch.rows;
-    offset_ = 0;
-    const int64_t lines = rows_ * (bytes_ / kLine);
+    // Rows that begin at different places of a line have a line more in the worst case.
+    const uintptr_t most_skew = stride_ % kLine == 0 ? skew : kLine - 1;
+    lines_ = (static_cast<uintptr_t>(stretch.bytes) + most_skew + kLine - 1) / kLine;
+    line_ = 0;
+    const auto lines = rows_ * static_cast<int64_t>(lines_);
     lines_per_step_ = (lines + steps - 1) / std::max<int64_t>(1, steps);
   }
 
   void step() {
-    for (int64_t line = 0; line < lines_per_step_ && rows_ > 0; ++line) {
-      _mm_prefetch(row_ + offset_, kHint);
-      offset_ += kLine;
-      if (offset_ + kLine > bytes_) {
-        offset_ = 0;
+    for (int64_t i = 0; i < lines_per_step_ && rows_ > 0; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(row_ + line_ * kLine), kHint);
+      if (++line_ == lines_) {
+        line_ = 0;
         row_ += stride_;
         --rows_;
       }
@@ -50,18 +52,18 @@ class Fetcher {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
+  static constexpr uintptr_t kLine = 64;
 #if defined(Q4J_AMX)
   static constexpr _mm_hint kHint = _MM_HINT_T1;  // the first-level cache is full of tiles
 #else
   static constexpr _mm_hint kHint = _MM_HINT_T0;
 #endif
 
-  const char* row_ = nullptr;
-  int64_t stride_ = 0;
-  int64_t bytes_ = 0;
+  uintptr_t row_ = 0;
+  uintptr_t stride_ = 0;
+  uintptr_t lines_ = 0;  // of a row
+  uintptr_t line_ = 0;
   int64_t rows_ = 0;
-  int64_t offset_ = 0;
   int64_t lines_per_step_ = 0;
 };
 

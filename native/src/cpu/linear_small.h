@@ -6,9 +6,10 @@
  * A is rearranged once to the order in which the kernel decodes. Tasks are ranges of columns of C, which are rows of the stored
  * weight.
  *
- * Each element of C is one sum in a fixed order: the branch, then the steps in order, kLanes partial sums that are added at the
- * end. It depends neither on the threads nor on the other rows. The order differs from that of multiply(). Products of INT8
- * codes are exact sums here, too; what they are multiplied with and when the branch joins is as in gemm_codes.h.
+ * Each element of C is one sum in a fixed order: the branch, then the steps in order, kLanes partial sums (times the reader's
+ * sets, where one or two rows take several) that are added at the end. It depends neither on the threads nor, from three rows
+ * on, on the other rows. The order differs from that of multiply(). Products of INT8 codes are exact sums here, too; what they
+ * are multiplied with and when the branch joins is as in gemm_codes.h.
  */
 #ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_H_
 #define QLORA4J_SRC_CPU_LINEAR_SMALL_H_

@@ -351,13 +351,14 @@ struct Ahead {
 };
 
 template <int Bytes>
-static inline void fetch(const char* p, bool once) {
+static inline void fetch(uintptr_t address, bool once) {
 #pragma GCC unroll 4
   for (int line = 0; line < Bytes; line += 64) {
+    const char* p = reinterpret_cast<const char*>(address + static_cast<uintptr_t>(line));
     if (once) {
-      _mm_prefetch(p + line, _MM_HINT_NTA);
+      _mm_prefetch(p, _MM_HINT_NTA);
     } else {
-      _mm_prefetch(p + line, _MM_HINT_T0);
+      _mm_prefetch(p, _MM_HINT_T0);
     }
   }
 }
@@ -365,8 +366,8 @@ static inline void fetch(const char* p, bool once) {
 /**
  * results[r][i] += x[i] * row r from chunk `first` on, kLanes partial sums each. x: from that chunk on.
  *
- * Part p of a chunk goes to set p % Sets of the sums; the sets are added at the end, in pairs. Few sums alone would wait for
- * each other.
+ * Part p of a chunk goes to set p % Sets of the sums; the sets are added, in pairs, after the last of these chunks. Few sums
+ * alone would wait for each other.
  */
 template <class Reader, int M, int Rows, int Sets>
 static inline void multiply_rows(const Reader* readers, int64_t first, int64_t count, const typename Reader::X* __restrict x,
@@ -387,12 +388,12 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
   for (int64_t c = first; c < first + count; ++c) {
     int64_t next = c * ahead.chunk_step + ahead.distance;
     if (next >= ahead.end) next += ahead.skip;
-    const char* line = readers[0].bytes() + next;
+    uintptr_t line = reinterpret_cast<uintptr_t>(readers[0].bytes()) + static_cast<uintptr_t>(next);
     typename Reader::Chunk chunk[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       fetch<Reader::kBytes>(line, ahead.once);
-      line += ahead.row_step;
+      line += static_cast<uintptr_t>(ahead.row_step);
       chunk[r] = readers[r].chunk(c);
     }
 #pragma GCC unroll 8

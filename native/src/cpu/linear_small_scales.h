@@ -88,7 +88,10 @@ class Scales {
     const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
     const auto* nested_absmax = static_cast<const float*>(weight_.nested_absmax);
     // Those of the rows that come next, so that they do not wait for memory one block of rows after the other.
-    for (int64_t i = 0; i < count; i += 64) _mm_prefetch(reinterpret_cast<const char*>(codes + first + count + i), _MM_HINT_T0);
+    const int64_t after = std::min(first + 2 * count, weight_.rows * per_row_);
+    for (int64_t i = first + count; i < after; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes + i), _MM_HINT_T0);
+    }
     for (int64_t i = 0; i < count;) {
       const int64_t nested = (first + i) / weight_.nested_block_size;
       const int64_t end = std::min(count, (nested + 1) * weight_.nested_block_size - first);
