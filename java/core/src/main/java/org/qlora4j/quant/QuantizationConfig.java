@@ -36,6 +36,7 @@ public record QuantizationConfig(
       throw new IllegalArgumentException(
           "block size must be a power of two from 32 to 4096, found " + blockSize);
     }
+    outlierThreshold += 0.0f; // -0 is no other threshold than 0, but a record would tell them apart
   }
 
   /** 4 bits. */

@@ -187,6 +187,7 @@ class CheckpointFuzzTest {
                 bytes("{\"quantization\": null}"),
                 bytes("{\"quantization\": \"fp8\"}"),
                 bytes("{\"quantization\": \"int8\", \"llm_int8_threshold\": 6.0}"),
+                bytes("{\"quantization\": \"int8\", \"llm_int8_threshold\": -0.0}"),
                 bytes("{\"quantization\": \"nf4\", \"blocksize\": 64, \"double_quant\": true}"),
                 bytes("{\"quantization\": \"fp4\", \"blocksize\": 32, \"double_quant\": false}")),
             input -> {
