@@ -1,7 +1,7 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Memory that a task of a product will need next, brought near while it multiplies: the kernels read
- * their panels too fast to wait for memory, and packing waits for every cache line of a weight.
+ * Memory that a task of a product will need next, brought near while it multiplies: the kernels read their panels too fast to
+ * wait for memory, and packing waits for every cache line of a weight.
  */
 #ifndef QLORA4J_SRC_CPU_GEMM_FETCH_H_
 #define QLORA4J_SRC_CPU_GEMM_FETCH_H_

@@ -68,9 +68,9 @@ constexpr int64_t kMostColumns = 8;
 constexpr int64_t kTaskColumns = 256;
 constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
-// Bytes of a row that are fetched ahead of where four or more columns are; of fewer, twice as many. And of rows that are
-// fetched in the order of memory.
+// How many bytes ahead a row is fetched where four or more columns are taken; twice as many where fewer are.
 constexpr int64_t kAheadBytes = 1024;
+// The same for rows that are fetched in the order of memory.
 constexpr int64_t kAheadInOrderBytes = 6 * 1024;
 // Elements of x from which several threads rearrange it.
 constexpr int64_t kSharedElements = 1 << 16;
@@ -104,7 +104,7 @@ using Kernel = void (*)(const Reader*, int64_t, int64_t, const typename Reader::
 
 template <class Reader, int... M>
 constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequence<int, M...>) {
-  return {multiply_rows<Reader, M + 1, Reader::columns(M + 1), Reader::sets(M + 1)>...};
+  return {multiply_rows<Reader, M + 1, Reader::Order::columns(M + 1), Reader::Order::sets(M + 1)>...};
 }
 
 // By rows of x, from one on.
@@ -202,7 +202,7 @@ class SmallMultiplication {
     const int64_t group_rows = (product_.m + plan_.groups - 1) / plan_.groups;
     const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
     const bool whole = chunks * x_bytes <= kBlockBytes;
-    const bool in_order = Reader::kInOrder && whole && plan_.groups == 1;
+    const bool in_order = Reader::Order::kInOrder && whole && plan_.groups == 1;
     const int64_t block = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
     for (int64_t j = 0; j < columns; j += kBlockColumns) {
       const int64_t count = std::min(kBlockColumns, columns - j);
@@ -214,7 +214,7 @@ class SmallMultiplication {
         const int64_t row = first_row(group);
         const int64_t rows = first_row(group + 1) - row;
         const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
-        const int64_t step = Reader::columns(rows);
+        const int64_t step = Reader::Order::columns(rows);
         // What is read next of a row is its next range, and after the last one the row that takes its place.
         const int64_t distance = whole ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
         const Ahead ahead = in_order

@@ -27,12 +27,12 @@ template <bool Rounded, bool HalfBlocks>
 struct ShuffledF32Reader {
   using X = float;
   // A table takes two registers or four; beside the sums of more rows there is room for one.
-  static constexpr int columns(int64_t rows) { return rows <= (Rounded ? 4 : 2) ? 2 : 1; }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  struct Order : ByRows {
+    static constexpr int columns(int64_t rows) { return rows <= (Rounded ? 4 : 2) ? 2 : 1; }
+  };
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk / 2;
+  static constexpr int kBytes = kChunk / 2;
 
   // Of the 32 bytes, whose high halves come first, a part takes four of eight from both lanes: every other one, or
   // one half.
@@ -123,15 +123,13 @@ struct ShuffledF32Reader {
 template <bool Rounded>
 struct Fp8F32Reader {
   using X = float;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
+  static constexpr int kBytes = kChunk;
   template <class T>
   static void arrange(const T* from, float* to) {
-    for (int i = 0; i < kElements; i += kLanes) store(to + i, load(from + i));
+    arrange_plainly(from, to);
   }
 
   static Fp8F32Reader of(const void* row, float scale) {

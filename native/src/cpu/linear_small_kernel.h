@@ -9,8 +9,8 @@
  *   Bf16 readers (AVX512-BF16)  2 parts of 32 bf16 for VDPBF16PS
  *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
  *
- * A reader also says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of sums
- * (sets), and whether its rows are best fetched in the order of memory (kInOrder; see Ahead).
+ * A reader's Order says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of
+ * sums (sets), and whether its rows are best fetched in the order of memory (kInOrder; see Ahead).
  *
  * A 4-bit code is decoded by looking it up in its block's 16 values: table times absmax, rounded once, made once per block.
  */
@@ -28,16 +28,31 @@
 namespace q4j::cpu {
 
 /**
- * Columns that the readers of dense and row-wise weights take together: one or two rows of x with fewer would wait for the
+ * Rows fetched each in its own place, with one set of sums. One or two rows of x with fewer columns would wait for the
  * multipliers' latency. With AVX2 the sums of more rows leave no registers for more.
  */
-constexpr int dense_columns(int64_t rows) {
+struct ByRows {
+  static constexpr int columns(int64_t rows) {
 #if defined(__AVX512F__)
-  return rows <= 2 ? 8 : 4;
+    return rows <= 2 ? 8 : 4;
 #else
-  return rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
+    return rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
 #endif
-}
+  }
+  static constexpr int sets(int64_t) { return 1; }
+  static constexpr bool kInOrder = false;
+};
+
+/**
+ * Rows fetched in the order of memory. Up to Pairs rows of x take two columns with more sums, which is faster than four with
+ * one sum each: memory is read in fewer places.
+ */
+template <int Pairs>
+struct InOrder {
+  static constexpr int columns(int64_t rows) { return rows <= Pairs ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows > Pairs ? 1 : rows == 1 ? 4 : 2; }
+  static constexpr bool kInOrder = true;
+};
 
 /** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
 constexpr int kChunk = 64;
@@ -74,13 +89,18 @@ static inline Alternate alternate(__m512i first, __m512i second) {
   return {_mm512_permutex2var_epi16(first, even, second), _mm512_permutex2var_epi16(first, odd, second)};
 }
 
+/** The even elements of a chunk of x, then the odd ones. */
+static inline void arrange_alternately(const bf16* from, bf16* to) {
+  const Alternate x = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
+  _mm512_storeu_si512(to, x.even);
+  _mm512_storeu_si512(to + 32, x.odd);
+}
+
 /** Rows of bf16, or of f32 to be rounded. */
 template <class T>
 struct DenseBf16Reader {
   using X = bf16;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk * sizeof(T);
@@ -107,19 +127,12 @@ struct DenseBf16Reader {
 template <bool HalfBlocks>
 struct CodesBf16Reader {
   using X = bf16;
-  // Two columns with more sums are faster than four: memory is read in fewer places.
-  static constexpr int columns(int64_t rows) { return rows <= 2 ? 2 : 4; }
-  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-  static constexpr bool kInOrder = true;
+  using Order = InOrder<2>;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
   // A byte has an even element in its high half and the odd one after it in its low half.
-  static void arrange(const bf16* from, bf16* to) {
-    const Alternate x = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
-    _mm512_storeu_si512(to, x.even);
-    _mm512_storeu_si512(to + 32, x.odd);
-  }
+  static void arrange(const bf16* from, bf16* to) { arrange_alternately(from, to); }
 
   struct Chunk {
     __m512i words;  // a code byte each
@@ -158,9 +171,7 @@ struct CodesBf16Reader {
  * tables. */
 struct CodesBf16PairReader {
   using X = bf16;
-  static constexpr int columns(int64_t rows) { return rows <= 2 ? 2 : 4; }
-  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-  static constexpr bool kInOrder = true;
+  using Order = InOrder<2>;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
   static constexpr int kBytes = kElements / 2;
@@ -224,19 +235,23 @@ static inline AlternateF32 alternate(Vec first, Vec second) {
 
 #endif
 
+/** The elements of a chunk of x as they come. */
+template <class T>
+static inline void arrange_plainly(const T* from, float* to) {
+  for (int i = 0; i < kChunk; i += kLanes) store(to + i, load(from + i));
+}
+
 /** Rows of any dense type, widened to f32, or rounded to bf16 first. */
 template <class T, bool Rounded>
 struct DenseF32Reader {
   using X = float;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk * sizeof(T);
   template <class U>
   static void arrange(const U* from, float* to) {
-    for (int i = 0; i < kElements; i += kLanes) store(to + i, load(from + i));
+    arrange_plainly(from, to);
   }
 
   struct Chunk {
@@ -260,9 +275,7 @@ struct DenseF32Reader {
 template <bool Rounded, bool HalfBlocks>
 struct CodesF32Reader {
   using X = float;
-  static constexpr int columns(int64_t rows) { return rows == 1 ? 2 : 4; }
-  static constexpr int sets(int64_t rows) { return rows == 1 ? 4 : 1; }
-  static constexpr bool kInOrder = true;
+  using Order = InOrder<1>;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;

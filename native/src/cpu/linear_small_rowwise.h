@@ -57,12 +57,10 @@ static inline int64_t sum_of_lanes(Vec lanes) {
 /** Rows of INT8 codes. VPDPBUSD wants one factor unsigned: the weight's codes get 128 added. */
 struct Codes8Reader {
   using X = int8_t;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = 1;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
+  static constexpr int kBytes = kChunk;
   static constexpr int kOffset = 128;
 
   /** Codes of a chunk of x. Returns their sum, which kOffset needs. */
@@ -92,12 +90,10 @@ static inline Vec multiply_add(const int8_t* x, __m512i part, Vec sum) {
 /** Rows of INT8 codes, widened for VPMADDWD. */
 struct Codes8Reader {
   using X = int16_t;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = kChunk / (2 * kLanes);
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
+  static constexpr int kBytes = kChunk;
   static constexpr int kOffset = 0;
 
   static int arrange(const bf16* from, float absmax, int16_t* to) {
@@ -143,15 +139,13 @@ static inline float with_plain_nan(float x) { return x == x ? x : NAN; }
 /** Rows of INT8 codes whose values are made kLanes at a time, as RowwiseSource does. */
 struct Int8F32Reader {
   using X = float;
-  static constexpr int columns(int64_t rows) { return dense_columns(rows); }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  using Order = ByRows;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
+  static constexpr int kBytes = kChunk;
   template <class T>
   static void arrange(const T* from, float* to) {
-    for (int i = 0; i < kElements; i += kLanes) store(to + i, load(from + i));
+    arrange_plainly(from, to);
   }
 
   static Int8F32Reader of(const void* row, float absmax) { return {static_cast<const int8_t*>(row), broadcast(absmax)}; }
@@ -237,17 +231,13 @@ struct Fp8Table {
 struct Fp8Bf16Reader {
   using X = bf16;
   // Four tables fit beside the sums of one row of x, and not of two.
-  static constexpr int columns(int64_t rows) { return rows == 1 ? 4 : 2; }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  struct Order : ByRows {
+    static constexpr int columns(int64_t rows) { return rows == 1 ? 4 : 2; }
+  };
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
-  static void arrange(const bf16* from, bf16* to) {
-    const Alternate x = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
-    _mm512_storeu_si512(to, x.even);
-    _mm512_storeu_si512(to + 32, x.odd);
-  }
+  static constexpr int kBytes = kChunk;
+  static void arrange(const bf16* from, bf16* to) { arrange_alternately(from, to); }
 
   static Fp8Bf16Reader of(const void* row, float scale) { return {static_cast<const uint8_t*>(row), Fp8Table::of_row(scale)}; }
 
@@ -270,12 +260,12 @@ struct Fp8Bf16Reader {
 template <bool Rounded>
 struct Fp8F32Reader {
   using X = float;
-  static constexpr int columns(int64_t) { return 2; }
-  static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  struct Order : ByRows {
+    static constexpr int columns(int64_t) { return 2; }
+  };
   static constexpr int kParts = 4;
   static constexpr int kElements = kChunk;
-  static constexpr int64_t kBytes = kChunk;
+  static constexpr int kBytes = kChunk;
   // Even and odd codes are looked up apart, and even and odd words of those widened apart.
   template <class T>
   static void arrange(const T* from, float* to) {

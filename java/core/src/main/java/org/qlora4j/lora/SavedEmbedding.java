@@ -13,14 +13,12 @@ import org.qlora4j.kernels.DeviceTensor;
 import org.qlora4j.kernels.KernelPack;
 import org.qlora4j.model.TrainableModule;
 import org.qlora4j.quant.DenseRows;
-import org.qlora4j.quant.FloatEncoding;
 
 /**
  * Weights of the embedding and the head that PEFT saved along with an adapter. Those of the base
  * are left where they are; an adapter over others is one of another base.
  */
 final class SavedEmbedding {
-  private static final int CHUNK_ELEMENTS = 1 << 18;
   private static final String WEIGHT = ".weight";
 
   private SavedEmbedding() {}
@@ -51,26 +49,17 @@ final class SavedEmbedding {
   }
 
   private static boolean isSame(KernelPack pack, TensorSource saved, TrainableModule module) {
-    try (DenseRows rows = DenseRows.of(saved)) {
-      int chunk = rows.rowsOf(CHUNK_ELEMENTS);
-      int most = (int) Math.min(chunk, rows.rows());
-      float[] values = new float[Math.toIntExact(most * rows.cols())];
-      try (DeviceBuffer memory =
-          DeviceBuffer.allocate(pack, Math.multiplyExact((long) values.length, Float.BYTES))) {
-        for (long first = 0; first < rows.rows(); first += most) {
-          int count = (int) Math.min(most, rows.rows() - first);
-          rows.read(first, count, values);
-          DeviceTensor frozen = DeviceTensor.of(memory, 0, DType.F32, count, rows.cols());
-          module.copyWeight(first, frozen);
-          float[] expected = frozen.toFloats();
-          for (int i = 0; i < expected.length; i++) {
-            if (!FloatEncoding.isHeldAs(values[i], expected[i])) {
-              return false;
-            }
-          }
-        }
-      }
-      return true;
+    try (DenseRows rows = DenseRows.of(saved);
+        DeviceBuffer memory =
+            DeviceBuffer.allocate(
+                pack, Math.multiplyExact(rows.comparedRows() * rows.cols(), Float.BYTES))) {
+      return rows.areHeldAs(
+          (first, count, held) -> {
+            DeviceTensor frozen = DeviceTensor.of(memory, 0, DType.F32, count, rows.cols());
+            module.copyWeight(first, frozen);
+            float[] values = frozen.toFloats();
+            System.arraycopy(values, 0, held, 0, values.length);
+          });
     }
   }
 }

@@ -20,7 +20,6 @@ import org.qlora4j.model.ModelConfig;
 import org.qlora4j.model.WeightNames;
 import org.qlora4j.model.WeightNames.Part;
 import org.qlora4j.quant.DenseRows;
-import org.qlora4j.quant.FloatEncoding;
 import org.qlora4j.quant.QuantizedTensors;
 
 /**
@@ -31,7 +30,6 @@ import org.qlora4j.quant.QuantizedTensors;
  */
 final class MergePlan {
   private static final String WEIGHT = ".weight";
-  private static final int CHUNK_ELEMENTS = 1 << 18;
 
   /**
    * A tensor of the result.
@@ -294,21 +292,7 @@ final class MergePlan {
     }
     try (DenseRows savedRows = DenseRows.of(saved);
         DenseRows baseRows = DenseRows.of(base)) {
-      int chunk = savedRows.rowsOf(CHUNK_ELEMENTS);
-      float[] values = new float[Math.toIntExact(chunk * savedRows.cols())];
-      float[] held = new float[values.length];
-      for (long first = 0; first < savedRows.rows(); first += chunk) {
-        int count = (int) Math.min(chunk, savedRows.rows() - first);
-        savedRows.read(first, count, values);
-        baseRows.read(first, count, held);
-        int elements = Math.toIntExact(count * savedRows.cols());
-        for (int i = 0; i < elements; i++) {
-          if (!FloatEncoding.isHeldAs(values[i], held[i])) {
-            return false;
-          }
-        }
-      }
-      return true;
+      return savedRows.areHeldAs(baseRows::read);
     }
   }
 

@@ -20,6 +20,9 @@ import org.qlora4j.kernels.QuantizationInt8;
 public final class DenseRows implements AutoCloseable {
   private static final int BUFFER_BYTES = 1 << 20;
 
+  /** Elements that are compared together. */
+  private static final int COMPARED_ELEMENTS = 1 << 18;
+
   private final long rows;
   private final long cols;
   private final DType stored;
@@ -27,6 +30,17 @@ public final class DenseRows implements AutoCloseable {
   private final Runnable release;
   private final ByteBuffer host =
       ByteBuffer.allocateDirect(BUFFER_BYTES).order(ByteOrder.LITTLE_ENDIAN);
+
+  /** Rows of another matrix of the same shape. */
+  @FunctionalInterface
+  public interface Held {
+    /**
+     * Reads rows.
+     *
+     * @param values row-major, at least {@code count * cols} long
+     */
+    void read(long firstRow, int count, float[] values);
+  }
 
   /** Fills a buffer with bytes from an offset on. */
   private interface Reader {
@@ -139,6 +153,30 @@ public final class DenseRows implements AutoCloseable {
         default -> throw new IllegalArgumentException("expected F32, BF16 or F16, found " + stored);
       }
     }
+  }
+
+  /** Rows that {@link #areHeldAs} reads at most at a time. */
+  public int comparedRows() {
+    return rowsOf(COMPARED_ELEMENTS);
+  }
+
+  /** Whether the other matrix has these values, also as rounded to 16 bits. */
+  public boolean areHeldAs(Held other) {
+    int chunk = comparedRows();
+    float[] values = new float[Math.toIntExact(chunk * cols)];
+    float[] held = new float[values.length];
+    for (long first = 0; first < rows; first += chunk) {
+      int count = (int) Math.min(chunk, rows - first);
+      read(first, count, values);
+      other.read(first, count, held);
+      int elements = Math.toIntExact(count * cols);
+      for (int i = 0; i < elements; i++) {
+        if (!FloatEncoding.isHeldAs(values[i], held[i])) {
+          return false;
+        }
+      }
+    }
+    return true;
   }
 
   @Override

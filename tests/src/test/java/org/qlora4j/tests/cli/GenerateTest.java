@@ -36,6 +36,13 @@ import org.qlora4j.tests.support.StoredTensors;
 
 /** The command {@code generate}: the base that an adapter meets. */
 class GenerateTest {
+  /** A training on a base in 4 bits that no default names. */
+  private static final String FP4_QLORA =
+      "method: qlora\n"
+          + "bnb_4bit_quant_type: fp4\n"
+          + "blocksize: 4096\n"
+          + "bnb_4bit_use_double_quant: false";
+
   /** A threshold that many columns of activations reach. */
   private static final float LOW = 0.25f;
 
@@ -77,6 +84,12 @@ class GenerateTest {
     return folder.resolve("out/adapter");
   }
 
+  /** On the base as {@link #FP4_QLORA} trains on it, said in full. */
+  private static Ran generateOnFp4(Path model, Path adapter) {
+    return generate(
+        model, "--adapter", adapter, "--quantize", "fp4", "--blocksize", 4096, "--no-double-quant");
+  }
+
   private static Ran generate(Object... modelAndMore) {
     List<Object> arguments = new ArrayList<>(List.of("generate"));
     arguments.addAll(List.of(modelAndMore));
@@ -87,28 +100,13 @@ class GenerateTest {
   /** Blocks of 4096 round enough for the texts of the two bases to part. */
   @Test
   void theBaseIsQuantizedAsTheAdapterWasTrained() throws IOException {
-    Path adapter =
-        train(
-            "method: qlora\n"
-                + "bnb_4bit_quant_type: fp4\n"
-                + "blocksize: 4096\n"
-                + "bnb_4bit_use_double_quant: false");
+    Path adapter = train(FP4_QLORA);
     Ran unsaid = assertDone(generate(model, "--adapter", adapter));
     String line =
         "base: quantized to fp4 in blocks of 4096, as the adapter was trained; --quantize none";
     assertEquals(
         1, unsaid.err().lines().filter(each -> each.startsWith(line)).count(), unsaid.err());
-    Ran said =
-        assertDone(
-            generate(
-                model,
-                "--adapter",
-                adapter,
-                "--quantize",
-                "fp4",
-                "--blocksize",
-                4096,
-                "--no-double-quant"));
+    Ran said = assertDone(generateOnFp4(model, adapter));
     assertEquals(said.out(), unsaid.out());
     assertFalse(said.err().contains("as the adapter was trained"), said.err());
 
@@ -173,24 +171,13 @@ class GenerateTest {
   @Test
   void aBaseThatIsPartlyQuantizedIsRestored() throws IOException {
     Path mixed = mixed();
-    String fp4 = "bnb_4bit_quant_type: fp4\nblocksize: 4096\nbnb_4bit_use_double_quant: false";
-    Path adapter = train(mixed, "method: qlora\n" + fp4);
+    Path adapter = train(mixed, FP4_QLORA);
     TrainedBase trained = new TrainedBase(new QuantizationConfig(WeightFormat.FP4, 4096, false));
     assertEquals(trained, TrainedBase.read(adapter));
     Ran unsaid = assertDone(generate(mixed, "--adapter", adapter));
     String line = "base: 4 of 28 linear weights quantized to fp4 in blocks of 4096, as the adapter";
     assertTrue(unsaid.err().contains(line), unsaid.err());
-    Ran said =
-        assertDone(
-            generate(
-                mixed,
-                "--adapter",
-                adapter,
-                "--quantize",
-                "fp4",
-                "--blocksize",
-                4096,
-                "--no-double-quant"));
+    Ran said = assertDone(generateOnFp4(mixed, adapter));
     assertEquals(said.out(), unsaid.out());
     Ran none = assertDone(generate(mixed, "--adapter", adapter, "--quantize", "none"));
     assertNotEquals(said.out(), none.out());

@@ -282,28 +282,32 @@ class PlanTest {
     assertFixable(run("train", config, "--set", "memory_limit=much"), "memory_limit", "much");
   }
 
+  /** Large activations beside small weights, so that the micro-batch decides what fits. */
+  private Path longText(int sentences, String settings) throws IOException {
+    Path text = folder.resolve("long.txt");
+    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(sentences));
+    return Files.writeString(
+        folder.resolve("c.yaml"),
+        """
+        model: %s
+        train_file: %s
+        output_dir: %s
+        sequence_length: 512
+        gradient_checkpointing: false
+        auto_micro_batch: true
+        %s"""
+            .formatted(
+                FixtureFiles.data("tinystories-656k-llama-hf"),
+                text,
+                folder.resolve("out"),
+                settings));
+  }
+
   @Test
   void smallerMicroBatchesAreTakenUntilTheyFit() throws IOException, InterruptedException {
     // In processes of their own: the plan counts what the process holds already, and this one's
-    // memory shrinks and grows with the tests before. Large activations beside small weights, so
-    // that the micro-batch decides.
-    Path source = FixtureFiles.data("tinystories-656k-llama-hf");
-    Path text = folder.resolve("long.txt");
-    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(4000));
-    Path config =
-        Files.writeString(
-            folder.resolve("c.yaml"),
-            """
-            model: %s
-            train_file: %s
-            output_dir: %s
-            sequence_length: 512
-            max_steps: 1
-            per_device_train_batch_size: 64
-            gradient_checkpointing: false
-            auto_micro_batch: true
-            """
-                .formatted(source, text, folder.resolve("out")));
+    // memory shrinks and grows with the tests before.
+    Path config = longText(4000, "max_steps: 1\nper_device_train_batch_size: 64\n");
     Path json = folder.resolve("train.json");
     assertDone(runAlone(folder, "plan", config, "--json", json));
     ObjectNode plan = Json.readObject(json, 1 << 20);
@@ -323,24 +327,7 @@ class PlanTest {
   /** What fits may change from one day to the next; a run's micro-batch may not. */
   @Test
   void aResumedRunKeepsItsMicroBatch() throws IOException, InterruptedException {
-    Path text = folder.resolve("long.txt");
-    Files.writeString(text, "Once upon a time there was a red dog. ".repeat(2000));
-    Path config =
-        Files.writeString(
-            folder.resolve("c.yaml"),
-            """
-            model: %s
-            train_file: %s
-            output_dir: %s
-            sequence_length: 512
-            max_steps: 2
-            save_steps: 1
-            per_device_train_batch_size: 32
-            gradient_checkpointing: false
-            auto_micro_batch: true
-            """
-                .formatted(
-                    FixtureFiles.data("tinystories-656k-llama-hf"), text, folder.resolve("out")));
+    Path config = longText(2000, "max_steps: 2\nsave_steps: 1\nper_device_train_batch_size: 32\n");
     Path json = folder.resolve("train.json");
     assertDone(runAlone(folder, "plan", config, "--json", json));
     JsonNode plan = Json.readObject(json, 1 << 20).get("methods").get("qlora");
