@@ -151,7 +151,7 @@ struct TestWeight {
         rowwise(format == Q4J_WEIGHT_INT8 || format == Q4J_WEIGHT_FP8),
         dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
         block_size(random.pick({32, 64, 64, 128, 4096})),
-        nested(!rowwise && random.chance(50) ? 256 : 0),
+        nested(!rowwise && random.chance(50) ? random.pick({32, 64, 256, 256, 4096}) : 0),
         blocks(rowwise ? rows : (rows * cols + block_size - 1) / block_size),
         packed(rowwise ? rows * cols : (rows * cols + 1) / 2),
         absmax(blocks * (nested != 0 ? 1 : 4)),
@@ -514,17 +514,21 @@ void test_forward_few_rows(uint64_t seed) {
  * Every code under factors of every kind, as one term of a sum of zeros: the values that the format defines, bit for bit but
  * for denormals.
  */
-void test_values(int32_t format, int32_t dtype) {
+void test_values(int32_t format, int32_t dtype, int64_t m, int32_t block_size, int32_t nested) {
   const int64_t n = 256, k = 128;
   for (const uint32_t factor_bits :
        {0x3f800000u, 0x3ebd70a4u, 0x7c000000u, 0x03800000u, 0x00004000u, 0u, 0x7f800000u, 0x7fffffffu}) {
     const float factor = q4j::float_of(factor_bits);
     Random random(1);
     TestWeight w(random, n, k, format);
-    w.weight.block_size = 64;
-    w.weight.nested_block_size = 0;
-    std::vector<float> factors(static_cast<size_t>(w.rowwise ? n : n * k / 64), factor);
-    w.weight.absmax = factors.data();
+    w.weight.block_size = block_size;
+    w.weight.nested_block_size = nested;
+    w.weight.nested_offset = 0;
+    const int64_t blocks = w.rowwise ? n : n * k / block_size;
+    const std::vector<float> factors(static_cast<size_t>(blocks), factor);
+    const std::vector<uint8_t> ones(static_cast<size_t>(blocks), 255);  // the last code of the map is 1
+    w.weight.absmax = nested != 0 ? static_cast<const void*>(ones.data()) : factors.data();
+    w.weight.nested_absmax = factors.data();
     const bool bytes = w.rowwise;
     const unsigned zero_code = format == Q4J_WEIGHT_NF4 ? 0x77 : 0;
     std::memset(w.packed.get(), static_cast<int>(zero_code), static_cast<size_t>(bytes ? n * k : n * k / 2));
@@ -536,16 +540,17 @@ void test_values(int32_t format, int32_t dtype) {
                                   : at % 2 == 0 ? (code & 15) << 4 | (zero_code & 15)
                                                 : (zero_code & 0xf0) | (code & 15));
     }
-    Matrix x(1, k, k, dtype);
-    for (int64_t i = 0; i < k; ++i) x.set(0, i, 1.0f);
-    Matrix y(1, n, n, dtype);
-    char text[100];
-    std::snprintf(text, sizeof text, "values of format %d times %08x, %s", format, factor_bits, q4j::dtype_name(dtype));
+    Matrix x(m, k, k, dtype);
+    for (int64_t i = 0; i < m * k; ++i) x.set(i / k, i % k, 1.0f);
+    Matrix y(m, n, n, dtype);
+    char text[140];
+    std::snprintf(text, sizeof text, "values of format %d times %08x, %s, m=%d block=%d nested=%d", format, factor_bits,
+                  q4j::dtype_name(dtype), static_cast<int>(m), block_size, nested);
     Check check(text, 0);
     q4j_linear_forward_params p = {};
     p.size = sizeof p;
     p.dtype = dtype;
-    p.m = 1;
+    p.m = m;
     p.weight = &w.weight;
     p.x = x.memory.get();
     p.ldx = k;
@@ -554,7 +559,8 @@ void test_values(int32_t format, int32_t dtype) {
               p.y = to[0]->memory.get();
               p.ldy = n;
             });
-    for (int64_t row = 0; row < n; ++row) {
+    for (int64_t i = 0; i < m * n; ++i) {
+      const int64_t row = i % n;
       const auto code = static_cast<unsigned>(row);
       const float plain = format == Q4J_WEIGHT_INT8  ? static_cast<float>(static_cast<int8_t>(code)) * factor * (1.0f / 127.0f)
                           : format == Q4J_WEIGHT_FP8 ? q4j::to_f32(q4j::e4m3{static_cast<uint8_t>(code)}) * factor
@@ -562,11 +568,56 @@ void test_values(int32_t format, int32_t dtype) {
       const float value = dtype == Q4J_BF16 ? q4j::round_to_bf16(plain) : plain;
       // The zeros beside it are NaN where the factor is not finite.
       const double expected = static_cast<double>(std::isfinite(factor) ? value : NAN);
-      const double found = y.at(0, row);
+      const double found = y.at(i / n, row);
       const bool same = std::isnan(expected)             ? std::isnan(found)
                         : std::fabs(expected) < 0x1p-125 ? std::fabs(found - expected) < 0x1p-125
                                                          : found == expected;
       if (!same) check.fail("value", row, row * 37 % k, found, expected);
+    }
+  }
+}
+
+/**
+ * A row of y is the same, bit for bit, however many rows are multiplied with it, from three on; with INT8 codes it is that of
+ * the blocked product, too.
+ */
+void test_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
+  Random random(seed);
+  const int64_t most = 60, n = 37, k = 64 * random.pick({1, 2, 5, 34, 200});
+  TestWeight w(random, n, k, format);
+  TestLora l(random, n, k);
+  l.lora.dropout.probability = 0;
+  const bool codes = w.multiplies_codes(dtype);
+  const bool branch = l.rank > 0 && !codes && random.chance(50);
+  const Matrix x = random.matrix(most, k, k, dtype);
+  Matrix xa(most, branch ? l.rank : 0, branch ? l.rank : 0, Q4J_F32);
+  Check check(shape("linear_forward of some rows of", most, n, k, dtype), seed);
+  const auto multiply = [&](int64_t m) {
+    Matrix y(m, n, n, dtype);
+    q4j_linear_forward_params p = {};
+    p.size = sizeof p;
+    p.dtype = dtype;
+    p.m = m;
+    p.weight = &w.weight;
+    p.lora = branch ? &l.lora : nullptr;
+    p.x = x.memory.get();
+    p.ldx = k;
+    p.xa = branch ? xa.memory.as<float>() : nullptr;
+    run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
+            [&](const std::vector<Matrix*>& to) {
+              p.y = to[0]->memory.get();
+              p.ldy = n;
+            });
+    return y;
+  };
+  const Matrix few = multiply(8);  // every pack's kernels for few rows take eight
+  for (const int64_t m : {3, 4, 5, 6, 7, 60}) {
+    if (m == most && !codes) continue;
+    const Matrix y = multiply(m);
+    for (int64_t i = 0; i < std::min<int64_t>(m, 8) * n; ++i) {
+      const double found = y.at(i / n, i % n);
+      const double expected = few.at(i / n, i % n);
+      if (found != expected && !(std::isnan(found) && std::isnan(expected))) check.fail("y", i / n, i % n, found, expected);
     }
   }
 }
@@ -779,8 +830,22 @@ int main(int argc, char** argv) {
     test_weight_gradient(seed);
   }
   for (const int32_t format : {Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
-    test_values(format, Q4J_F32);
-    if (format != Q4J_WEIGHT_INT8) test_values(format, Q4J_BF16);
+    const bool blocks = format == Q4J_WEIGHT_NF4 || format == Q4J_WEIGHT_FP4;
+    for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
+      if (format == Q4J_WEIGHT_INT8 && dtype == Q4J_BF16) continue;  // x would be quantized
+      for (const int64_t m : {1, 2, 3, 6}) {
+        test_values(format, dtype, m, 64, 0);
+        if (!blocks) continue;
+        test_values(format, dtype, m, 32, 0);
+        test_values(format, dtype, m, 64, 32);
+        test_values(format, dtype, m, 32, 256);
+      }
+    }
+  }
+  for (uint64_t seed = first_seed; seed < first_seed + 8; ++seed) {
+    for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
+      for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) test_rows_alike(seed, format, dtype);
+    }
   }
   for (uint64_t seed = first_seed; seed < first_seed + 2; ++seed) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) test_ranges(seed, format);

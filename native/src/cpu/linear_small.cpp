@@ -64,8 +64,8 @@ constexpr int64_t kBlockBytes = 24 * 1024;
 constexpr int64_t kBlockColumns = 16;
 // Most columns that a kernel takes; divides kBlockColumns.
 constexpr int64_t kMostColumns = 8;
-// Columns of a task: enough that fetching ahead does not end all the time, few enough that the threads end together.
-constexpr int64_t kTaskColumns = 256;
+// Most columns of a task: few enough that the threads end together.
+constexpr int64_t kTaskColumns = 32;
 constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
 // How many bytes ahead a row is fetched where four or more columns are taken; twice as many where fewer are.
@@ -94,17 +94,17 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   const int64_t tasks = pool.threads() * kTasksPerThread;
   plan.task_columns = std::clamp(round_up(p.n / tasks, kLeastTaskColumns), kLeastTaskColumns, kTaskColumns);
   plan.x_bytes = round_up(p.m * p.k * 4, 64);
-  plan.scale_bytes = round_up(kBlockColumns * p.k / QuantizedSource::kChunk * 4, 64);
+  plan.scale_bytes = round_up(Scales::buffer_elements(kBlockColumns, p.k) * 4, 64);
   plan.sum_bytes = round_up(p.m * round_up(plan.task_columns, kLanes) * 4, 64);
   return plan;
 }
 
 template <class Reader>
-using Kernel = void (*)(const Reader*, int64_t, int64_t, const typename Reader::X*, const Ahead&, Vec*);
+using Kernel = void (*)(const Reader*, int64_t, int64_t, const typename Reader::X*, const AheadByRows&, Vec*);
 
 template <class Reader, int... M>
 constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequence<int, M...>) {
-  return {multiply_rows<Reader, M + 1, Reader::Order::columns(M + 1), Reader::Order::sets(M + 1)>...};
+  return {multiply_rows<Reader, M + 1, Reader::Order::columns(M + 1), Reader::Order::sets(M + 1), AheadByRows>...};
 }
 
 // By rows of x, from one on.
@@ -125,29 +125,36 @@ class SmallMultiplication {
         plan_(plan),
         make_(make),
         x_(reinterpret_cast<X*>(workspace)),
-        threads_(workspace + plan.x_bytes) {}
+        threads_(workspace + plan.x_bytes) {
+    const int64_t chunks = product.k / Reader::kElements;
+    const int64_t group_rows = (product.m + plan.groups - 1) / plan.groups;
+    const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
+    const bool whole = chunks * x_bytes <= kBlockBytes;
+    range_chunks_ = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
+    in_order_ = whole && product.m <= Reader::Order::kInOrderRows;
+  }
 
   void run() {
     const bool alone = plan_.serial || product_.m * product_.k < kSharedElements;
-    parallel_for(alone, plan_.groups, [&](int64_t group, int) { arrange(group); });
-    const int64_t tasks = (product_.n + plan_.task_columns - 1) / plan_.task_columns;
-    parallel_for(plan_.serial, tasks, [&](int64_t task, int thread) {
-      const int64_t first = task * plan_.task_columns;
-      run_task(first, std::min(plan_.task_columns, product_.n - first),
-               threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
-    });
-  }
-
- private:
-  template <class F>
-  void parallel_for(bool alone, int64_t tasks, F&& f) {
     if (alone) {
-      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+      for (int64_t group = 0; group < plan_.groups; ++group) arrange(group);
     } else {
-      pool_.parallel_for(tasks, f);
+      pool_.parallel_for(plan_.groups, [&](int64_t group, int) { arrange(group); });
+    }
+    const int64_t tasks = (product_.n + plan_.task_columns - 1) / plan_.task_columns;
+    const auto run_task = [&](int64_t task, int thread) {
+      const int64_t first = task * plan_.task_columns;
+      multiply(first, std::min(plan_.task_columns, product_.n - first),
+               threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
+    };
+    if (plan_.serial) {
+      for (int64_t task = 0; task < tasks; ++task) run_task(task, 0);
+    } else {
+      pool_.parallel_for_in_parts(tasks, run_task);
     }
   }
 
+ private:
   // Groups of equal size, but for one row.
   int64_t first_row(int64_t group) const { return product_.m * group / plan_.groups; }
 
@@ -193,17 +200,55 @@ class SmallMultiplication {
     }
   }
 
-  void run_task(int64_t first, int64_t columns, char* memory) {
+  void multiply(int64_t first, int64_t columns, char* memory) {
     auto* scales = reinterpret_cast<float*>(memory);
     auto* sums = reinterpret_cast<float*>(memory + plan_.scale_bytes);
     const int64_t stride = round_up(plan_.task_columns, kLanes);
+    if (in_order_) {
+      if constexpr (Reader::Order::kInOrderRows >= 1) {
+        if (product_.m == 1) sum_in_order<1>(first, columns, scales, sums, stride);
+      }
+      if constexpr (Reader::Order::kInOrderRows >= 2) {
+        if (product_.m == 2) sum_in_order<2>(first, columns, scales, sums, stride);
+      }
+    } else {
+      sum_by_rows(first, columns, scales, sums, stride);
+    }
+    if (product_.epilogue.dtype == Q4J_BF16) {
+      finish_sums<bf16>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
+    } else {
+      finish_sums<float>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
+    }
+  }
+
+  // M rows of x that stay in the first-level cache. The absmax of a few columns are decoded between their products, so that
+  // what is fetched ahead never pauses for long.
+  template <int M>
+  void sum_in_order(int64_t first, int64_t columns, float* scales, float* sums, int64_t stride) const {
+    constexpr int kStep = Reader::Order::columns(M);
+    const int64_t chunks = product_.k / Reader::kElements;
+    const AheadInOrder<kStep, Reader::kBytes> ahead = {kAheadInOrderBytes};
+    for (int64_t j = 0; j < columns; j += kStep) {
+      const int64_t count = std::min<int64_t>(kStep, columns - j);
+      const auto weights = make_.rows(first + j, count, scales);
+      Reader readers[kStep];
+      for (int64_t r = 0; r < kStep; ++r) readers[r] = weights.reader(std::min(r, count - 1));
+      Vec results[M * kStep];
+      for (Vec& sum : results) sum = zero();
+      if (product_.branch.rank > 0) add_branch(0, M, first + j, count, results);
+      multiply_rows<Reader, M, kStep, Reader::Order::sets(M)>(readers, 0, chunks, x_, ahead, results);
+      for (int64_t i = 0; i < M; ++i) {
+        for (int64_t r = 0; r < count; ++r) sums[i * stride + j + r] = with_plain_nan(reduce_add(results[r * M + i]));
+      }
+    }
+  }
+
+  // Any number of rows, a group after the other, in ranges of k where a group's x is long.
+  void sum_by_rows(int64_t first, int64_t columns, float* scales, float* sums, int64_t stride) const {
     const int64_t row_bytes = make_.row_bytes();
     const int64_t chunks = product_.k / Reader::kElements;
-    const int64_t group_rows = (product_.m + plan_.groups - 1) / plan_.groups;
-    const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
-    const bool whole = chunks * x_bytes <= kBlockBytes;
-    const bool in_order = Reader::Order::kInOrder && whole && plan_.groups == 1;
-    const int64_t block = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
+    const int64_t block = range_chunks_;
+    const bool whole = block == chunks;
     for (int64_t j = 0; j < columns; j += kBlockColumns) {
       const int64_t count = std::min(kBlockColumns, columns - j);
       const auto weights = make_.rows(first + j, count, scales);
@@ -217,17 +262,12 @@ class SmallMultiplication {
         const int64_t step = Reader::Order::columns(rows);
         // What is read next of a row is its next range, and after the last one the row that takes its place.
         const int64_t distance = whole ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
-        const Ahead ahead = in_order
-                                ? Ahead::in_order(Reader::kBytes, step, kAheadInOrderBytes)
-                                : Ahead::by_rows(Reader::kBytes, make_.row_stride(), row_bytes, std::min(distance, row_bytes),
-                                                 (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes);
+        const AheadByRows ahead = {Reader::kBytes, make_.row_stride(), std::min(distance, row_bytes), row_bytes,
+                                   (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes};
         const X* x = x_ + row * product_.k;
         Vec results[kGroupRows * kBlockColumns];
-        if constexpr (kCodes) {
-          for (int64_t i = 0; i < rows * round_up(count, kMostColumns); ++i) results[i] = zero();
-        } else {
-          start(row, rows, first + j, count, results);
-        }
+        for (int64_t i = 0; i < rows * round_up(count, kMostColumns); ++i) results[i] = zero();
+        if (!kCodes && product_.branch.rank > 0) add_branch(row, rows, first + j, count, results);
         for (int64_t chunk = 0; chunk < chunks; chunk += block) {
           for (int64_t r = 0; r < count; r += step) {
             kernel(readers + r, chunk, std::min(block, chunks - chunk), x + chunk * rows * Reader::kElements, ahead,
@@ -244,18 +284,11 @@ class SmallMultiplication {
         }
       }
     }
-    if (product_.epilogue.dtype == Q4J_BF16) {
-      finish_sums<bf16>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
-    } else {
-      finish_sums<float>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
-    }
   }
 
-  // The sums before the base product: s times the branch.
-  void start(int64_t row, int64_t rows, int64_t column, int64_t columns, Vec* results) const {
+  // The sums before the base product, zero until now: s times the branch.
+  void add_branch(int64_t row, int64_t rows, int64_t column, int64_t columns, Vec* results) const {
     const Branch& branch = product_.branch;
-    for (int64_t i = 0; i < rows * round_up(columns, kMostColumns); ++i) results[i] = zero();
-    if (branch.rank == 0) return;
     const bool rounded = product_.bf16 && !branch.full_precision;
     const auto* p = static_cast<const float*>(branch.p.data) + row * branch.p.ld;
     const auto* q = static_cast<const float*>(branch.q.data) + column * branch.q.ld;
@@ -277,7 +310,10 @@ class SmallMultiplication {
              int64_t stride) const {
     const auto* w_absmax = static_cast<const float*>(product_.b.weight->absmax) + column;
     Vec branch[kGroupRows * kBlockColumns];
-    if (product_.branch.rank > 0) start(row, rows, column, columns, branch);
+    if (product_.branch.rank > 0) {
+      for (int64_t i = 0; i < rows * columns; ++i) branch[i] = zero();
+      add_branch(row, rows, column, columns, branch);
+    }
     for (int64_t i = 0; i < rows; ++i) {
       const CodedRow& x = coded_[row + i];
       for (int64_t r = 0; r < columns; ++r) {
@@ -294,6 +330,8 @@ class SmallMultiplication {
   const Make& make_;
   X* x_;
   char* threads_;
+  int64_t range_chunks_;
+  bool in_order_;
   CodedRow coded_[kCodes ? kMostRows : 1];
 };
 
@@ -324,13 +362,13 @@ struct MakeCodes {
     int64_t row_bytes;
     const float* scales;
     int64_t scales_per_row;
-    Table4Bit values;
+    const Table4Bit* values;
     Reader reader(int64_t row) const { return {data + row * row_bytes, scales + row * scales_per_row, values}; }
   };
 
   Rows rows(int64_t row, int64_t count, float* buffer) const {
     return {static_cast<const uint8_t*>(weight.data) + row * row_bytes(), row_bytes(), scales.of_rows(row, count, buffer),
-            scales.per_row(), values};
+            scales.per_row(), &values};
   }
   int64_t row_bytes() const { return weight.cols / 2; }
   int64_t row_stride() const { return row_bytes(); }

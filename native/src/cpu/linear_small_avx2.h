@@ -97,16 +97,16 @@ struct ShuffledF32Reader {
     if constexpr (Rounded) {
       const Vec factor = broadcast(with_plain_nan(scale));
       // Words 0-3, 8-11 in one lane and 4-7, 12-15 in the other, then the low bytes of each four and the high ones.
-      const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(round_plainly(values.low * factor), 16),
-                                                _mm256_srli_epi32(round_plainly(values.high * factor), 16));
+      const __m256i words = _mm256_packus_epi32(_mm256_srli_epi32(round_plainly(values->low * factor), 16),
+                                                _mm256_srli_epi32(round_plainly(values->high * factor), 16));
       const __m256i split = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8));
       const __m256i none = _mm256_setzero_si256();
       return {none, none, _mm256_permutevar8x32_epi32(split, first_two), _mm256_permutevar8x32_epi32(split, last_two)};
     } else {
       // The first bytes of four values, their second ones, and so on; then fours of both vectors alternate.
       const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-      const __m256i low = _mm256_shuffle_epi8(_mm256_castps_si256((values.low * broadcast(scale)).v), order);
-      const __m256i high = _mm256_shuffle_epi8(_mm256_castps_si256((values.high * broadcast(scale)).v), order);
+      const __m256i low = _mm256_shuffle_epi8(_mm256_castps_si256((values->low * broadcast(scale)).v), order);
+      const __m256i high = _mm256_shuffle_epi8(_mm256_castps_si256((values->high * broadcast(scale)).v), order);
       const __m256i lower = _mm256_unpacklo_epi32(low, high);
       const __m256i upper = _mm256_unpackhi_epi32(low, high);
       return {_mm256_permutevar8x32_epi32(lower, first_two), _mm256_permutevar8x32_epi32(lower, last_two),
@@ -116,7 +116,7 @@ struct ShuffledF32Reader {
 
   const uint8_t* data;
   const float* scales;
-  Table4Bit values;
+  const Table4Bit* values;
 };
 
 /** Rows of E4M3 codes, by way of f16 as in load_codes(). */

@@ -10,7 +10,7 @@
  *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
  *
  * A reader's Order says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of
- * sums (sets), and whether its rows are best fetched in the order of memory (kInOrder; see Ahead).
+ * sums (sets), and up to how many rows of x its rows are best fetched in the order of memory (kInOrderRows; see AheadInOrder).
  *
  * A 4-bit code is decoded by looking it up in its block's 16 values: table times absmax, rounded once, made once per block.
  */
@@ -19,7 +19,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
 #include "gemm_source.h"
 #include "intrinsics.h"
@@ -40,18 +39,18 @@ struct ByRows {
 #endif
   }
   static constexpr int sets(int64_t) { return 1; }
-  static constexpr bool kInOrder = false;
+  static constexpr int kInOrderRows = 0;
 };
 
 /**
- * Rows fetched in the order of memory. Up to Pairs rows of x take two columns with more sums, which is faster than four with
- * one sum each: memory is read in fewer places.
+ * Up to Rows rows of x take two columns with more sums, which is faster than four with one sum each: memory is read in fewer
+ * places, and in its order. Beyond Fours rows it is two again, where the sums of four leave too few registers for decoding.
  */
-template <int Pairs>
+template <int Rows, int Fours>
 struct InOrder {
-  static constexpr int columns(int64_t rows) { return rows <= Pairs ? 2 : 4; }
-  static constexpr int sets(int64_t rows) { return rows > Pairs ? 1 : rows == 1 ? 4 : 2; }
-  static constexpr bool kInOrder = true;
+  static constexpr int columns(int64_t rows) { return rows <= Rows || rows > Fours ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows > Rows ? 1 : rows == 1 ? 4 : 2; }
+  static constexpr int kInOrderRows = Rows;
 };
 
 /** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
@@ -127,7 +126,7 @@ struct DenseBf16Reader {
 template <bool HalfBlocks>
 struct CodesBf16Reader {
   using X = bf16;
-  using Order = InOrder<2>;
+  using Order = InOrder<2, 4>;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -153,10 +152,10 @@ struct CodesBf16Reader {
     __m512 low;
     __m512 high;
     if constexpr (HalfBlocks) {
-      low = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i]));
-      high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i + 1]));
+      low = _mm512_mul_ps(values->low.v, _mm512_set1_ps(scales[2 * i]));
+      high = _mm512_mul_ps(values->low.v, _mm512_set1_ps(scales[2 * i + 1]));
     } else {
-      low = high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[i]));
+      low = high = _mm512_mul_ps(values->low.v, _mm512_set1_ps(scales[i]));
     }
     return {_mm512_cvtepu8_epi16(codes), to_bf16(low, high)};
   }
@@ -164,43 +163,45 @@ struct CodesBf16Reader {
 
   const uint8_t* data;
   const float* scales;
-  Table4Bit values;
+  const Table4Bit* values;
 };
 
-/** Rows of 4-bit codes in blocks of kChunk or more, two chunks at a time: no byte is widened, and one conversion makes two
- * tables. */
+/** Rows of 4-bit codes in blocks of kChunk or more, two chunks at a time: no byte is widened, one conversion makes two tables,
+ * and codes become indices two to a word. */
 struct CodesBf16PairReader {
   using X = bf16;
-  using Order = InOrder<2>;
+  using Order = InOrder<2, 4>;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
   static constexpr int kBytes = kElements / 2;
-  // A word has four codes, in the order of elements at bits 4, 0, 12, 8; the first 16 words are the first chunk.
+  // A word has four codes, in the order of elements at bits 4, 0, 12, 8; the first 16 words are the first chunk. Parts take
+  // them from bits 0, 8, 4, 12.
   static void arrange(const bf16* from, bf16* to) {
     const Alternate first = alternate(_mm512_loadu_si512(from), _mm512_loadu_si512(from + 32));
     const Alternate second = alternate(_mm512_loadu_si512(from + 64), _mm512_loadu_si512(from + 96));
     const Alternate even = alternate(first.even, second.even);
     const Alternate odd = alternate(first.odd, second.odd);
-    _mm512_storeu_si512(to, even.even);
-    _mm512_storeu_si512(to + 32, odd.even);
-    _mm512_storeu_si512(to + 64, even.odd);
-    _mm512_storeu_si512(to + 96, odd.odd);
+    _mm512_storeu_si512(to, odd.even);
+    _mm512_storeu_si512(to + 32, odd.odd);
+    _mm512_storeu_si512(to + 64, even.even);
+    _mm512_storeu_si512(to + 96, even.odd);
   }
 
   struct Chunk {
     __m512i words;
     __m512i table;
     __m512i part(int i) const {
-      constexpr unsigned kShifts[4] = {4, 0, 12, 8};
-      const __m512i upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 16);
-      const __m512i index = i == 1 ? words : _mm512_srli_epi16(words, kShifts[i]);
-      return _mm512_permutexvar_epi16(_mm512_ternarylogic_epi32(index, _mm512_set1_epi16(15), upper, 0xea), table);
+      // Both codes at once get the bit that chooses the second chunk's half of the table.
+      const __m512i upper = _mm512_mask_set1_epi16(_mm512_setzero_si512(), 0xffff0000u, 0x1010);
+      const __m512i codes = i < 2 ? words : _mm512_srli_epi16(words, 4);
+      const __m512i indices = _mm512_ternarylogic_epi32(codes, _mm512_set1_epi16(0x0f0f), upper, 0xea);  // codes & 0f0f | upper
+      return _mm512_permutexvar_epi16(i % 2 == 0 ? indices : _mm512_srli_epi16(indices, 8), table);
     }
   };
 
   Chunk chunk(int64_t i) const {
-    const __m512 low = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i]));
-    const __m512 high = _mm512_mul_ps(values.low.v, _mm512_set1_ps(scales[2 * i + 1]));
+    const __m512 low = _mm512_mul_ps(values->low.v, _mm512_set1_ps(scales[2 * i]));
+    const __m512 high = _mm512_mul_ps(values->low.v, _mm512_set1_ps(scales[2 * i + 1]));
     __m512i words = _mm512_loadu_si512(data + i * kBytes);
     // In a register from here on: GCC would read the codes from memory again for each of the shifts.
     __asm__("" : "+v"(words));
@@ -210,7 +211,7 @@ struct CodesBf16PairReader {
 
   const uint8_t* data;
   const float* scales;
-  Table4Bit values;
+  const Table4Bit* values;
 };
 
 static inline Vec multiply_add(const bf16* x, __m512i part, Vec sum) {
@@ -275,7 +276,7 @@ struct DenseF32Reader {
 template <bool Rounded, bool HalfBlocks>
 struct CodesF32Reader {
   using X = float;
-  using Order = InOrder<1>;
+  using Order = InOrder<1, Rounded ? 4 : 6>;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -318,9 +319,9 @@ struct CodesF32Reader {
   Chunk chunk(int64_t i) const {
     const uint8_t* p = data + i * kBytes;
     if constexpr (HalfBlocks) {
-      return {p, values.template scaled<Rounded>(scales[2 * i]), values.template scaled<Rounded>(scales[2 * i + 1])};
+      return {p, values->template scaled<Rounded>(scales[2 * i]), values->template scaled<Rounded>(scales[2 * i + 1])};
     } else {
-      const Table4Bit table = values.template scaled<Rounded>(scales[i]);
+      const Table4Bit table = values->template scaled<Rounded>(scales[i]);
       return {p, table, table};
     }
   }
@@ -328,7 +329,7 @@ struct CodesF32Reader {
 
   const uint8_t* data;
   const float* scales;
-  Table4Bit values;
+  const Table4Bit* values;
 };
 
 #endif
@@ -336,43 +337,43 @@ struct CodesF32Reader {
 static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
 
 /**
- * What the kernel fetches ahead while it reads chunk c of row r: the line at
+ * What the kernel fetches ahead while it reads chunk c of row r, as bytes from the first row's beginning. This one is for rows
+ * of which ranges are read in turn: each is fetched in its own place, at
  *
  *   next = c * chunk_step + distance, and `skip` further from `end` on,
  *
- * and r * row_step, from the first row's beginning on. All in bytes.
- *
- * Rows that follow each other in memory and are read once are fetched in the order of memory, whatever the order of reading;
- * see in_order(). Rows of which ranges are read in turn are fetched each in its own place; see by_rows().
+ * and r * row_step.
  */
-struct Ahead {
+struct AheadByRows {
+  static constexpr bool kOnce = false;
   int64_t chunk_step;
   int64_t row_step;
   int64_t distance;
   int64_t end;
   int64_t skip;
-  bool once;  // the line will be read once and should not displace others
 
-  static Ahead in_order(int64_t bytes, int64_t rows, int64_t distance) {
-    return {rows * bytes, bytes, distance, std::numeric_limits<int64_t>::max(), 0, true};
-  }
-
-  /** skip: from the end of a row to the start of the one that takes its place. */
-  static Ahead by_rows(int64_t bytes, int64_t row_stride, int64_t row_bytes, int64_t distance, int64_t skip) {
-    return {bytes, row_stride, distance, row_bytes, skip, false};
+  int64_t at(int64_t chunk, int row) const {
+    const int64_t next = chunk * chunk_step + distance;
+    return next + (skip & -static_cast<int64_t>(next >= end)) + row * row_step;  // no branch
   }
 };
 
-template <int Bytes>
-static inline void fetch(uintptr_t address, bool once) {
+/** The same for Rows rows of chunks of Bytes that follow each other in memory and are read once: they are fetched in the order
+ * of memory, whatever the order of reading. */
+template <int Rows, int Bytes>
+struct AheadInOrder {
+  static constexpr bool kOnce = true;  // and should not displace others
+  int64_t distance;
+
+  int64_t at(int64_t chunk, int row) const { return (chunk * Rows + row) * Bytes + distance; }
+};
+
+template <int Bytes, bool Once>
+static inline void fetch(uintptr_t address) {
 #pragma GCC unroll 4
   for (int line = 0; line < Bytes; line += 64) {
     const char* p = reinterpret_cast<const char*>(address + static_cast<uintptr_t>(line));
-    if (once) {
-      _mm_prefetch(p, _MM_HINT_NTA);
-    } else {
-      _mm_prefetch(p, _MM_HINT_T0);
-    }
+    _mm_prefetch(p, Once ? _MM_HINT_NTA : _MM_HINT_T0);
   }
 }
 
@@ -382,7 +383,7 @@ static inline void fetch(uintptr_t address, bool once) {
  * Part p of a chunk goes to set p % Sets of the sums; the sets are added, in pairs, after the last of these chunks. Few sums
  * alone would wait for each other.
  */
-template <class Reader, int M, int Rows, int Sets>
+template <class Reader, int M, int Rows, int Sets, class Ahead>
 static inline void multiply_rows(const Reader* readers, int64_t first, int64_t count, const typename Reader::X* __restrict x,
                                  const Ahead& ahead, Vec* __restrict results) {
   constexpr int kParts = Reader::kParts;
@@ -399,14 +400,11 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
     }
   }
   for (int64_t c = first; c < first + count; ++c) {
-    int64_t next = c * ahead.chunk_step + ahead.distance;
-    if (next >= ahead.end) next += ahead.skip;
-    uintptr_t line = reinterpret_cast<uintptr_t>(readers[0].bytes()) + static_cast<uintptr_t>(next);
+    const auto begin = reinterpret_cast<uintptr_t>(readers[0].bytes());
     typename Reader::Chunk chunk[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      fetch<Reader::kBytes>(line, ahead.once);
-      line += static_cast<uintptr_t>(ahead.row_step);
+      fetch<Reader::kBytes, Ahead::kOnce>(begin + static_cast<uintptr_t>(ahead.at(c, r)));
       chunk[r] = readers[r].chunk(c);
     }
 #pragma GCC unroll 8

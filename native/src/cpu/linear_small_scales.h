@@ -31,9 +31,14 @@ struct MapPlanes {
 /** Values of the signed dynamic map, 32 codes at a time: an instruction a code, where a gather takes more. */
 class DynamicMap {
  public:
-  void look_up(const uint8_t* codes, Vec& first, Vec& second) const {
-    const __m512i even = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    const __m512i odd = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + kLanes)));
+  static constexpr int64_t kCodes = 2 * kLanes;
+
+  /** Those of the first `count` of kCodes codes; no more are read. */
+  void look_up(const uint8_t* codes, int64_t count, Vec& first, Vec& second) const {
+    const auto there = static_cast<__mmask32>(count < kCodes ? (uint32_t{1} << count) - 1 : ~uint32_t{0});
+    const __m256i bytes = _mm256_maskz_loadu_epi8(there, codes);
+    const __m512i even = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes));
+    const __m512i odd = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
     const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
     const __m512i low = pick(planes().low, words);
     const __m512i high = pick(planes().high, words);
@@ -71,10 +76,14 @@ class Scales {
       : weight_(weight),
         source_(weight),
         unit_(weight.block_size == QuantizedSource::kChunk ? QuantizedSource::kChunk : kChunk),
-        per_row_(weight.cols / unit_) {}
+        per_row_(weight.cols / unit_),
+        nested_shift_(weight.nested_block_size == 0 ? 0 : __builtin_ctz(static_cast<unsigned>(weight.nested_block_size))) {}
 
   /** One per chunk, or two with blocks of half a chunk. */
   int64_t per_row() const { return per_row_; }
+
+  /** Elements of a buffer for so many rows of k elements. */
+  static int64_t buffer_elements(int64_t rows, int64_t k) { return rows * k / QuantizedSource::kChunk + 2 * kDecoded; }
 
   /** Those of `rows` rows; in `buffer` where the weight does not have them in this form. */
   const float* of_rows(int64_t row, int64_t rows, float* buffer) const {
@@ -87,36 +96,47 @@ class Scales {
     if (weight_.nested_block_size == 0) return static_cast<const float*>(weight_.absmax) + first;
     const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
     const auto* nested_absmax = static_cast<const float*>(weight_.nested_absmax);
-    // Those of the rows that come next, so that they do not wait for memory one block of rows after the other.
-    const int64_t after = std::min(first + 2 * count, weight_.rows * per_row_);
-    for (int64_t i = first + count; i < after; i += 64) {
+    const int64_t blocks = weight_.rows * per_row_;
+    // Those of rows that come soon, so that these do not wait for memory.
+    const int64_t ahead = std::min(first + count + kAhead, blocks);
+    for (int64_t i = first + kAhead; i < ahead; i += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(codes + i), _MM_HINT_T0);
     }
-    for (int64_t i = 0; i < count;) {
-      const int64_t nested = (first + i) / weight_.nested_block_size;
-      const int64_t end = std::min(count, (nested + 1) * weight_.nested_block_size - first);
-      const float factor = nested_absmax[nested];
-#if defined(__AVX512F__)
-      for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-        Vec low, high;
-        DynamicMap().look_up(codes + first + i, low, high);
-        store(buffer + i, low * broadcast(factor) + broadcast(weight_.nested_offset));
-        store(buffer + i + kLanes, high * broadcast(factor) + broadcast(weight_.nested_offset));
-      }
-#endif
-      for (; i < end; ++i) {
-        const float product = dynamic_signed_map[codes[first + i]] * factor;
-        buffer[i] = product + weight_.nested_offset;
-      }
+    // From a multiple of kDecoded on, so that all that is decoded at once lies in one nested block.
+    const int64_t begin = first / kDecoded * kDecoded;
+    for (int64_t i = begin; i < first + count; i += kDecoded) {
+      decode(codes + i, std::min(blocks - i, kDecoded), nested_absmax[i >> nested_shift_], buffer + (i - begin));
     }
-    return buffer;
+    return buffer + (first - begin);
   }
 
  private:
+  // How many codes are decoded at once; the smallest nested block.
+  static constexpr int64_t kDecoded = 32;
+  // How far ahead codes are fetched: 16 rows of 4096 elements in blocks of 64.
+  static constexpr int64_t kAhead = 1024;
+
+  // codes[0, count) times `factor`; writes kDecoded values.
+  void decode(const uint8_t* codes, int64_t count, float factor, float* to) const {
+#if defined(__AVX512F__)
+    static_assert(DynamicMap::kCodes == kDecoded);
+    Vec low, high;
+    DynamicMap().look_up(codes, count, low, high);
+    store(to, low * broadcast(factor) + broadcast(weight_.nested_offset));
+    store(to + kLanes, high * broadcast(factor) + broadcast(weight_.nested_offset));
+#else
+    for (int64_t i = 0; i < count; ++i) {
+      const float product = dynamic_signed_map[codes[i]] * factor;
+      to[i] = product + weight_.nested_offset;
+    }
+#endif
+  }
+
   const q4j_weight& weight_;
   QuantizedSource source_;
   int64_t unit_;
   int64_t per_row_;
+  int nested_shift_;
 };
 
 }  // namespace q4j::cpu

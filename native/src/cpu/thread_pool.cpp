@@ -144,6 +144,7 @@ struct ThreadPool::Worker {
 ThreadPool::ThreadPool(int threads) {
   const int wanted = std::max(threads, 1) - 1;
   workers_.reset(new Worker[static_cast<size_t>(wanted)]);
+  parts_.reset(new Part[static_cast<size_t>(wanted) + 1]);
   try {
     for (int i = 0; i < wanted; ++i) {
       Worker& worker = workers_[static_cast<size_t>(i)];

@@ -73,6 +73,32 @@ class ThreadPool {
   }
 
   /**
+   * The same for tasks whose data follow each other in memory: every thread runs the tasks of a part of its own in increasing
+   * order, and those that others have not begun when it is done with them. Reading then goes on where it was.
+   */
+  template <class F>
+  void parallel_for_in_parts(int64_t tasks, F&& f) {
+    if (tasks <= 1 || threads_ == 1) {
+      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+      return;
+    }
+    const int count = tasks < threads_ ? static_cast<int>(tasks) : threads_;
+    for (int i = 0; i < count; ++i) {
+      parts_[static_cast<size_t>(i)].next.store(tasks * i / count, std::memory_order_relaxed);
+      parts_[static_cast<size_t>(i)].end = tasks * (i + 1) / count;
+    }
+    run(count, [&](int thread) {
+      for (int i = thread; i < thread + count; ++i) {
+        Part& part = parts_[static_cast<size_t>(i < count ? i : i - count)];
+        for (int64_t task = part.next.fetch_add(1, std::memory_order_relaxed); task < part.end;
+             task = part.next.fetch_add(1, std::memory_order_relaxed)) {
+          f(task, thread);
+        }
+      }
+    });
+  }
+
+  /**
    * Calls f(int64_t begin, int64_t end, int thread) on pieces of 0 .. count of `grain` elements (the last may be shorter).
    * The pieces depend on count and grain alone, never on the number of threads. grain: at least 1; choose it so that a
    * piece is worth some ten microseconds.
@@ -87,6 +113,10 @@ class ThreadPool {
 
  private:
   struct Worker;
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
   using Entry = void (*)(void* function, int thread);
 
   void dispatch(int count, Entry entry, void* function);
@@ -94,6 +124,7 @@ class ThreadPool {
 
   int threads_ = 1;
   std::unique_ptr<Worker[]> workers_;
+  std::unique_ptr<Part[]> parts_;  // one for each thread
   Entry entry_ = nullptr;
   void* function_ = nullptr;
   alignas(64) std::atomic<uint32_t> pending_{0};
