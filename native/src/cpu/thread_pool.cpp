@@ -35,6 +35,12 @@ void futex_wake(std::atomic<uint32_t>& word, int count) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 
+// Makes 1 to 0; says whether this thread was the one.
+bool take(std::atomic<uint32_t>& offered) {
+  uint32_t one = 1;
+  return offered.compare_exchange_strong(one, 0);
+}
+
 // Spins until ready() or the time is up; says whether it became ready.
 template <class Ready>
 bool spin(Ready ready) {
@@ -135,8 +141,9 @@ int default_threads() {
 }
 
 struct ThreadPool::Worker {
-  // Number of pieces of work posted so far; the worker sleeps on it.
-  alignas(64) std::atomic<uint32_t> posted{0};
+  // Whether there is work that the worker may begin; it sleeps on this. Whoever makes it 0, the worker or the thread that
+  // offered, has the work.
+  alignas(64) std::atomic<uint32_t> offered{0};
   std::atomic<uint32_t> sleeps{0};
   std::thread thread;
 };
@@ -160,24 +167,27 @@ ThreadPool::~ThreadPool() {
   stopping_.store(true);
   for (int i = 0; i < threads_ - 1; ++i) {
     Worker& worker = workers_[static_cast<size_t>(i)];
-    worker.posted.fetch_add(1);
-    futex_wake(worker.posted, 1);
+    worker.offered.store(1);
+    futex_wake(worker.offered, 1);
     worker.thread.join();
   }
 }
 
-void ThreadPool::dispatch(int count, Entry entry, void* function) {
+void ThreadPool::dispatch(int count, bool all, Entry entry, void* function) {
   entry_ = entry;
   function_ = function;
   const int helpers = count - 1;
   pending_.store(static_cast<uint32_t>(helpers), std::memory_order_relaxed);
   for (int i = 0; i < helpers; ++i) {
     Worker& worker = workers_[static_cast<size_t>(i)];
-    // Sequentially consistent on both sides: either the worker sees the new number before it sleeps, or we see that it sleeps.
-    worker.posted.fetch_add(1);
-    if (worker.sleeps.load() != 0) futex_wake(worker.posted, 1);
+    // Sequentially consistent on both sides: either the worker sees the offer before it sleeps, or we see that it sleeps.
+    worker.offered.store(1);
+    if (worker.sleeps.load() != 0) futex_wake(worker.offered, 1);
   }
   entry(function, 0);
+  for (int i = 0; i < helpers && !all; ++i) {
+    if (take(workers_[static_cast<size_t>(i)].offered)) pending_.fetch_sub(1);
+  }
   const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
   if (spin(done)) return;
   caller_sleeps_.store(1);
@@ -186,34 +196,18 @@ void ThreadPool::dispatch(int count, Entry entry, void* function) {
 }
 
 void ThreadPool::work(Worker& worker, int thread) {
-  uint32_t seen = 0;
   for (;;) {
-    const auto posted = [&] { return worker.posted.load(std::memory_order_acquire) != seen; };
-    if (!spin(posted)) {
+    const auto offered = [&] { return worker.offered.load(std::memory_order_acquire) != 0; };
+    if (!spin(offered)) {
       worker.sleeps.store(1);
-      while (worker.posted.load() == seen) futex_wait(worker.posted, seen);
+      while (worker.offered.load() == 0) futex_wait(worker.offered, 0);
       worker.sleeps.store(0);
     }
-    ++seen;
+    if (!take(worker.offered)) continue;
     if (stopping_.load()) return;
     entry_(function_, thread);
     if (pending_.fetch_sub(1) == 1 && caller_sleeps_.load() != 0) futex_wake(pending_, 1);
   }
-}
-
-void Barrier::wait() {
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.fetch_add(1);
-    if (sleepers_.load() != 0) futex_wake(phase_, static_cast<int>(count_));
-    return;
-  }
-  const auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-  if (spin(passed)) return;
-  sleepers_.fetch_add(1);
-  while (phase_.load() == phase) futex_wait(phase_, phase);
-  sleepers_.fetch_sub(1);
 }
 
 }  // namespace q4j::cpu

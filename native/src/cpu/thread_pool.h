@@ -6,7 +6,8 @@
  * may start work, and work may not start more work on the same pool. Functions given to the pool must not throw.
  *
  * Between two pieces of work a worker spins for some ten microseconds, because the next operator usually follows at once,
- * and then sleeps in the kernel, so that an idle context costs nothing.
+ * and then sleeps in the kernel, so that an idle context costs nothing. Waking it may take longer than a short operator: where
+ * the calling thread runs out of tasks first, it takes the work back from a worker that has not begun.
  *
  * What a task computes must not depend on which thread runs it or on how many there are: results are the same, bit for bit,
  * for every number of threads.
@@ -17,7 +18,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <type_traits>
 
 namespace q4j::cpu {
 
@@ -37,20 +37,10 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  /**
-   * Calls f(int thread) once on each of the threads 0 .. count - 1, all at the same time, so that they may wait for each other
-   * in a Barrier of `count`. count: 1 to threads().
-   */
+  /** Calls f(int thread) once on each of the threads 0 .. count - 1. count: 1 to threads(). */
   template <class F>
   void run(int count, F&& f) {
-    using Function = std::remove_reference_t<F>;
-    if (count <= 1) {
-      f(0);
-      return;
-    }
-    dispatch(
-        count, [](void* function, int thread) { (*static_cast<Function*>(function))(thread); },
-        const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+    dispatch_function(count, true, f);
   }
 
   /**
@@ -64,12 +54,13 @@ class ThreadPool {
       return;
     }
     std::atomic<int64_t> next{0};
-    run(tasks < threads_ ? static_cast<int>(tasks) : threads_, [&](int thread) {
+    const auto share = [&](int thread) {
       for (int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < tasks;
            task = next.fetch_add(1, std::memory_order_relaxed)) {
         f(task, thread);
       }
-    });
+    };
+    dispatch_function(tasks < threads_ ? static_cast<int>(tasks) : threads_, false, share);
   }
 
   /**
@@ -87,7 +78,7 @@ class ThreadPool {
       parts_[static_cast<size_t>(i)].next.store(tasks * i / count, std::memory_order_relaxed);
       parts_[static_cast<size_t>(i)].end = tasks * (i + 1) / count;
     }
-    run(count, [&](int thread) {
+    const auto share = [&](int thread) {
       for (int i = thread; i < thread + count; ++i) {
         Part& part = parts_[static_cast<size_t>(i < count ? i : i - count)];
         for (int64_t task = part.next.fetch_add(1, std::memory_order_relaxed); task < part.end;
@@ -95,7 +86,8 @@ class ThreadPool {
           f(task, thread);
         }
       }
-    });
+    };
+    dispatch_function(count, false, share);
   }
 
   /**
@@ -119,7 +111,19 @@ class ThreadPool {
   };
   using Entry = void (*)(void* function, int thread);
 
-  void dispatch(int count, Entry entry, void* function);
+  template <class F>
+  void dispatch_function(int count, bool all, F& f) {
+    if (count <= 1) {
+      f(0);
+      return;
+    }
+    dispatch(
+        count, all, [](void* function, int thread) { (*static_cast<F*>(function))(thread); },
+        const_cast<void*>(static_cast<const void*>(std::addressof(f))));
+  }
+
+  // all: whether the threads 1 .. count - 1 must call the function, or may.
+  void dispatch(int count, bool all, Entry entry, void* function);
   void work(Worker& worker, int thread);
 
   int threads_ = 1;
@@ -130,23 +134,6 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> pending_{0};
   std::atomic<uint32_t> caller_sleeps_{0};
   std::atomic<bool> stopping_{false};
-};
-
-/** Lets `count` threads of one ThreadPool::run wait for each other, any number of times. */
-class Barrier {
- public:
-  explicit Barrier(int count) : count_(static_cast<uint32_t>(count)) {}
-  Barrier(const Barrier&) = delete;
-  Barrier& operator=(const Barrier&) = delete;
-
-  /** Returns once all have called it; what they wrote before is visible then. */
-  void wait();
-
- private:
-  const uint32_t count_;
-  alignas(64) std::atomic<uint32_t> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
-  std::atomic<uint32_t> sleepers_{0};
 };
 
 }  // namespace q4j::cpu

@@ -1,17 +1,23 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 package org.qlora4j.cli.bench;
 
+import java.lang.management.CompilationMXBean;
+import java.lang.management.ManagementFactory;
 import java.util.Arrays;
 import java.util.List;
 
 /**
  * Times several ways to do the same thing in turn, so that what else the machine does at a time
  * meets all of them alike. Every timed run is long enough for a clock: a short call is repeated.
+ * Before, all are run until the virtual machine compiles nothing any more: its compiler takes a
+ * core from them.
  */
 final class PairedTimer {
   private static final double RUN_SECONDS = 4e-3;
   private static final int MAXIMUM_CALLS = 10000;
   private static final int LEAST_REPETITIONS = 3;
+  private static final double QUIET_SECONDS = 0.2;
+  private static final double WARM_UP_SECONDS = 3;
 
   /**
    * After a run, the threads of libtorch spin for a while; the next run must not share its cores.
@@ -45,8 +51,8 @@ final class PairedTimer {
     int count = calls.size();
     int[] repeats = new int[count];
     int[] next = new int[count];
+    warmUp(calls, next);
     for (int i = 0; i < count; i++) {
-      calls.get(i).run(next[i]++); // touches memory for the first time, compiles
       double once = time(calls.get(i), 1, next, i);
       repeats[i] = (int) Math.max(1, Math.min(MAXIMUM_CALLS, Math.ceil(RUN_SECONDS / once)));
     }
@@ -75,6 +81,32 @@ final class PairedTimer {
       ratios[i] = median(quotients);
     }
     return new Times(medians, ratios);
+  }
+
+  /** Runs all calls once at least, and until nothing has been compiled for a while. */
+  private static void warmUp(List<Call> calls, int[] next) {
+    long start = System.nanoTime();
+    long quietSince = start;
+    long compiled = compilationMillis();
+    long now;
+    do {
+      for (int i = 0; i < calls.size(); i++) {
+        calls.get(i).run(next[i]++);
+      }
+      now = System.nanoTime();
+      long total = compilationMillis();
+      if (total != compiled) {
+        compiled = total;
+        quietSince = now;
+      }
+    } while ((now - quietSince) / 1e9 < QUIET_SECONDS && (now - start) / 1e9 < WARM_UP_SECONDS);
+  }
+
+  private static long compilationMillis() {
+    CompilationMXBean compiler = ManagementFactory.getCompilationMXBean();
+    return compiler != null && compiler.isCompilationTimeMonitoringSupported()
+        ? compiler.getTotalCompilationTime()
+        : 0;
   }
 
   private static double time(Call call, int repeats, int[] next, int i) {
