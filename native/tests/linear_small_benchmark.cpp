@@ -201,7 +201,10 @@ int main(int argc, char** argv) {
   std::memset(memory, 0x3c, static_cast<size_t>(kTotalBytes + (int64_t{64} << 20)));
   const Case cases[] = {
       {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 16},
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 64},
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 11008, 4096, 0},
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 11008, 0},
+      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 5120, 20480, 0},
       {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
       {"nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
       {"bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
@@ -213,7 +216,7 @@ int main(int argc, char** argv) {
   };
   std::printf("pack,threads,weight,dtype,m,n,k,rank,median_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_ms\n");
   for (const Case& test : cases) {
-    for (const int64_t m : {1, 2, 4, 8, 16, 32, 64}) {
+    for (const int64_t m : {1, 2, 3, 4, 6, 8, 16, 32, 64}) {
       Bench bench(test, m, memory);
       const double limit = bandwidth(memory, threads) / 1e9;
       const Bench::Times times = bench.time(pack, seconds_per_row);

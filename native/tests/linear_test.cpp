@@ -19,6 +19,7 @@
  * returned.
  */
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
@@ -46,18 +47,32 @@ int failed = 0;
 double worst_share = 0;  // of the tolerance
 std::string worst_case;
 
-/** Memory of exactly the given size, so that a sanitizer sees any access beyond it. */
+/** Memory of exactly the given size: the page behind it cannot be touched, or a sanitizer sees any access beyond it. */
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes, int fill = 0xff)
-      : bytes_(bytes), data_(bytes == 0 ? nullptr : std::malloc(static_cast<size_t>(bytes))) {
-    if (data_ != nullptr) std::memset(data_, fill, static_cast<size_t>(bytes));
+  explicit Buffer(int64_t bytes, int fill = 0xff) : bytes_(bytes) {
+    if (bytes == 0) return;
+#if defined(__SANITIZE_ADDRESS__)
+    data_ = std::malloc(static_cast<size_t>(bytes));
+#else
+    mapped_ = (static_cast<size_t>(bytes) + kPage - 1) / kPage * kPage + kPage;
+    mapping_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (mapping_ == MAP_FAILED || mprotect(mapping_ + mapped_ - kPage, kPage, PROT_NONE) != 0) std::abort();
+    data_ = mapping_ + mapped_ - kPage - bytes;
+#endif
+    std::memset(data_, fill, static_cast<size_t>(bytes));
   }
   Buffer(const Buffer& other) : Buffer(other.bytes_) {
     if (data_ != nullptr) std::memcpy(data_, other.data_, static_cast<size_t>(bytes_));
   }
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
+  ~Buffer() {
+#if defined(__SANITIZE_ADDRESS__)
+    std::free(data_);
+#else
+    if (mapping_ != nullptr) munmap(mapping_, mapped_);
+#endif
+  }
 
   void* get() const { return data_; }
   template <class T>
@@ -70,7 +85,12 @@ class Buffer {
 
  private:
   int64_t bytes_;
-  void* data_;
+  void* data_ = nullptr;
+#if !defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kPage = 4096;
+  size_t mapped_ = 0;
+  char* mapping_ = nullptr;
+#endif
 };
 
 /** A matrix in one of the storage types, with its values in f64. */
@@ -142,16 +162,24 @@ class Random {
 constexpr int32_t kFormats[] = {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4,  Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4,
                                 Q4J_WEIGHT_INT8,  Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8, Q4J_WEIGHT_FP8};
 
+/** The blocks of a 4-bit weight; any if `size` is 0. */
+struct Blocks {
+  int32_t size = 0;
+  int32_t nested = 0;
+};
+
 /** A weight in any format. */
 struct TestWeight {
   TestWeight(Random& random, int64_t rows, int64_t cols) : TestWeight(random, rows, cols, random.pick(kFormats)) {}
-  TestWeight(Random& random, int64_t rows, int64_t cols, int32_t format_in)
+  TestWeight(Random& random, int64_t rows, int64_t cols, int32_t format_in, const Blocks& forced = {})
       : ld(cols + (random.chance(30) ? 3 : 0)),
         format(format_in),
         rowwise(format == Q4J_WEIGHT_INT8 || format == Q4J_WEIGHT_FP8),
         dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
-        block_size(random.pick({32, 64, 64, 128, 4096})),
-        nested(!rowwise && random.chance(50) ? random.pick({32, 64, 256, 256, 4096}) : 0),
+        block_size(forced.size != 0 ? forced.size : random.pick({32, 64, 64, 128, 4096})),
+        nested(forced.size != 0                ? forced.nested
+               : !rowwise && random.chance(50) ? random.pick({32, 64, 256, 256, 4096})
+                                               : 0),
         blocks(rowwise ? rows : (rows * cols + block_size - 1) / block_size),
         packed(rowwise ? rows * cols : (rows * cols + 1) / 2),
         absmax(blocks * (nested != 0 ? 1 : 4)),
@@ -375,9 +403,9 @@ std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
   return text;
 }
 
-void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format) {
+void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format, const Blocks& blocks = {}) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
-  const TestWeight w(random, n, k, format);
+  const TestWeight w(random, n, k, format, blocks);
   const TestLora l(random, n, k);
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
@@ -511,6 +539,24 @@ void test_forward_few_rows(uint64_t seed) {
 }
 
 /**
+ * One and two rows with 4-bit weights, which have kernels of their own: contractions of whole chunks, of chunks of 64 only, of
+ * more than the first-level cache takes; columns that come in twos and one too many; blocks whose absmax is read as it is,
+ * or decoded 32 at a time with fewer of them at the end.
+ */
+void test_forward_one_row(uint64_t seed) {
+  Random random(seed);
+  for (const int64_t k : {64, 192, 640, 4096, 4160, 6272, 12352, 12416}) {
+    for (const int64_t m : {1, 2}) {
+      for (const Blocks& blocks :
+           {Blocks{32, 0}, Blocks{32, 256}, Blocks{64, 0}, Blocks{64, 32}, Blocks{64, 256}, Blocks{128, 32}}) {
+        const int64_t n = k < 4096 ? random.pick({1, 2, 33, 67, 131}) : random.pick({1, 2, 5, 17, 37});
+        test_forward(random, seed, m, n, k, random.pick({Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4}), blocks);
+      }
+    }
+  }
+}
+
+/**
  * Every code under factors of every kind, as one term of a sum of zeros: the values that the format defines, bit for bit but
  * for denormals.
  */
@@ -610,8 +656,8 @@ void test_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
             });
     return y;
   };
-  const Matrix few = multiply(8);  // every pack's kernels for few rows take eight
-  for (const int64_t m : {3, 4, 5, 6, 7, 60}) {
+  const Matrix few = multiply(8);  // every pack's kernels for few rows take eight, and fifteen but with codes
+  for (const int64_t m : {3, 4, 5, 6, 7, 9, 13, 15, 60}) {
     if (m == most && !codes) continue;
     const Matrix y = multiply(m);
     for (int64_t i = 0; i < std::min<int64_t>(m, 8) * n; ++i) {
@@ -842,6 +888,7 @@ int main(int argc, char** argv) {
       }
     }
   }
+  for (uint64_t seed = first_seed; seed < first_seed + 3; ++seed) test_forward_one_row(seed);
   for (uint64_t seed = first_seed; seed < first_seed + 8; ++seed) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
       for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) test_rows_alike(seed, format, dtype);

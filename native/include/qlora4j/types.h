@@ -84,7 +84,7 @@ typedef struct q4j_weight {
   int32_t format;            /* q4j_weight_format */
   int32_t dtype;             /* q4j_dtype */
   int32_t block_size;        /* elements; 32 to 4096, power of two */
-  int32_t nested_block_size; /* blocks per nested block (256), or 0: absmax is f32 */
+  int32_t nested_block_size; /* blocks per nested block; 32 to 4096, power of two (256), or 0: absmax is f32 */
   float nested_offset;
   int64_t rows;
   int64_t cols;

@@ -141,9 +141,12 @@ class QuantizedSource {
   float absmax_at(int64_t index) const {
     const int64_t block = index >> shift_;
     if (nested_shift_ < 0) return dequantized_absmax(weight_, block);
-    const float product = dynamic_signed_map[absmax_codes_[block]] * nested_absmax_[block >> nested_shift_];
+    const float product = dynamic_signed_map[absmax_codes_[block]] * nested_absmax_of(block);
     return product + nested_offset_;
   }
+
+  /** That of the nested block of a block of a weight with double quantization. */
+  float nested_absmax_of(int64_t block) const { return nested_absmax_[block >> nested_shift_]; }
 
   /** kLanes elements of a chunk with the block's absmax. */
   Vec chunk(int64_t index, float absmax) const { return lookup(packed_ + (index >> 1)) * broadcast(absmax); }

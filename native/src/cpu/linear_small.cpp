@@ -51,7 +51,7 @@ static_assert(std::max({kMostRowsRounded, kMostRowsCodes8, kMostRowsInt8, kMostR
               "kMostRows is the bound of the workspace");
 
 // Rows of x that are multiplied together: their sums with the columns that a reader takes fit into the registers beside what
-// decoding takes. With AVX-512, 12 rows with two columns are slower than 6 with four: they read twice as much of x.
+// decoding takes.
 #if defined(__AVX512F__)
 constexpr int kGroupRows = 6;
 #else
@@ -111,7 +111,7 @@ constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequ
 template <class Reader>
 constexpr std::array<Kernel<Reader>, kGroupRows> kKernels = kernels_for<Reader>(std::make_integer_sequence<int, kGroupRows>());
 
-/** One product at work. Make::reader(row, scales) gives the reader of a row of the weight. */
+/** One product at work. Make::rows(row, count, buffer).reader(i) is the reader of row `row + i` of the weight. */
 template <class Make>
 class SmallMultiplication {
  public:
@@ -135,8 +135,7 @@ class SmallMultiplication {
   }
 
   void run() {
-    const bool alone = plan_.serial || product_.m * product_.k < kSharedElements;
-    if (alone) {
+    if (plan_.serial || product_.m * product_.k < kSharedElements) {
       for (int64_t group = 0; group < plan_.groups; ++group) arrange(group);
     } else {
       pool_.parallel_for(plan_.groups, [&](int64_t group, int) { arrange(group); });
@@ -144,8 +143,8 @@ class SmallMultiplication {
     const int64_t tasks = (product_.n + plan_.task_columns - 1) / plan_.task_columns;
     const auto run_task = [&](int64_t task, int thread) {
       const int64_t first = task * plan_.task_columns;
-      multiply(first, std::min(plan_.task_columns, product_.n - first),
-               threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
+      multiply_columns(first, std::min(plan_.task_columns, product_.n - first),
+                       threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
     };
     if (plan_.serial) {
       for (int64_t task = 0; task < tasks; ++task) run_task(task, 0);
@@ -200,7 +199,7 @@ class SmallMultiplication {
     }
   }
 
-  void multiply(int64_t first, int64_t columns, char* memory) {
+  void multiply_columns(int64_t first, int64_t columns, char* memory) {
     auto* scales = reinterpret_cast<float*>(memory);
     auto* sums = reinterpret_cast<float*>(memory + plan_.scale_bytes);
     const int64_t stride = round_up(plan_.task_columns, kLanes);

@@ -1,12 +1,12 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * The innermost products of a few rows of x with rows of a weight: Rows rows of the weight are decoded into registers, a chunk
- * of kChunk elements at a time, and every vector is multiplied with M rows of x before the next one is decoded.
+ * The innermost products of a few rows of x with rows of a weight, which are columns of the product: Columns of them are
+ * decoded into registers, a chunk at a time, and every vector is multiplied with M rows of x before the next one is decoded.
  *
- * A reader decodes one row. It makes kParts vectors of kElements elements, in the order that decoding gives for free,
- * and arrange() brings as many elements of x into that order. x is then [chunk][M][part][lane].
+ * A reader decodes one row of the weight. It makes the kElements elements of a chunk in kParts vectors, in the order that
+ * decoding gives for free, and arrange() brings as many elements of x into that order. x is then [chunk][M][part][lane].
  *
- *   Bf16 readers (AVX512-BF16)  2 parts of 32 bf16 for VDPBF16PS
+ *   Bf16 readers (AVX512-BF16)  2 or 4 parts of 32 bf16 for VDPBF16PS
  *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
  *
  * A reader's Order says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of
@@ -43,20 +43,21 @@ struct ByRows {
 };
 
 /**
- * Up to Rows rows of x take two columns with more sums, which is faster than four with one sum each: memory is read in fewer
- * places, and in its order. Beyond Fours rows it is two again, where the sums of four leave too few registers for decoding.
+ * Up to Few rows of x take two columns with more sums (one row: Sets of them), which is faster than four with one sum each:
+ * memory is read in fewer places, and in its order (m = 1 46 against 39 to 43 GB/s). More than Fours rows take two columns
+ * again, where the sums of four leave too few registers for decoding (m = 6 0.93 against 1.03 ms).
  */
-template <int Rows, int Fours>
+template <int Few, int Fours, int Sets>
 struct InOrder {
-  static constexpr int columns(int64_t rows) { return rows <= Rows || rows > Fours ? 2 : 4; }
-  static constexpr int sets(int64_t rows) { return rows > Rows ? 1 : rows == 1 ? 4 : 2; }
-  static constexpr int kInOrderRows = Rows;
+  static constexpr int columns(int64_t rows) { return rows <= Few || rows > Fours ? 2 : 4; }
+  static constexpr int sets(int64_t rows) { return rows > Few ? 1 : rows == 1 ? Sets : 2; }
+  static constexpr int kInOrderRows = Few;
 };
 
-/** Elements a reader decodes at a time. A block has 32 elements or a multiple of this. */
+/** Elements of a chunk; some readers take more at a time. A block has 32 elements or a multiple of this. */
 constexpr int kChunk = 64;
 
-/** The 16 values of a 4-bit format in registers. No array: GCC 12 copies that through memory. */
+/** The 16 values of a 4-bit format as vectors. No array: GCC 12 copies that through memory. */
 struct Table4Bit {
   Vec low;
   Vec high;  // the last eight where `low` has eight lanes
@@ -122,11 +123,16 @@ struct DenseBf16Reader {
   const T* data;
 };
 
-/** Rows of 4-bit codes. HalfBlocks: blocks of 32 elements, two to a chunk. */
+/**
+ * Rows of 4-bit codes. HalfBlocks: blocks of 32 elements, two to a chunk.
+ *
+ * Readers of codes point to the format's values. One that held them would be copied in vectors right after its pointers were
+ * written, and such a read waits until everything before it has retired.
+ */
 template <bool HalfBlocks>
 struct CodesBf16Reader {
   using X = bf16;
-  using Order = InOrder<2, 4>;
+  using Order = InOrder<2, 4, 2>;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -170,7 +176,7 @@ struct CodesBf16Reader {
  * and codes become indices two to a word. */
 struct CodesBf16PairReader {
   using X = bf16;
-  using Order = InOrder<2, 4>;
+  using Order = InOrder<2, 4, 4>;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
   static constexpr int kBytes = kElements / 2;
@@ -276,7 +282,7 @@ struct DenseF32Reader {
 template <bool Rounded, bool HalfBlocks>
 struct CodesF32Reader {
   using X = float;
-  using Order = InOrder<1, Rounded ? 4 : 6>;
+  using Order = InOrder<1, Rounded ? 4 : 6, 4>;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -337,12 +343,12 @@ struct CodesF32Reader {
 static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
 
 /**
- * What the kernel fetches ahead while it reads chunk c of row r, as bytes from the first row's beginning. This one is for rows
- * of which ranges are read in turn: each is fetched in its own place, at
+ * What the kernel fetches ahead while it reads a chunk of a column, as bytes from the beginning of the first column's row. This
+ * one is for rows of which ranges are read in turn: each is fetched in its own place, at
  *
- *   next = c * chunk_step + distance, and `skip` further from `end` on,
+ *   next = chunk * chunk_step + distance, and `skip` further from `end` on,
  *
- * and r * row_step.
+ * and column * row_step. skip: from the end of a row to the start of the one that takes its place.
  */
 struct AheadByRows {
   static constexpr bool kOnce = false;
@@ -352,22 +358,25 @@ struct AheadByRows {
   int64_t end;
   int64_t skip;
 
-  int64_t at(int64_t chunk, int row) const {
+  int64_t at(int64_t chunk, int column) const {
     const int64_t next = chunk * chunk_step + distance;
-    return next + (skip & -static_cast<int64_t>(next >= end)) + row * row_step;  // no branch
+    return next + (skip & -static_cast<int64_t>(next >= end)) + column * row_step;  // no branch
   }
 };
 
-/** The same for Rows rows of chunks of Bytes that follow each other in memory and are read once: they are fetched in the order
- * of memory, whatever the order of reading. */
-template <int Rows, int Bytes>
+/**
+ * The same for Columns rows, of chunks of Bytes, that follow each other in memory and are read once: they are fetched in the
+ * order of memory, whatever the order of reading.
+ */
+template <int Columns, int Bytes>
 struct AheadInOrder {
-  static constexpr bool kOnce = true;  // and should not displace others
+  static constexpr bool kOnce = true;
   int64_t distance;
 
-  int64_t at(int64_t chunk, int row) const { return (chunk * Rows + row) * Bytes + distance; }
+  int64_t at(int64_t chunk, int column) const { return (chunk * Columns + column) * Bytes + distance; }
 };
 
+/** Once: the lines will be read once and should not displace others. */
 template <int Bytes, bool Once>
 static inline void fetch(uintptr_t address) {
 #pragma GCC unroll 4
@@ -378,22 +387,23 @@ static inline void fetch(uintptr_t address) {
 }
 
 /**
- * results[r][i] += x[i] * row r from chunk `first` on, kLanes partial sums each. x: from that chunk on.
+ * results[r][i] += x[i] * (row r of the weight) from chunk `first` on, kLanes partial sums each. x: from that chunk on.
  *
  * Part p of a chunk goes to set p % Sets of the sums; the sets are added, in pairs, after the last of these chunks. Few sums
  * alone would wait for each other.
  */
-template <class Reader, int M, int Rows, int Sets, class Ahead>
+template <class Reader, int M, int Columns, int Sets, class Ahead>
 static inline void multiply_rows(const Reader* readers, int64_t first, int64_t count, const typename Reader::X* __restrict x,
                                  const Ahead& ahead, Vec* __restrict results) {
   constexpr int kParts = Reader::kParts;
   constexpr int kPartElements = Reader::kElements / kParts;
   static_assert(Sets == 1 || Sets == 2 || Sets == 4, "sets are added in pairs");
-  Vec sums[Sets][M][Rows];
+  static_assert(Sets <= kParts, "a set without a part");
+  Vec sums[Sets][M][Columns];
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Columns; ++r) {
       sums[0][i][r] = results[r * M + i];
 #pragma GCC unroll 4
       for (int set = 1; set < Sets; ++set) sums[set][i][r] = zero();
@@ -401,21 +411,21 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
   }
   for (int64_t c = first; c < first + count; ++c) {
     const auto begin = reinterpret_cast<uintptr_t>(readers[0].bytes());
-    typename Reader::Chunk chunk[Rows];
+    typename Reader::Chunk chunk[Columns];
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Columns; ++r) {
       fetch<Reader::kBytes, Ahead::kOnce>(begin + static_cast<uintptr_t>(ahead.at(c, r)));
       chunk[r] = readers[r].chunk(c);
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kParts; ++p) {
-      decltype(chunk[0].part(0)) parts[Rows];
+      decltype(chunk[0].part(0)) parts[Columns];
 #pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r) parts[r] = chunk[r].part(p);
+      for (int r = 0; r < Columns; ++r) parts[r] = chunk[r].part(p);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) {
+        for (int r = 0; r < Columns; ++r) {
           Vec& sum = sums[p % Sets][i][r];
           sum = multiply_add(x + (i * kParts + p) * kPartElements, parts[r], sum);
         }
@@ -426,7 +436,7 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
 #pragma GCC unroll 16
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Columns; ++r) {
       Vec sum = sums[0][i][r];
       if constexpr (Sets >= 2) sum = sum + sums[1][i][r];
       if constexpr (Sets == 4) sum = sum + (sums[2][i][r] + sums[3][i][r]);

@@ -37,9 +37,9 @@ class DynamicMap {
   void look_up(const uint8_t* codes, int64_t count, Vec& first, Vec& second) const {
     const auto there = static_cast<__mmask32>(count < kCodes ? (uint32_t{1} << count) - 1 : ~uint32_t{0});
     const __m256i bytes = _mm256_maskz_loadu_epi8(there, codes);
-    const __m512i even = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes));
-    const __m512i odd = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
-    const __m512i words = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+    const __m512i lower = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bytes));
+    const __m512i upper = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bytes, 1));
+    const __m512i words = _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16));
     const __m512i low = pick(planes().low, words);
     const __m512i high = pick(planes().high, words);
     first = {
@@ -76,16 +76,15 @@ class Scales {
       : weight_(weight),
         source_(weight),
         unit_(weight.block_size == QuantizedSource::kChunk ? QuantizedSource::kChunk : kChunk),
-        per_row_(weight.cols / unit_),
-        nested_shift_(weight.nested_block_size == 0 ? 0 : __builtin_ctz(static_cast<unsigned>(weight.nested_block_size))) {}
+        per_row_(weight.cols / unit_) {}
 
   /** One per chunk, or two with blocks of half a chunk. */
   int64_t per_row() const { return per_row_; }
 
-  /** Elements of a buffer for so many rows of k elements. */
+  /** Elements of the buffer of of_rows() for so many rows of k elements. */
   static int64_t buffer_elements(int64_t rows, int64_t k) { return rows * k / QuantizedSource::kChunk + 2 * kDecoded; }
 
-  /** Those of `rows` rows; in `buffer` where the weight does not have them in this form. */
+  /** Those of `rows` rows: in the weight itself, or somewhere in `buffer`. */
   const float* of_rows(int64_t row, int64_t rows, float* buffer) const {
     const int64_t first = row * per_row_;
     const int64_t count = rows * per_row_;
@@ -95,7 +94,6 @@ class Scales {
     }
     if (weight_.nested_block_size == 0) return static_cast<const float*>(weight_.absmax) + first;
     const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
-    const auto* nested_absmax = static_cast<const float*>(weight_.nested_absmax);
     const int64_t blocks = weight_.rows * per_row_;
     // Those of rows that come soon, so that these do not wait for memory.
     const int64_t ahead = std::min(first + count + kAhead, blocks);
@@ -104,9 +102,7 @@ class Scales {
     }
     // From a multiple of kDecoded on, so that all that is decoded at once lies in one nested block.
     const int64_t begin = first / kDecoded * kDecoded;
-    for (int64_t i = begin; i < first + count; i += kDecoded) {
-      decode(codes + i, std::min(blocks - i, kDecoded), nested_absmax[i >> nested_shift_], buffer + (i - begin));
-    }
+    for (int64_t i = begin; i < first + count; i += kDecoded) decode(i, std::min(blocks - i, kDecoded), buffer + (i - begin));
     return buffer + (first - begin);
   }
 
@@ -116,19 +112,17 @@ class Scales {
   // How far ahead codes are fetched: 16 rows of 4096 elements in blocks of 64.
   static constexpr int64_t kAhead = 1024;
 
-  // codes[0, count) times `factor`; writes kDecoded values.
-  void decode(const uint8_t* codes, int64_t count, float factor, float* to) const {
+  // The absmax of `count` blocks, kDecoded at most, of one nested block. Writes kDecoded elements at most.
+  void decode(int64_t block, int64_t count, float* to) const {
 #if defined(__AVX512F__)
     static_assert(DynamicMap::kCodes == kDecoded);
     Vec low, high;
-    DynamicMap().look_up(codes, count, low, high);
-    store(to, low * broadcast(factor) + broadcast(weight_.nested_offset));
-    store(to + kLanes, high * broadcast(factor) + broadcast(weight_.nested_offset));
+    DynamicMap().look_up(static_cast<const uint8_t*>(weight_.absmax) + block, count, low, high);
+    const Vec factor = broadcast(source_.nested_absmax_of(block));
+    store(to, low * factor + broadcast(weight_.nested_offset));
+    store(to + kLanes, high * factor + broadcast(weight_.nested_offset));
 #else
-    for (int64_t i = 0; i < count; ++i) {
-      const float product = dynamic_signed_map[codes[i]] * factor;
-      to[i] = product + weight_.nested_offset;
-    }
+    for (int64_t i = 0; i < count; ++i) to[i] = source_.absmax_at((block + i) * unit_);
 #endif
   }
 
@@ -136,7 +130,6 @@ class Scales {
   QuantizedSource source_;
   int64_t unit_;
   int64_t per_row_;
-  int nested_shift_;
 };
 
 }  // namespace q4j::cpu

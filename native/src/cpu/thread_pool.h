@@ -5,9 +5,9 @@
  * A pool of n threads is the calling thread, which has number 0, and n - 1 workers. Only the thread that uses the context
  * may start work, and work may not start more work on the same pool. Functions given to the pool must not throw.
  *
- * Between two pieces of work a worker spins for some ten microseconds, because the next operator usually follows at once,
- * and then sleeps in the kernel, so that an idle context costs nothing. Waking it may take longer than a short operator: where
- * the calling thread runs out of tasks first, it takes the work back from a worker that has not begun.
+ * Between two pieces of work a worker spins for 40 microseconds, because the next operator usually follows at once, and then
+ * sleeps in the kernel, so that an idle context costs nothing. Waking it may take longer than a short operator: a calling
+ * thread that runs out of tasks takes the work back from workers that have not begun.
  *
  * What a task computes must not depend on which thread runs it or on how many there are: results are the same, bit for bit,
  * for every number of threads.
@@ -37,7 +37,7 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  /** Calls f(int thread) once on each of the threads 0 .. count - 1. count: 1 to threads(). */
+  /** Calls f(int thread) once on each of the threads 0 .. count - 1, all at the same time. count: 1 to threads(). */
   template <class F>
   void run(int count, F&& f) {
     dispatch_function(count, true, f);
@@ -65,7 +65,7 @@ class ThreadPool {
 
   /**
    * The same for tasks whose data follow each other in memory: every thread runs the tasks of a part of its own in increasing
-   * order, and those that others have not begun when it is done with them. Reading then goes on where it was.
+   * order, so that its reading goes on where it was, and then takes turns with the threads that are not done with theirs.
    */
   template <class F>
   void parallel_for_in_parts(int64_t tasks, F&& f) {

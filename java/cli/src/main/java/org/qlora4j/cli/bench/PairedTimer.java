@@ -5,12 +5,13 @@ import java.lang.management.CompilationMXBean;
 import java.lang.management.ManagementFactory;
 import java.util.Arrays;
 import java.util.List;
+import org.jspecify.annotations.Nullable;
 
 /**
  * Times several ways to do the same thing in turn, so that what else the machine does at a time
  * meets all of them alike. Every timed run is long enough for a clock: a short call is repeated.
- * Before, all are run until the virtual machine compiles nothing any more: its compiler takes a
- * core from them.
+ * Before, all are run until the virtual machine has finished no compilation for 0.2 s, or for 3 s:
+ * its compiler takes a core from them.
  */
 final class PairedTimer {
   private static final double RUN_SECONDS = 4e-3;
@@ -87,14 +88,15 @@ final class PairedTimer {
   private static void warmUp(List<Call> calls, int[] next) {
     long start = System.nanoTime();
     long quietSince = start;
-    long compiled = compilationMillis();
+    CompilationMXBean compiler = ManagementFactory.getCompilationMXBean();
+    long compiled = millis(compiler);
     long now;
     do {
       for (int i = 0; i < calls.size(); i++) {
         calls.get(i).run(next[i]++);
       }
       now = System.nanoTime();
-      long total = compilationMillis();
+      long total = millis(compiler);
       if (total != compiled) {
         compiled = total;
         quietSince = now;
@@ -102,8 +104,7 @@ final class PairedTimer {
     } while ((now - quietSince) / 1e9 < QUIET_SECONDS && (now - start) / 1e9 < WARM_UP_SECONDS);
   }
 
-  private static long compilationMillis() {
-    CompilationMXBean compiler = ManagementFactory.getCompilationMXBean();
+  private static long millis(@Nullable CompilationMXBean compiler) {
     return compiler != null && compiler.isCompilationTimeMonitoringSupported()
         ? compiler.getTotalCompilationTime()
         : 0;
