@@ -62,6 +62,8 @@ constexpr int kGroupRows = 8;
 // taken in ranges, with the sums kept in between.
 constexpr int64_t kBlockBytes = 24 * 1024;
 constexpr int64_t kBlockColumns = 16;
+// The most for one or two rows of x whose weight is fetched in the order of memory; then x comes from the second-level cache.
+constexpr int64_t kInOrderBytes = 128 * 1024;
 // Most columns that a kernel takes; divides kBlockColumns.
 constexpr int64_t kMostColumns = 8;
 // Most columns of a task: few enough that the threads end together.
@@ -70,8 +72,8 @@ constexpr int64_t kLeastTaskColumns = 4;
 constexpr int64_t kTasksPerThread = 8;
 // How many bytes ahead a row is fetched where four or more columns are taken; twice as many where fewer are.
 constexpr int64_t kAheadBytes = 1024;
-// The same for rows that are fetched in the order of memory.
-constexpr int64_t kAheadInOrderBytes = 6 * 1024;
+// The same from the end of what is being read, for rows that are fetched in the order of memory.
+constexpr int64_t kAheadInOrderBytes = 4 * 1024;
 // Elements of x from which several threads rearrange it.
 constexpr int64_t kSharedElements = 1 << 16;
 
@@ -129,9 +131,9 @@ class SmallMultiplication {
     const int64_t chunks = product.k / Reader::kElements;
     const int64_t group_rows = (product.m + plan.groups - 1) / plan.groups;
     const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
-    const bool whole = chunks * x_bytes <= kBlockBytes;
-    range_chunks_ = whole ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
-    in_order_ = whole && product.m <= Reader::Order::kInOrderRows;
+    whole_ = chunks * x_bytes <= kBlockBytes;
+    range_chunks_ = whole_ ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
+    in_order_ = chunks * x_bytes <= kInOrderBytes && product.m <= Reader::Order::kInOrderRows;
   }
 
   void run() {
@@ -220,13 +222,21 @@ class SmallMultiplication {
     }
   }
 
-  // M rows of x that stay in the first-level cache. The absmax of a few columns are decoded between their products, so that
-  // what is fetched ahead never pauses for long.
+  // M rows of x. Where x does not stay in the first-level cache, four columns at a time read it half as often.
   template <int M>
   void sum_in_order(int64_t first, int64_t columns, float* scales, float* sums, int64_t stride) const {
-    constexpr int kStep = Reader::Order::columns(M);
+    if (whole_) {
+      sum_in_order<M, Reader::Order::columns(M), Reader::Order::sets(M)>(first, columns, scales, sums, stride);
+    } else {
+      sum_in_order<M, 4, 2 / M>(first, columns, scales, sums, stride);
+    }
+  }
+
+  // The absmax of a few columns are decoded between their products, so that what is fetched ahead never pauses for long.
+  template <int M, int kStep, int kSets>
+  void sum_in_order(int64_t first, int64_t columns, float* scales, float* sums, int64_t stride) const {
     const int64_t chunks = product_.k / Reader::kElements;
-    const AheadInOrder<kStep, Reader::kBytes> ahead = {kAheadInOrderBytes};
+    const AheadInOrder<kStep, Reader::kBytes> ahead = {(kStep - 1) * make_.row_bytes() + kAheadInOrderBytes};
     for (int64_t j = 0; j < columns; j += kStep) {
       const int64_t count = std::min<int64_t>(kStep, columns - j);
       const auto weights = make_.rows(first + j, count, scales);
@@ -235,7 +245,7 @@ class SmallMultiplication {
       Vec results[M * kStep];
       for (Vec& sum : results) sum = zero();
       if (product_.branch.rank > 0) add_branch(0, M, first + j, count, results);
-      multiply_rows<Reader, M, kStep, Reader::Order::sets(M)>(readers, 0, chunks, x_, ahead, results);
+      multiply_rows<Reader, M, kStep, kSets>(readers, 0, chunks, x_, ahead, results);
       for (int64_t i = 0; i < M; ++i) {
         for (int64_t r = 0; r < count; ++r) sums[i * stride + j + r] = with_plain_nan(reduce_add(results[r * M + i]));
       }
@@ -247,7 +257,6 @@ class SmallMultiplication {
     const int64_t row_bytes = make_.row_bytes();
     const int64_t chunks = product_.k / Reader::kElements;
     const int64_t block = range_chunks_;
-    const bool whole = block == chunks;
     for (int64_t j = 0; j < columns; j += kBlockColumns) {
       const int64_t count = std::min(kBlockColumns, columns - j);
       const auto weights = make_.rows(first + j, count, scales);
@@ -260,9 +269,9 @@ class SmallMultiplication {
         const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
         const int64_t step = Reader::Order::columns(rows);
         // What is read next of a row is its next range, and after the last one the row that takes its place.
-        const int64_t distance = whole ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
+        const int64_t distance = whole_ ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
         const AheadByRows ahead = {Reader::kBytes, make_.row_stride(), std::min(distance, row_bytes), row_bytes,
-                                   (whole ? step : kBlockColumns) * make_.row_stride() - row_bytes};
+                                   (whole_ ? step : kBlockColumns) * make_.row_stride() - row_bytes};
         const X* x = x_ + row * product_.k;
         Vec results[kGroupRows * kBlockColumns];
         for (int64_t i = 0; i < rows * round_up(count, kMostColumns); ++i) results[i] = zero();
@@ -329,6 +338,7 @@ class SmallMultiplication {
   const Make& make_;
   X* x_;
   char* threads_;
+  bool whole_;  // a group's x stays in the first-level cache
   int64_t range_chunks_;
   bool in_order_;
   CodedRow coded_[kCodes ? kMostRows : 1];
