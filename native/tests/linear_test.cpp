@@ -888,7 +888,7 @@ int main(int argc, char** argv) {
       }
     }
   }
-  for (uint64_t seed = first_seed; seed < first_seed + 3; ++seed) test_forward_one_row(seed);
+  test_forward_one_row(first_seed);
   for (uint64_t seed = first_seed; seed < first_seed + 8; ++seed) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
       for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) test_rows_alike(seed, format, dtype);
