@@ -11,7 +11,7 @@ import org.jspecify.annotations.Nullable;
  * Times several ways to do the same thing in turn, so that what else the machine does at a time
  * meets all of them alike. Every timed run is long enough for a clock: a short call is repeated.
  * Before, all are run until the virtual machine has finished no compilation for 0.2 s, or for 3 s:
- * its compiler takes a core from them.
+ * its compiler takes a core from them. With one or two repetitions, which are a try, they run once.
  */
 final class PairedTimer {
   private static final double RUN_SECONDS = 4e-3;
@@ -52,7 +52,7 @@ final class PairedTimer {
     int count = calls.size();
     int[] repeats = new int[count];
     int[] next = new int[count];
-    warmUp(calls, next);
+    warmUp(calls, next, repetitions < LEAST_REPETITIONS ? 0 : QUIET_SECONDS);
     for (int i = 0; i < count; i++) {
       double once = time(calls.get(i), 1, next, i);
       repeats[i] = (int) Math.max(1, Math.min(MAXIMUM_CALLS, Math.ceil(RUN_SECONDS / once)));
@@ -84,8 +84,8 @@ final class PairedTimer {
     return new Times(medians, ratios);
   }
 
-  /** Runs all calls once at least, and until nothing has been compiled for a while. */
-  private static void warmUp(List<Call> calls, int[] next) {
+  /** Runs all calls once at least, and until no compilation has ended for `quietSeconds`. */
+  private static void warmUp(List<Call> calls, int[] next, double quietSeconds) {
     long start = System.nanoTime();
     long quietSince = start;
     CompilationMXBean compiler = ManagementFactory.getCompilationMXBean();
@@ -101,7 +101,7 @@ final class PairedTimer {
         compiled = total;
         quietSince = now;
       }
-    } while ((now - quietSince) / 1e9 < QUIET_SECONDS && (now - start) / 1e9 < WARM_UP_SECONDS);
+    } while ((now - quietSince) / 1e9 < quietSeconds && (now - start) / 1e9 < WARM_UP_SECONDS);
   }
 
   private static long millis(@Nullable CompilationMXBean compiler) {
