@@ -403,6 +403,18 @@ std::string describe(const TestWeight& w, const TestLora& l, bool branch) {
   return text;
 }
 
+/** Parameters of a forward of the first m rows of x; y, and what else there is, are still to come. */
+q4j_linear_forward_params forward_params(const Matrix& x, int64_t m, const q4j_weight& weight) {
+  q4j_linear_forward_params p = {};
+  p.size = sizeof p;
+  p.dtype = x.dtype;
+  p.m = m;
+  p.weight = &weight;
+  p.x = x.memory.get();
+  p.ldx = x.ld;
+  return p;
+}
+
 void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format, const Blocks& blocks = {}) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
   const TestWeight w(random, n, k, format, blocks);
@@ -422,14 +434,8 @@ void test_forward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k
   Matrix xa(m, rank, rank, Q4J_F32);
 
   Check check(shape("linear_forward", m, n, k, dtype) + describe(w, l, branch), seed);
-  q4j_linear_forward_params p = {};
-  p.size = sizeof p;
-  p.dtype = dtype;
-  p.m = m;
-  p.weight = &w.weight;
+  q4j_linear_forward_params p = forward_params(x, m, w.weight);
   p.lora = branch ? &l.lora : nullptr;
-  p.x = x.memory.get();
-  p.ldx = x.ld;
   p.bias = has_bias ? bias.memory.get() : nullptr;
   p.bias_dtype = bias.dtype;
   run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y, &xa},
@@ -493,13 +499,7 @@ void test_long_codes(int64_t m, int64_t k) {
   weight.absmax = absmax.get();
   Matrix y(m, n, n, Q4J_BF16);
   Check check(shape("linear_forward of long rows of codes", m, n, k, Q4J_BF16), 0);
-  q4j_linear_forward_params p = {};
-  p.size = sizeof p;
-  p.dtype = Q4J_BF16;
-  p.m = m;
-  p.weight = &weight;
-  p.x = x.memory.get();
-  p.ldx = k;
+  q4j_linear_forward_params p = forward_params(x, m, weight);
   run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
           [&](const std::vector<Matrix*>& to) {
             p.y = to[0]->memory.get();
@@ -593,13 +593,7 @@ void test_values(int32_t format, int32_t dtype, int64_t m, int32_t block_size, i
     std::snprintf(text, sizeof text, "values of format %d times %08x, %s, m=%d block=%d nested=%d", format, factor_bits,
                   q4j::dtype_name(dtype), static_cast<int>(m), block_size, nested);
     Check check(text, 0);
-    q4j_linear_forward_params p = {};
-    p.size = sizeof p;
-    p.dtype = dtype;
-    p.m = m;
-    p.weight = &w.weight;
-    p.x = x.memory.get();
-    p.ldx = k;
+    q4j_linear_forward_params p = forward_params(x, m, w.weight);
     run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
             [&](const std::vector<Matrix*>& to) {
               p.y = to[0]->memory.get();
@@ -640,14 +634,8 @@ void test_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
   Check check(shape("linear_forward of some rows of", most, n, k, dtype), seed);
   const auto multiply = [&](int64_t m) {
     Matrix y(m, n, n, dtype);
-    q4j_linear_forward_params p = {};
-    p.size = sizeof p;
-    p.dtype = dtype;
-    p.m = m;
-    p.weight = &w.weight;
+    q4j_linear_forward_params p = forward_params(x, m, w.weight);
     p.lora = branch ? &l.lora : nullptr;
-    p.x = x.memory.get();
-    p.ldx = k;
     p.xa = branch ? xa.memory.as<float>() : nullptr;
     run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
             [&](const std::vector<Matrix*>& to) {

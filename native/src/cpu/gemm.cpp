@@ -320,11 +320,7 @@ class Multiplication {
  private:
   template <class F>
   void parallel_for(int64_t tasks, F&& f) {
-    if (plan_.threads == 1) {
-      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
-    } else {
-      pool_.parallel_for(tasks, f);
-    }
+    pool_.parallel_for(tasks, f, plan_.threads);
   }
 
   int64_t steps(int64_t block) const { return std::min(plan_.k_block, product_.k - block * plan_.k_block); }

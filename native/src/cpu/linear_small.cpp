@@ -80,7 +80,7 @@ constexpr int64_t kSharedElements = 1 << 16;
 bool fits(const Product& p) { return p.m > 0 && p.m <= kMostRows && p.n > 0 && p.k > 0 && p.k % kChunk == 0; }
 
 struct Plan {
-  bool serial;
+  int threads;
   int64_t groups;
   int64_t task_columns;
   // Bytes, multiples of 64.
@@ -91,7 +91,8 @@ struct Plan {
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
-  plan.serial = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k) < kSerialOperations;
+  const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  plan.threads = operations < kSerialOperations ? 1 : pool.threads();
   plan.groups = (p.m + kGroupRows - 1) / kGroupRows;
   const int64_t tasks = pool.threads() * kTasksPerThread;
   plan.task_columns = std::clamp(round_up(p.n / tasks, kLeastTaskColumns), kLeastTaskColumns, kTaskColumns);
@@ -137,22 +138,18 @@ class SmallMultiplication {
   }
 
   void run() {
-    if (plan_.serial || product_.m * product_.k < kSharedElements) {
-      for (int64_t group = 0; group < plan_.groups; ++group) arrange(group);
-    } else {
-      pool_.parallel_for(plan_.groups, [&](int64_t group, int) { arrange(group); });
-    }
+    pool_.parallel_for(
+        plan_.groups, [&](int64_t group, int) { arrange(group); },
+        product_.m * product_.k < kSharedElements ? 1 : plan_.threads);
     const int64_t tasks = (product_.n + plan_.task_columns - 1) / plan_.task_columns;
-    const auto run_task = [&](int64_t task, int thread) {
-      const int64_t first = task * plan_.task_columns;
-      multiply_columns(first, std::min(plan_.task_columns, product_.n - first),
-                       threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
-    };
-    if (plan_.serial) {
-      for (int64_t task = 0; task < tasks; ++task) run_task(task, 0);
-    } else {
-      pool_.parallel_for_in_parts(tasks, run_task);
-    }
+    pool_.parallel_for_in_parts(
+        tasks,
+        [&](int64_t task, int thread) {
+          const int64_t first = task * plan_.task_columns;
+          multiply_columns(first, std::min(plan_.task_columns, product_.n - first),
+                           threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
+        },
+        plan_.threads);
   }
 
  private:

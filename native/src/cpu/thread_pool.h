@@ -15,8 +15,10 @@
 #ifndef QLORA4J_SRC_CPU_THREAD_POOL_H_
 #define QLORA4J_SRC_CPU_THREAD_POOL_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 
 namespace q4j::cpu {
@@ -37,6 +39,9 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
+  /** For `most`: as many threads as there are. */
+  static constexpr int kAll = std::numeric_limits<int>::max();
+
   /** Calls f(int thread) once on each of the threads 0 .. count - 1, all at the same time. count: 1 to threads(). */
   template <class F>
   void run(int count, F&& f) {
@@ -44,23 +49,15 @@ class ThreadPool {
   }
 
   /**
-   * Calls f(int64_t task, int thread) once for every task 0 .. tasks - 1. Tasks are handed out one at a time in increasing
-   * order. `thread` (below threads()) may index scratch memory. One task, or a pool of one, runs on the calling thread.
+   * Calls f(int64_t task, int thread) once for every task 0 .. tasks - 1, on `most` threads at most. Tasks are handed out one
+   * at a time in increasing order. `thread` (below threads()) may index scratch memory. One task, or a pool of one, runs on the
+   * calling thread.
    */
   template <class F>
-  void parallel_for(int64_t tasks, F&& f) {
-    if (tasks <= 1 || threads_ == 1) {
-      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
-      return;
-    }
+  void parallel_for(int64_t tasks, F&& f, int most = kAll) {
     std::atomic<int64_t> next{0};
-    const auto share = [&](int thread) {
-      for (int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < tasks;
-           task = next.fetch_add(1, std::memory_order_relaxed)) {
-        f(task, thread);
-      }
-    };
-    dispatch_function(tasks < threads_ ? static_cast<int>(tasks) : threads_, false, share);
+    const auto share = [&](int thread) { run_from(next, tasks, f, thread); };
+    dispatch_function(sharers(tasks, most), false, share);
   }
 
   /**
@@ -68,12 +65,8 @@ class ThreadPool {
    * order, so that its reading goes on where it was, and then takes turns with the threads that are not done with theirs.
    */
   template <class F>
-  void parallel_for_in_parts(int64_t tasks, F&& f) {
-    if (tasks <= 1 || threads_ == 1) {
-      for (int64_t task = 0; task < tasks; ++task) f(task, 0);
-      return;
-    }
-    const int count = tasks < threads_ ? static_cast<int>(tasks) : threads_;
+  void parallel_for_in_parts(int64_t tasks, F&& f, int most = kAll) {
+    const int count = sharers(tasks, most);
     for (int i = 0; i < count; ++i) {
       parts_[static_cast<size_t>(i)].next.store(tasks * i / count, std::memory_order_relaxed);
       parts_[static_cast<size_t>(i)].end = tasks * (i + 1) / count;
@@ -81,10 +74,7 @@ class ThreadPool {
     const auto share = [&](int thread) {
       for (int i = thread; i < thread + count; ++i) {
         Part& part = parts_[static_cast<size_t>(i < count ? i : i - count)];
-        for (int64_t task = part.next.fetch_add(1, std::memory_order_relaxed); task < part.end;
-             task = part.next.fetch_add(1, std::memory_order_relaxed)) {
-          f(task, thread);
-        }
+        run_from(part.next, part.end, f, thread);
       }
     };
     dispatch_function(count, false, share);
@@ -110,6 +100,20 @@ class ThreadPool {
     int64_t end = 0;
   };
   using Entry = void (*)(void* function, int thread);
+
+  // How many threads share so many tasks; at least 1, the calling one.
+  int sharers(int64_t tasks, int most) const {
+    return static_cast<int>(std::clamp<int64_t>(tasks, 1, std::min(most, threads_)));
+  }
+
+  // Runs the tasks that are next, up to `end`.
+  template <class F>
+  static void run_from(std::atomic<int64_t>& next, int64_t end, F& f, int thread) {
+    for (int64_t task = next.fetch_add(1, std::memory_order_relaxed); task < end;
+         task = next.fetch_add(1, std::memory_order_relaxed)) {
+      f(task, thread);
+    }
+  }
 
   template <class F>
   void dispatch_function(int count, bool all, F& f) {
