@@ -1,8 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * Times linear_forward with few rows beside the bandwidth of memory, measured in the same run.
+ * Times linear_forward and linear_backward_input with few rows beside the bandwidth of memory, measured in the same run.
  *
- * usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row]
+ * usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row] [forward | backward]
  *
  * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case: median
  * and best time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at the median; its
@@ -89,7 +89,12 @@ struct Pack {
   }
 };
 
+enum Direction { kForward, kBackward };
+
+constexpr const char* kDirections[] = {"forward", "backward"};
+
 struct Case {
+  Direction direction;
   const char* what;
   int32_t dtype;
   int32_t format;
@@ -110,7 +115,7 @@ class Bench {
     weights_ = std::max<int64_t>(1, kTotalBytes / stride_);
     x_.resize(static_cast<size_t>(m * c.k * 4));
     y_.resize(static_cast<size_t>(m * c.n * 4));
-    xa_.resize(static_cast<size_t>(m * c.rank + 1));
+    branch_.resize(static_cast<size_t>(m * c.rank + 1));
     for (int64_t i = 0; i < weights_; ++i) {
       char* at = memory + i * stride_;
       q4j_weight weight = {};
@@ -148,49 +153,80 @@ class Bench {
     const double start = elapsed();
     do {
       for (const auto& [weight, lora] : list_) {
-        q4j_linear_forward_params p = {};
-        p.size = sizeof p;
-        p.dtype = c_.dtype;
-        p.m = m_;
-        p.weight = &weight;
-        p.lora = c_.rank > 0 ? &lora : nullptr;
-        p.x = x_.data();
-        p.ldx = c_.k;
-        p.y = y_.data();
-        p.ldy = c_.n;
-        p.xa = xa_.data();
-        int64_t bytes = 0;
-        pack.pack->workspaces->linear_forward_workspace_size(pack.context, &p, &bytes);
-        if (static_cast<size_t>(bytes) > workspace_.size()) workspace_.resize(static_cast<size_t>(bytes));
-        p.workspace = workspace_.data();
-        p.workspace_bytes = bytes;
-        const double call = elapsed();
-        pack.pack->operators->linear_forward(pack.context, &p);
-        times.push_back(elapsed() - call);
+        const double call_seconds = c_.direction == kForward ? forward(pack, weight, lora) : backward(pack, weight, lora);
+        times.push_back(call_seconds);
       }
     } while (elapsed() - start < limit);
     return {quantile(times, 0.5), quantile(times, 0.0)};
   }
 
  private:
+  double forward(const Pack& pack, const q4j_weight& weight, const q4j_lora& lora) {
+    q4j_linear_forward_params p = {};
+    p.size = sizeof p;
+    p.dtype = c_.dtype;
+    p.m = m_;
+    p.weight = &weight;
+    p.lora = c_.rank > 0 ? &lora : nullptr;
+    p.x = x_.data();
+    p.ldx = c_.k;
+    p.y = y_.data();
+    p.ldy = c_.n;
+    p.xa = branch_.data();
+    return call(pack, p, pack.pack->workspaces->linear_forward_workspace_size, pack.pack->operators->linear_forward);
+  }
+
+  double backward(const Pack& pack, const q4j_weight& weight, const q4j_lora& lora) {
+    q4j_linear_backward_input_params p = {};
+    p.size = sizeof p;
+    p.dtype = c_.dtype;
+    p.m = m_;
+    p.n = c_.n;
+    p.k = c_.k;
+    p.weight = &weight;
+    p.lora = c_.rank > 0 ? &lora : nullptr;
+    p.dy = y_.data();
+    p.lddy = c_.n;
+    p.dx = x_.data();
+    p.lddx = c_.k;
+    p.dyb = branch_.data();
+    return call(pack, p, pack.pack->workspaces->linear_backward_input_workspace_size,
+                pack.pack->operators->linear_backward_input);
+  }
+
+  // Seconds of the operator alone.
+  template <class Params, class WorkspaceSize, class Operator>
+  double call(const Pack& pack, Params& p, WorkspaceSize workspace_size, Operator run) {
+    int64_t bytes = 0;
+    workspace_size(pack.context, &p, &bytes);
+    if (static_cast<size_t>(bytes) > workspace_.size()) workspace_.resize(static_cast<size_t>(bytes));
+    p.workspace = workspace_.data();
+    p.workspace_bytes = bytes;
+    const double start = elapsed();
+    run(pack.context, &p);
+    return elapsed() - start;
+  }
+
   Case c_;
   int64_t m_;
   int64_t bytes_ = 0, stride_ = 0, weights_ = 0;
   std::vector<std::pair<q4j_weight, q4j_lora>> list_;
   std::vector<char> x_, y_, workspace_;
-  std::vector<float> xa_;
+  std::vector<float> branch_;  // xa or dyb
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row]\n");
+    std::fprintf(stderr,
+                 "usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row] [forward | backward]\n");
     return 2;
   }
   const bool has_other = argc > 2 && std::strcmp(argv[2], "-") != 0;
   const int threads = argc > 3 ? std::atoi(argv[3]) : 2;
   const double seconds_per_row = argc > 4 ? std::atof(argv[4]) : 0.3;
+  const char* only = argc > 5 ? argv[5] : nullptr;
   Pack pack, other;
   if (!pack.open(argv[1], threads) || (has_other && !other.open(argv[2], threads))) return 2;
 
@@ -200,31 +236,46 @@ int main(int argc, char** argv) {
   // Small magnitudes in every type: 0x3c is 0.0102 in bf16, 0.0115 in f32.
   std::memset(memory, 0x3c, static_cast<size_t>(kTotalBytes + (int64_t{64} << 20)));
   const Case cases[] = {
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 64},
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 11008, 4096, 0},
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 11008, 0},
-      {"nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 5120, 20480, 0},
-      {"nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
-      {"nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
-      {"bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
-      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
-      {"int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 16},
-      {"int8", Q4J_F32, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
-      {"fp8", Q4J_BF16, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
-      {"fp8", Q4J_F32, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
+      {kForward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {kForward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 64},
+      {kForward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 11008, 4096, 0},
+      {kForward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 11008, 0},
+      {kForward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 5120, 20480, 0},
+      {kForward, "nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
+      {kForward, "nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {kForward, "bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
+      {kForward, "int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {kForward, "int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 16},
+      {kForward, "int8", Q4J_F32, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {kForward, "fp8", Q4J_BF16, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
+      {kForward, "fp8", Q4J_F32, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 64},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 4096, 16},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 11008, 4096, 0},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 4096, 11008, 0},
+      {kBackward, "nf4-double", Q4J_BF16, Q4J_WEIGHT_NF4, 256, 5120, 20480, 0},
+      {kBackward, "nf4", Q4J_BF16, Q4J_WEIGHT_NF4, 0, 4096, 4096, 0},
+      {kBackward, "nf4-double", Q4J_F32, Q4J_WEIGHT_NF4, 256, 4096, 4096, 0},
+      {kBackward, "bf16", Q4J_BF16, Q4J_WEIGHT_DENSE, 0, 8192, 2048, 0},
+      {kBackward, "int8", Q4J_BF16, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {kBackward, "int8", Q4J_F32, Q4J_WEIGHT_INT8, 0, 5632, 2048, 0},
+      {kBackward, "fp8", Q4J_BF16, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
+      {kBackward, "fp8", Q4J_F32, Q4J_WEIGHT_FP8, 0, 5632, 2048, 0},
   };
-  std::printf("pack,threads,weight,dtype,m,n,k,rank,median_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_ms\n");
+  std::printf("pack,direction,threads,weight,dtype,m,n,k,rank,median_ms,best_ms,gb_per_s,bandwidth_gb_per_s,share,other_ms\n");
   for (const Case& test : cases) {
+    if (only != nullptr && std::strcmp(only, kDirections[test.direction]) != 0) continue;
     for (const int64_t m : {1, 2, 3, 4, 6, 8, 16, 32, 64}) {
       Bench bench(test, m, memory);
       const double limit = bandwidth(memory, threads) / 1e9;
       const Bench::Times times = bench.time(pack, seconds_per_row);
       const double rate = bench.gigabytes() / times.median;
-      std::printf("%s,%d,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.1f,%.1f,%.2f,%.3f\n", pack.pack->name, threads, test.what,
-                  q4j::dtype_name(test.dtype), static_cast<long long>(m), static_cast<long long>(test.n),
-                  static_cast<long long>(test.k), static_cast<long long>(test.rank), times.median * 1e3, times.best * 1e3, rate,
-                  limit, rate / limit, has_other ? bench.time(other, seconds_per_row).median * 1e3 : 0.0);
+      std::printf("%s,%s,%d,%s,%s,%lld,%lld,%lld,%lld,%.3f,%.3f,%.1f,%.1f,%.2f,%.3f\n", pack.pack->name,
+                  kDirections[test.direction], threads, test.what, q4j::dtype_name(test.dtype), static_cast<long long>(m),
+                  static_cast<long long>(test.n), static_cast<long long>(test.k), static_cast<long long>(test.rank),
+                  times.median * 1e3, times.best * 1e3, rate, limit, rate / limit,
+                  has_other ? bench.time(other, seconds_per_row).median * 1e3 : 0.0);
       std::fflush(stdout);
     }
   }

@@ -26,6 +26,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 #include <string>
 #include <vector>
@@ -177,9 +178,10 @@ struct TestWeight {
         rowwise(format == Q4J_WEIGHT_INT8 || format == Q4J_WEIGHT_FP8),
         dense(random.matrix(format == Q4J_WEIGHT_DENSE ? rows : 0, cols, ld, random.pick({Q4J_F32, Q4J_BF16, Q4J_F16}))),
         block_size(forced.size != 0 ? forced.size : random.pick({32, 64, 64, 128, 4096})),
-        nested(forced.size != 0                ? forced.nested
-               : !rowwise && random.chance(50) ? random.pick({32, 64, 256, 256, 4096})
-                                               : 0),
+        nested(rowwise             ? 0
+               : forced.size != 0  ? forced.nested
+               : random.chance(50) ? random.pick({32, 64, 256, 256, 4096})
+                                   : 0),
         blocks(rowwise ? rows : (rows * cols + block_size - 1) / block_size),
         packed(rowwise ? rows * cols : (rows * cols + 1) / 2),
         absmax(blocks * (nested != 0 ? 1 : 4)),
@@ -522,16 +524,17 @@ void test_forward(uint64_t seed) {
   test_forward(random, seed, m, n, k, random.pick(kFormats));
 }
 
+// Rows of x or dy around every number of them that the kernels for few rows take together, and around the most that they take.
+constexpr int64_t kFewRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16, 17, 18, 19,
+                                23, 24, 25, 30, 31, 32, 33, 36, 37, 42, 43, 47, 48, 49, 63, 64, 65};
+
 /**
- * Few rows and, mostly, a contraction in whole chunks of 64: what decoding takes. The rows lie around every size of a group of
- * them and around the most that the kernels for few rows take; the longest contractions do not fit into the first-level cache.
- * Formats take turns, so that every one comes.
+ * Few rows and, mostly, a contraction in whole chunks of 64: what decoding takes. The longest contractions do not fit into the
+ * first-level cache. Formats take turns, so that every one comes.
  */
 void test_forward_few_rows(uint64_t seed) {
-  constexpr int64_t kRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16, 17, 18, 19,
-                               23, 24, 25, 30, 31, 32, 33, 36, 37, 42, 43, 47, 48, 49, 63, 64, 65};
   Random random(seed);
-  const int64_t m = random.pick(kRows);
+  const int64_t m = random.pick(kFewRows);
   const int64_t chunks = random.pick({1, 2, 3, 4, 5, 7, 8, 16, 17, 34, 66});
   const int64_t k = chunks * 64 + (random.chance(20) ? random.pick({-1, 1, 32}) : 0);
   const int64_t n = random.pick({1, 2, 3, 4, 5, 15, 16, 17, 33, 63, chunks < 16 ? 129 : 20});
@@ -552,67 +555,6 @@ void test_forward_one_row(uint64_t seed) {
         const int64_t n = k < 4096 ? random.pick({1, 2, 33, 67, 131}) : random.pick({1, 2, 5, 17, 37});
         test_forward(random, seed, m, n, k, random.pick({Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4}), blocks);
       }
-    }
-  }
-}
-
-/**
- * Every code under factors of every kind, as one term of a sum of zeros: the values that the format defines, bit for bit but
- * for denormals.
- */
-void test_values(int32_t format, int32_t dtype, int64_t m, int32_t block_size, int32_t nested) {
-  const int64_t n = 256, k = 128;
-  for (const uint32_t factor_bits :
-       {0x3f800000u, 0x3ebd70a4u, 0x7c000000u, 0x03800000u, 0x00004000u, 0u, 0x7f800000u, 0x7fffffffu}) {
-    const float factor = q4j::float_of(factor_bits);
-    Random random(1);
-    TestWeight w(random, n, k, format);
-    w.weight.block_size = block_size;
-    w.weight.nested_block_size = nested;
-    w.weight.nested_offset = 0;
-    const int64_t blocks = w.rowwise ? n : n * k / block_size;
-    const std::vector<float> factors(static_cast<size_t>(blocks), factor);
-    const std::vector<uint8_t> ones(static_cast<size_t>(blocks), 255);  // the last code of the map is 1
-    w.weight.absmax = nested != 0 ? static_cast<const void*>(ones.data()) : factors.data();
-    w.weight.nested_absmax = factors.data();
-    const bool bytes = w.rowwise;
-    const unsigned zero_code = format == Q4J_WEIGHT_NF4 ? 0x77 : 0;
-    std::memset(w.packed.get(), static_cast<int>(zero_code), static_cast<size_t>(bytes ? n * k : n * k / 2));
-    for (int64_t row = 0; row < n; ++row) {
-      const int64_t at = row * k + row * 37 % k;
-      uint8_t& byte = w.packed.as<uint8_t>()[bytes ? at : at / 2];
-      const auto code = static_cast<unsigned>(row);
-      byte = static_cast<uint8_t>(bytes         ? code
-                                  : at % 2 == 0 ? (code & 15) << 4 | (zero_code & 15)
-                                                : (zero_code & 0xf0) | (code & 15));
-    }
-    Matrix x(m, k, k, dtype);
-    for (int64_t i = 0; i < m * k; ++i) x.set(i / k, i % k, 1.0f);
-    Matrix y(m, n, n, dtype);
-    char text[140];
-    std::snprintf(text, sizeof text, "values of format %d times %08x, %s, m=%d block=%d nested=%d", format, factor_bits,
-                  q4j::dtype_name(dtype), static_cast<int>(m), block_size, nested);
-    Check check(text, 0);
-    q4j_linear_forward_params p = forward_params(x, m, w.weight);
-    run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
-            [&](const std::vector<Matrix*>& to) {
-              p.y = to[0]->memory.get();
-              p.ldy = n;
-            });
-    for (int64_t i = 0; i < m * n; ++i) {
-      const int64_t row = i % n;
-      const auto code = static_cast<unsigned>(row);
-      const float plain = format == Q4J_WEIGHT_INT8  ? static_cast<float>(static_cast<int8_t>(code)) * factor * (1.0f / 127.0f)
-                          : format == Q4J_WEIGHT_FP8 ? q4j::to_f32(q4j::e4m3{static_cast<uint8_t>(code)}) * factor
-                                                     : q4j::values_4bit(format)[code & 15] * factor;
-      const float value = dtype == Q4J_BF16 ? q4j::round_to_bf16(plain) : plain;
-      // The zeros beside it are NaN where the factor is not finite.
-      const double expected = static_cast<double>(std::isfinite(factor) ? value : NAN);
-      const double found = y.at(i / n, row);
-      const bool same = std::isnan(expected)             ? std::isnan(found)
-                        : std::fabs(expected) < 0x1p-125 ? std::fabs(found - expected) < 0x1p-125
-                                                         : found == expected;
-      if (!same) check.fail("value", row, row * 37 % k, found, expected);
     }
   }
 }
@@ -656,9 +598,23 @@ void test_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
   }
 }
 
-void test_backward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format) {
+/** Parameters of the gradient to the input for the first m rows of dy; dx, and what else there is, are still to come. */
+q4j_linear_backward_input_params backward_params(const Matrix& dy, int64_t m, int64_t k, const q4j_weight* weight) {
+  q4j_linear_backward_input_params p = {};
+  p.size = sizeof p;
+  p.dtype = dy.dtype;
+  p.m = m;
+  p.n = dy.cols;
+  p.k = k;
+  p.weight = weight;
+  p.dy = dy.memory.get();
+  p.lddy = dy.ld;
+  return p;
+}
+
+void test_backward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t k, int32_t format, const Blocks& blocks = {}) {
   const int32_t dtype = random.pick({Q4J_F32, Q4J_BF16});
-  const TestWeight w(random, n, k, format);
+  const TestWeight w(random, n, k, format, blocks);
   const TestLora l(random, n, k);
   const bool branch = random.chance(80);
   const int64_t rank = branch ? l.rank : 0;
@@ -672,16 +628,8 @@ void test_backward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t 
   Matrix dyb(m, rank, rank, Q4J_F32);
 
   Check check(shape("linear_backward_input", m, n, k, dtype) + describe(w, l, branch), seed);
-  q4j_linear_backward_input_params p = {};
-  p.size = sizeof p;
-  p.dtype = dtype;
-  p.m = m;
-  p.n = n;
-  p.k = k;
-  p.weight = only_dyb ? nullptr : &w.weight;
+  q4j_linear_backward_input_params p = backward_params(dy, m, k, only_dyb ? nullptr : &w.weight);
   p.lora = branch ? &l.lora : nullptr;
-  p.dy = dy.memory.get();
-  p.lddy = dy.ld;
   p.accumulate = accumulate ? 1 : 0;
   run_all(check, p, pack->workspaces->linear_backward_input_workspace_size, pack->operators->linear_backward_input, {&dx, &dyb},
           [&](const std::vector<Matrix*>& to) {
@@ -710,10 +658,182 @@ void test_backward(Random& random, uint64_t seed, int64_t m, int64_t n, int64_t 
   }
 }
 
+/**
+ * Every code under factors of every kind, as one term of a sum of zeros, in both directions: the values that the format
+ * defines, bit for bit but for denormals.
+ */
+void test_values(int32_t format, int32_t dtype, int64_t m, int32_t block_size, int32_t nested) {
+  const int64_t n = 256, k = 256;
+  for (const uint32_t factor_bits :
+       {0x3f800000u, 0x3ebd70a4u, 0x7c000000u, 0x03800000u, 0x00004000u, 0u, 0x7f800000u, 0x7fffffffu}) {
+    const float factor = q4j::float_of(factor_bits);
+    Random random(1);
+    TestWeight w(random, n, k, format);
+    w.weight.block_size = block_size;
+    w.weight.nested_block_size = nested;
+    w.weight.nested_offset = 0;
+    const int64_t blocks = w.rowwise ? n : n * k / block_size;
+    const std::vector<float> factors(static_cast<size_t>(blocks), factor);
+    const std::vector<uint8_t> last_codes(static_cast<size_t>(blocks), 255);  // the last code of the map is 1
+    w.weight.absmax = nested != 0 ? static_cast<const void*>(last_codes.data()) : factors.data();
+    w.weight.nested_absmax = factors.data();
+    const bool bytes = w.rowwise;
+    const unsigned zero_code = format == Q4J_WEIGHT_NF4 ? 0x77 : 0;
+    std::memset(w.packed.get(), static_cast<int>(zero_code), static_cast<size_t>(bytes ? n * k : n * k / 2));
+    for (int64_t row = 0; row < n; ++row) {
+      const int64_t at = row * k + row * 37 % k;
+      uint8_t& byte = w.packed.as<uint8_t>()[bytes ? at : at / 2];
+      const auto code = static_cast<unsigned>(row);
+      byte = static_cast<uint8_t>(bytes         ? code
+                                  : at % 2 == 0 ? (code & 15) << 4 | (zero_code & 15)
+                                                : (zero_code & 0xf0) | (code & 15));
+    }
+    Matrix ones(m, k, k, dtype);
+    for (int64_t i = 0; i < m * k; ++i) ones.set(i / k, i % k, 1.0f);
+    Matrix y(m, n, n, dtype);
+    Matrix dx(m, k, k, dtype);
+    char text[140];
+    std::snprintf(text, sizeof text, "values of format %d times %08x, %s, m=%d block=%d nested=%d", format, factor_bits,
+                  q4j::dtype_name(dtype), static_cast<int>(m), block_size, nested);
+    Check check(text, 0);
+    const bool forward = !w.multiplies_codes(dtype);  // x would be quantized
+    if (forward) {
+      q4j_linear_forward_params p = forward_params(ones, m, w.weight);
+      run_all(check, p, pack->workspaces->linear_forward_workspace_size, pack->operators->linear_forward, {&y},
+              [&](const std::vector<Matrix*>& to) {
+                p.y = to[0]->memory.get();
+                p.ldy = n;
+              });
+    }
+    q4j_linear_backward_input_params p = backward_params(ones, m, k, &w.weight);
+    run_all(check, p, pack->workspaces->linear_backward_input_workspace_size, pack->operators->linear_backward_input, {&dx},
+            [&](const std::vector<Matrix*>& to) {
+              p.dx = to[0]->memory.get();
+              p.lddx = k;
+            });
+    for (int64_t i = 0; i < m * n; ++i) {
+      const int64_t row = i % n;
+      const auto code = static_cast<unsigned>(row);
+      const float plain = format == Q4J_WEIGHT_INT8  ? static_cast<float>(static_cast<int8_t>(code)) * factor * (1.0f / 127.0f)
+                          : format == Q4J_WEIGHT_FP8 ? q4j::to_f32(q4j::e4m3{static_cast<uint8_t>(code)}) * factor
+                                                     : q4j::values_4bit(format)[code & 15] * factor;
+      const float value = dtype == Q4J_BF16 ? q4j::round_to_bf16(plain) : plain;
+      // The zeros beside it are NaN where the factor is not finite.
+      const double expected = static_cast<double>(std::isfinite(factor) ? value : NAN);
+      const int64_t col = row * 37 % k;
+      const auto compare = [&](const char* what, double found) {
+        const bool same = std::isnan(expected)             ? std::isnan(found)
+                          : std::fabs(expected) < 0x1p-125 ? std::fabs(found - expected) < 0x1p-125
+                                                           : found == expected;
+        if (!same) check.fail(what, row, col, found, expected);
+      };
+      if (forward) compare("value in y", y.at(i / n, row));
+      compare("value in dx", dx.at(i / n, col));
+    }
+  }
+}
+
 void test_backward(uint64_t seed) {
   Random random(seed);
   const int64_t m = size(random), n = size(random), k = size(random);
   test_backward(random, seed, m, n, k, random.pick(kFormats));
+}
+
+/**
+ * Few rows and, mostly, columns in whole chunks of 64. Rows of the weight around every tile and block of them; columns that
+ * make several ranges, and parts of them. Formats take turns, so that every one comes.
+ */
+void test_backward_few_rows(uint64_t seed) {
+  Random random(seed);
+  const int64_t m = random.pick(kFewRows);
+  const int64_t chunks = random.pick({1, 2, 3, 4, 5, 7, 8, 16, 17, 34, 66});
+  const int64_t k = chunks * 64 + (random.chance(20) ? random.pick({-1, 1, 32}) : 0);
+  const int64_t n = random.pick({1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, chunks < 16 ? 131 : 20});
+  const Blocks blocks = random.pick({Blocks{}, Blocks{32, 0}, Blocks{32, 256}, Blocks{64, 32}, Blocks{64, 256}});
+  test_backward(random, seed, m, n, k, kFormats[seed % 8], blocks);
+}
+
+/** Dense weights whose rows end within a chunk, and a branch whose rows do. */
+void test_backward_part_rows(uint64_t seed) {
+  Random random(seed);
+  const int64_t k = random.pick({1, 16, 63, 65, 100, 127, 130, 2049});
+  test_backward(random, seed, random.pick(kFewRows), random.pick({1, 7, 9, 66}), k, Q4J_WEIGHT_DENSE);
+}
+
+/**
+ * A row of dx is the same, bit for bit, however many rows are multiplied with it: the kernels for few rows and the blocked
+ * product sum in one order.
+ */
+void test_backward_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
+  Random random(seed);
+  const int64_t most = 100, n = random.pick({1, 37, 64, 199}), k = 64 * random.pick({1, 2, 5, 34});
+  TestWeight w(random, n, k, format);
+  TestLora l(random, n, k);
+  l.lora.dropout.probability = 0;
+  const bool branch = l.rank > 0 && random.chance(60);
+  const Matrix dy = random.matrix(most, n, n, dtype);
+  const Matrix before = random.matrix(most, k, k, dtype);
+  Check check(shape("linear_backward_input of some rows of", most, n, k, dtype) + describe(w, l, branch), seed);
+  const auto multiply = [&](int64_t m) {
+    Matrix dx(m, k, k, dtype);
+    std::memcpy(dx.memory.get(), before.memory.get(), static_cast<size_t>(m * k * q4j::dtype_bytes(dtype)));
+    Matrix dyb(m, branch ? l.rank : 0, branch ? l.rank : 0, Q4J_F32);
+    q4j_linear_backward_input_params p = backward_params(dy, m, k, &w.weight);
+    p.lora = branch ? &l.lora : nullptr;
+    p.accumulate = 1;
+    run_all(check, p, pack->workspaces->linear_backward_input_workspace_size, pack->operators->linear_backward_input,
+            {&dx, &dyb}, [&](const std::vector<Matrix*>& to) {
+              p.dx = to[0]->memory.get();
+              p.lddx = k;
+              p.dyb = to[1]->memory.get();
+            });
+    return dx;
+  };
+  // In a pack with AMX more than 16 rows are summed in another order.
+  const auto compare = [&](int64_t reference, std::initializer_list<int64_t> counts) {
+    const Matrix all = multiply(reference);
+    for (const int64_t m : counts) {
+      const Matrix dx = multiply(m);
+      for (int64_t i = 0; i < m * k; ++i) {
+        const double found = dx.at(i / k, i % k);
+        const double expected = all.at(i / k, i % k);
+        if (found != expected && !(std::isnan(found) && std::isnan(expected))) check.fail("dx", i / k, i % k, found, expected);
+      }
+    }
+  };
+  compare(16, {1, 2, 7, 15});
+  compare(most, {17, 33, 64, 65});
+}
+
+/** The last row of the weight is infinite: what stands in for rows that a tile or a pair lacks must not turn that into NaN. */
+void test_backward_infinite_row(int32_t format, int32_t dtype) {
+  for (int64_t n = 1; n <= 17; ++n) {
+    const int64_t k = 64;
+    Random random(static_cast<uint64_t>(n));
+    TestWeight w(random, n, k, format, {32, 0});
+    const int64_t bytes = w.rowwise ? n * k : n * k / 2;
+    // Codes of one positive value.
+    std::memset(w.packed.get(),
+                format == Q4J_WEIGHT_INT8  ? 100
+                : format == Q4J_WEIGHT_FP8 ? 0x38
+                                           : 0xff,
+                static_cast<size_t>(bytes));
+    for (int64_t i = 0; i < w.blocks; ++i) w.absmax.as<float>()[i] = i < w.blocks - w.blocks / n ? 1.0f : INFINITY;
+    Matrix dy(3, n, n, dtype);
+    for (int64_t i = 0; i < 3 * n; ++i) dy.set(i / n, i % n, 1.0f);
+    Matrix dx(3, k, k, dtype);
+    Check check(shape("linear_backward_input of a weight with an infinite row", 3, n, k, dtype), 0);
+    q4j_linear_backward_input_params p = backward_params(dy, 3, k, &w.weight);
+    run_all(check, p, pack->workspaces->linear_backward_input_workspace_size, pack->operators->linear_backward_input, {&dx},
+            [&](const std::vector<Matrix*>& to) {
+              p.dx = to[0]->memory.get();
+              p.lddx = k;
+            });
+    const double expected = format == Q4J_WEIGHT_FP4 ? -INFINITY : INFINITY;
+    for (int64_t i = 0; i < 3 * k; ++i) {
+      if (dx.at(i / k, i % k) != expected) check.fail("dx", i / k, i % k, dx.at(i / k, i % k), expected);
+    }
+  }
 }
 
 /**
@@ -860,13 +980,13 @@ int main(int argc, char** argv) {
     test_forward(seed);
     test_forward_few_rows(seed);
     test_backward(seed);
+    test_backward_few_rows(seed);
     test_lora_gradient(seed);
     test_weight_gradient(seed);
   }
   for (const int32_t format : {Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
     const bool blocks = format == Q4J_WEIGHT_NF4 || format == Q4J_WEIGHT_FP4;
     for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
-      if (format == Q4J_WEIGHT_INT8 && dtype == Q4J_BF16) continue;  // x would be quantized
       for (const int64_t m : {1, 2, 3, 6}) {
         test_values(format, dtype, m, 64, 0);
         if (!blocks) continue;
@@ -879,8 +999,15 @@ int main(int argc, char** argv) {
   test_forward_one_row(first_seed);
   for (uint64_t seed = first_seed; seed < first_seed + 8; ++seed) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
-      for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) test_rows_alike(seed, format, dtype);
+      for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
+        test_rows_alike(seed, format, dtype);
+        test_backward_rows_alike(seed, format, dtype);
+      }
     }
+  }
+  for (uint64_t seed = first_seed; seed < first_seed + 48; ++seed) test_backward_part_rows(seed);
+  for (const int32_t format : {Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
+    for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) test_backward_infinite_row(format, dtype);
   }
   for (uint64_t seed = first_seed; seed < first_seed + 2; ++seed) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) test_ranges(seed, format);

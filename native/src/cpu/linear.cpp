@@ -13,6 +13,7 @@
 #include "error.h"
 #include "gemm.h"
 #include "linear_small.h"
+#include "linear_small_backward.h"
 #include "pack_context.h"
 #include "support/philox.h"
 
@@ -148,6 +149,19 @@ void multiply_forward(ThreadPool& pool, const Product& product, void* workspace)
   }
 }
 
+// The same for a product of a backward.
+int64_t backward_workspace_size(const ThreadPool& pool, const Product& product) {
+  return std::max(multiply_workspace_size(pool, product), multiply_small_backward_workspace_size(pool, product));
+}
+
+void multiply_backward(ThreadPool& pool, const Product& product, void* workspace) {
+  if (serves_small_backward(product)) {
+    multiply_small_backward(pool, product, workspace);
+  } else {
+    multiply(pool, product, workspace);
+  }
+}
+
 }  // namespace
 
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
@@ -167,14 +181,14 @@ q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_pa
 q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
                                                 int64_t* bytes) {
   Q4J_RETURN_IF_ERROR(check_weight("linear_backward_input", params->weight));
-  *bytes = params->weight == nullptr ? 0 : multiply_workspace_size(context->pool, backward_dx(*params));
-  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, multiply_workspace_size(context->pool, backward_dyb(*params)));
+  *bytes = params->weight == nullptr ? 0 : backward_workspace_size(context->pool, backward_dx(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, backward_workspace_size(context->pool, backward_dyb(*params)));
   return Q4J_OK;
 }
 
 q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params* params) {
-  if (rank_of(params->lora) > 0) multiply(context->pool, backward_dyb(*params), params->workspace);
-  if (params->dx != nullptr) multiply(context->pool, backward_dx(*params), params->workspace);
+  if (rank_of(params->lora) > 0) multiply_backward(context->pool, backward_dyb(*params), params->workspace);
+  if (params->dx != nullptr) multiply_backward(context->pool, backward_dx(*params), params->workspace);
   return Q4J_OK;
 }
 

@@ -424,7 +424,7 @@ void run_codes(ThreadPool& pool, const Product& product, const Plan& plan, char*
 
 void run_int8(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
   if (product.codes) return run(pool, product, plan, MakeCodes8{*product.b.weight}, workspace);
-  run(pool, product, plan, MakeRowwise<Int8F32Reader>{*product.b.weight}, workspace);
+  run(pool, product, plan, MakeRowwise<Int8F32Reader<false>>{*product.b.weight}, workspace);
 }
 
 template <bool Bf16>

@@ -135,8 +135,16 @@ static inline Vec multiply_add(const int16_t* x, Integers part, Vec sum) {
 
 /** x, but a NaN without sign and payload. Of two NaNs an addition takes the first, and which one that is, compilers decide. */
 static inline float with_plain_nan(float x) { return x == x ? x : NAN; }
+static inline Vec with_plain_nan(Vec v) {
+#if defined(__AVX512F__)
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(v.v, v.v, _CMP_UNORD_Q), v.v, _mm512_set1_ps(NAN))};
+#else
+  return {_mm256_blendv_ps(v.v, _mm256_set1_ps(NAN), _mm256_cmp_ps(v.v, v.v, _CMP_UNORD_Q))};
+#endif
+}
 
-/** Rows of INT8 codes whose values are made kLanes at a time, as RowwiseSource does. */
+/** Rows of INT8 codes whose values are made kLanes at a time, as RowwiseSource does, or rounded to bf16. */
+template <bool Rounded>
 struct Int8F32Reader {
   using X = float;
   using Order = ByRows;
@@ -153,7 +161,11 @@ struct Int8F32Reader {
   struct Chunk {
     const int8_t* p;
     Vec absmax;
-    Vec part(int i) const { return load_codes(p + i * kLanes, kLanes) * absmax * broadcast(1.0f / 127.0f); }
+    Vec part(int i) const {
+      const Vec value = load_codes(p + i * kLanes, kLanes) * absmax * broadcast(1.0f / 127.0f);
+      if constexpr (Rounded) return rounded_to<bf16>(value);
+      return value;
+    }
   };
 
   Chunk chunk(int64_t i) const { return {data + i * kChunk, absmax}; }

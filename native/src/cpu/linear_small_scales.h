@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "gemm_source.h"
 #include "intrinsics.h"
@@ -69,9 +70,12 @@ class DynamicMap {
 
 #endif
 
-/** The absmax of a weight's blocks, for some rows at a time. */
+/** The absmax of a weight's blocks, for some of them at a time. */
 class Scales {
  public:
+  /** How many codes are decoded at once; the smallest nested block. */
+  static constexpr int64_t kDecoded = 32;
+
   explicit Scales(const q4j_weight& weight)
       : weight_(weight),
         source_(weight),
@@ -93,24 +97,47 @@ class Scales {
       return buffer;
     }
     if (weight_.nested_block_size == 0) return static_cast<const float*>(weight_.absmax) + first;
-    const auto* codes = static_cast<const uint8_t*>(weight_.absmax);
-    const int64_t blocks = weight_.rows * per_row_;
-    // Those of rows that come soon, so that these do not wait for memory.
-    const int64_t ahead = std::min(first + count + kAhead, blocks);
-    for (int64_t i = first + kAhead; i < ahead; i += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes + i), _MM_HINT_T0);
+    float* to = buffer + first % kDecoded;
+    decode_all(first, count, kAhead, to);
+    return to;
+  }
+
+  /**
+   * Copies those of `columns` columns of a row, whole chunks, to `to`. Those of the row `ahead` rows further on are fetched.
+   * May write kDecoded elements more before and after.
+   */
+  void copy_part(int64_t row, int64_t column, int64_t columns, int64_t ahead, float* to) const {
+    const int64_t first = row * per_row_ + column / unit_;
+    const int64_t count = columns / unit_;
+    if (weight_.block_size != unit_) {
+      for (int64_t i = 0; i < count; ++i) to[i] = source_.absmax_at((first + i) * unit_);
+    } else if (weight_.nested_block_size == 0) {
+      const float* from = static_cast<const float*>(weight_.absmax) + first;
+      fetch_lines(from + ahead * per_row_, count * static_cast<int64_t>(sizeof(float)));
+      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    } else {
+      decode_all(first, count, ahead * per_row_, to);
     }
-    // From a multiple of kDecoded on, so that all that is decoded at once lies in one nested block.
-    const int64_t begin = first / kDecoded * kDecoded;
-    for (int64_t i = begin; i < first + count; i += kDecoded) decode(i, std::min(blocks - i, kDecoded), buffer + (i - begin));
-    return buffer + (first - begin);
   }
 
  private:
-  // How many codes are decoded at once; the smallest nested block.
-  static constexpr int64_t kDecoded = 32;
   // How far ahead codes are fetched: 16 rows of 4096 elements in blocks of 64.
   static constexpr int64_t kAhead = 1024;
+
+  static void fetch_lines(const void* p, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
+  }
+
+  // Double-quantized ones, and fetches those `distance` blocks further on, so that they need not be waited for. They are
+  // decoded from a multiple of kDecoded on, so that what is decoded at once lies in one nested block.
+  void decode_all(int64_t first, int64_t count, int64_t distance, float* to) const {
+    const int64_t blocks = weight_.rows * per_row_;
+    const int64_t ahead = std::min(first + count + distance, blocks);
+    fetch_lines(static_cast<const uint8_t*>(weight_.absmax) + first + distance, ahead - (first + distance));
+    for (int64_t i = first / kDecoded * kDecoded; i < first + count; i += kDecoded) {
+      decode(i, std::min(blocks - i, kDecoded), to + (i - first));
+    }
+  }
 
   // The absmax of `count` blocks, kDecoded at most, of one nested block. Writes kDecoded elements at most.
   void decode(int64_t block, int64_t count, float* to) const {
