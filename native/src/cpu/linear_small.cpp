@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "amx.h"
 #include "gemm_codes.h"
 #include "gemm_epilogue.h"
 #include "gemm_source.h"
@@ -21,51 +22,40 @@ namespace q4j::cpu {
 
 namespace {
 
-// Most rows: beyond, multiply() is faster, because it decodes once for all rows and this once per group. Measured; see
-// docs/kernels/linear.md.
-#if defined(__AVX512BF16__)
-constexpr int64_t kMostRows = 36;
-constexpr int64_t kMostRowsRounded = kMostRows;
-constexpr int64_t kMostRowsCodes8 = 12;
-constexpr int64_t kMostRowsInt8 = 30;
-constexpr int64_t kMostRowsFp8Rounded = 24;
-constexpr int64_t kMostRowsFp8 = 18;
+/** Most rows for each kind of product: beyond, multiply() is faster. Measured, see docs/kernels/linear.md, but with AMX. */
+struct MostRows {
+  int64_t four_bit_bf16;  // bf16 activations and a 4-bit weight
+  int64_t four_bit_f32;
+  int64_t int8_codes;  // products of INT8 codes
+  int64_t int8_f32;
+  int64_t fp8_bf16;
+  int64_t fp8_f32;
+  int64_t dense;
+
+  constexpr int64_t most() const {
+    return std::max({four_bit_bf16, four_bit_f32, int8_codes, int8_f32, fp8_bf16, fp8_f32, dense});
+  }
+};
+
+#if defined(Q4J_AMX)
+// An estimate: there multiply() takes little longer for 32 rows than for one where it multiplies bf16 or codes.
+constexpr MostRows kMost = {16, 64, 8, 48, 16, 48, 16};
+#elif defined(__AVX512BF16__)
+constexpr MostRows kMost = {48, 64, 16, 48, 48, 48, 40};
 #elif defined(__AVX512F__)
-constexpr int64_t kMostRows = 48;
-constexpr int64_t kMostRowsRounded = 24;
-constexpr int64_t kMostRowsCodes8 = 24;
-constexpr int64_t kMostRowsInt8 = 30;
-constexpr int64_t kMostRowsFp8Rounded = 42;
-constexpr int64_t kMostRowsFp8 = 18;
+constexpr MostRows kMost = {64, 64, 24, 64, 64, 64, 48};
 #else
-constexpr int64_t kMostRows = 24;
-constexpr int64_t kMostRowsRounded = kMostRows;
-constexpr int64_t kMostRowsCodes8 = 8;
-constexpr int64_t kMostRowsInt8 = 16;
-constexpr int64_t kMostRowsFp8Rounded = 24;
-constexpr int64_t kMostRowsFp8 = 16;
+constexpr MostRows kMost = {48, 32, 16, 16, 48, 32, 24};
 #endif
-// kMostRowsRounded: of a bf16 product with 4-bit codes, where every group rounds the values of a block anew. kMostRowsCodes8:
-// of products of INT8 codes; kMostRowsInt8: of f32 ones with an INT8 weight.
-static_assert(std::max({kMostRowsRounded, kMostRowsCodes8, kMostRowsInt8, kMostRowsFp8Rounded, kMostRowsFp8}) <= kMostRows,
-              "kMostRows is the bound of the workspace");
+constexpr int64_t kMostRows = kMost.most();
 
-// Rows of x that are multiplied together: their sums with the columns that a reader takes fit into the registers beside what
-// decoding takes. With AVX-512, 12 rows with two columns are slower (m = 12 1.71 against 1.62 ms).
-#if defined(__AVX512F__)
-constexpr int kGroupRows = 6;
-#else
-constexpr int kGroupRows = 8;
-#endif
-
-// Bytes of x that stay in the first-level cache (32 KiB and more) while kBlockColumns columns pass by: a longer contraction is
-// taken in ranges, with the sums kept in between.
-constexpr int64_t kBlockBytes = 24 * 1024;
+// Columns whose sums are kept while a range of k passes by: a longer contraction is taken in ranges, so that x stays in the
+// first-level cache (32 KiB and more) meanwhile, or with many rows in the second-level cache.
 constexpr int64_t kBlockColumns = 16;
+constexpr int64_t kBlockBytes = 24 * 1024;
+constexpr int64_t kTogetherBytes = 128 * 1024;
 // The most for one or two rows of x whose weight is fetched in the order of memory; then x comes from the second-level cache.
 constexpr int64_t kInOrderBytes = 128 * 1024;
-// Most columns that a kernel takes; divides kBlockColumns.
-constexpr int64_t kMostColumns = 8;
 // Most columns of a task: few enough that the threads end together.
 constexpr int64_t kTaskColumns = 32;
 constexpr int64_t kLeastTaskColumns = 4;
@@ -81,19 +71,19 @@ bool fits(const Product& p) { return p.m > 0 && p.m <= kMostRows && p.n > 0 && p
 
 struct Plan {
   int threads;
-  int64_t groups;
   int64_t task_columns;
   // Bytes, multiples of 64.
   int64_t x_bytes;
   int64_t scale_bytes;  // per thread
   int64_t sum_bytes;    // per thread
+
+  int64_t thread_bytes() const { return scale_bytes + sum_bytes + kThreadsApart; }
 };
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
   const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   plan.threads = operations < kSerialOperations ? 1 : pool.threads();
-  plan.groups = (p.m + kGroupRows - 1) / kGroupRows;
   const int64_t tasks = pool.threads() * kTasksPerThread;
   plan.task_columns = std::clamp(round_up(p.n / tasks, kLeastTaskColumns), kLeastTaskColumns, kTaskColumns);
   plan.x_bytes = round_up(p.m * p.k * 4, 64);
@@ -112,7 +102,16 @@ constexpr std::array<Kernel<Reader>, sizeof...(M)> kernels_for(std::integer_sequ
 
 // By rows of x, from one on.
 template <class Reader>
-constexpr std::array<Kernel<Reader>, kGroupRows> kKernels = kernels_for<Reader>(std::make_integer_sequence<int, kGroupRows>());
+constexpr std::array<Kernel<Reader>, Reader::Order::kRegisterRows> kKernels =
+    kernels_for<Reader>(std::make_integer_sequence<int, Reader::Order::kRegisterRows>());
+
+/** Sums of some rows and columns, a vector each: of the parts of one, or before a branch joins them. */
+struct Lanes {
+  Vec* data;
+  int64_t row_step;
+  int64_t column_step;
+  Vec& at(int64_t row, int64_t column) const { return data[row * row_step + column * column_step]; }
+};
 
 /** One product at work. Make::rows(row, count, buffer).reader(i) is the reader of row `row + i` of the weight. */
 template <class Make>
@@ -130,75 +129,56 @@ class SmallMultiplication {
         x_(reinterpret_cast<X*>(workspace)),
         threads_(workspace + plan.x_bytes) {
     const int64_t chunks = product.k / Reader::kElements;
-    const int64_t group_rows = (product.m + plan.groups - 1) / plan.groups;
-    const int64_t x_bytes = group_rows * Reader::kElements * static_cast<int64_t>(sizeof(X));
-    whole_ = chunks * x_bytes <= kBlockBytes;
-    range_chunks_ = whole_ ? chunks : std::max<int64_t>(1, kBlockBytes / x_bytes);
+    const int64_t x_bytes = product.m * Reader::kElements * static_cast<int64_t>(sizeof(X));
+    together_ = product.m > Reader::Order::kRegisterRows;
+    step_ = together_ ? kTogether : Reader::Order::columns(product.m);
+    const int64_t most_bytes = together_ ? kTogetherBytes : kBlockBytes;
+    whole_ = chunks * x_bytes <= most_bytes;
+    range_chunks_ = whole_ ? chunks : std::max<int64_t>(1, most_bytes / x_bytes);
     in_order_ = chunks * x_bytes <= kInOrderBytes && product.m <= Reader::Order::kInOrderRows;
   }
 
   void run() {
     pool_.parallel_for(
-        plan_.groups, [&](int64_t group, int) { arrange(group); },
-        product_.m * product_.k < kSharedElements ? 1 : plan_.threads);
+        product_.m, [&](int64_t row, int) { arrange(row); }, product_.m * product_.k < kSharedElements ? 1 : plan_.threads);
     const int64_t tasks = (product_.n + plan_.task_columns - 1) / plan_.task_columns;
     pool_.parallel_for_in_parts(
         tasks,
         [&](int64_t task, int thread) {
           const int64_t first = task * plan_.task_columns;
-          multiply_columns(first, std::min(plan_.task_columns, product_.n - first),
-                           threads_ + thread * (plan_.scale_bytes + plan_.sum_bytes));
+          multiply_columns(first, std::min(plan_.task_columns, product_.n - first), threads_ + thread * plan_.thread_bytes());
         },
         plan_.threads);
   }
 
  private:
-  // Groups of equal size, but for one row.
-  int64_t first_row(int64_t group) const { return product_.m * group / plan_.groups; }
-
-  void arrange(int64_t group) {
+  void arrange(int64_t row) {
     if constexpr (kCodes) {
-      quantize(group);
+      quantize(static_cast<const bf16*>(product_.a.data) + row * product_.a.ld, row);
     } else if (product_.a.dtype == Q4J_BF16) {
-      arrange_from(group, static_cast<const bf16*>(product_.a.data));
+      arrange_from(static_cast<const bf16*>(product_.a.data) + row * product_.a.ld, row);
     } else if constexpr (std::is_same_v<X, float>) {
-      arrange_from(group, static_cast<const float*>(product_.a.data));
+      arrange_from(static_cast<const float*>(product_.a.data) + row * product_.a.ld, row);
     }
   }
 
+  // Elements of x from `element` on, a multiple of kElements, in row `row`.
+  X* x_at(int64_t row, int64_t element) const { return x_ + element * product_.m + row * Reader::kElements; }
+
   template <class T>
-  void arrange_from(int64_t group, const T* data) {
-    const int64_t first = first_row(group);
-    const int64_t rows = first_row(group + 1) - first;
-    X* group_to = x_ + first * product_.k;
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* from = data + (first + row) * product_.a.ld;
-      X* to = group_to + row * Reader::kElements;
-      for (int64_t i = 0; i < product_.k; i += Reader::kElements) {
-        Reader::arrange(from + i, to);
-        to += rows * Reader::kElements;
-      }
-    }
+  void arrange_from(const T* from, int64_t row) const {
+    for (int64_t i = 0; i < product_.k; i += Reader::kElements) Reader::arrange(from + i, x_at(row, i));
   }
 
   // The same for a product of codes: rows are quantized on the way.
-  void quantize(int64_t group) {
-    const int64_t first = first_row(group);
-    const int64_t rows = first_row(group + 1) - first;
-    X* group_to = x_ + first * product_.k;
-    for (int64_t row = 0; row < rows; ++row) {
-      const bf16* from = static_cast<const bf16*>(product_.a.data) + (first + row) * product_.a.ld;
-      X* to = group_to + row * Reader::kElements;
-      CodedRow coded = {row_absmax(from, product_.k), 0};
-      for (int64_t i = 0; i < product_.k; i += Reader::kElements) {
-        coded.sum += Reader::arrange(from + i, coded.absmax, to);
-        to += rows * Reader::kElements;
-      }
-      coded_[first + row] = coded;
-    }
+  void quantize(const bf16* from, int64_t row) {
+    CodedRow coded = {row_absmax(from, product_.k), 0};
+    for (int64_t i = 0; i < product_.k; i += Reader::kElements)
+      coded.sum += Reader::arrange(from + i, coded.absmax, x_at(row, i));
+    coded_[row] = coded;
   }
 
-  void multiply_columns(int64_t first, int64_t columns, char* memory) {
+  void multiply_columns(int64_t first, int64_t columns, char* memory) const {
     auto* scales = reinterpret_cast<float*>(memory);
     auto* sums = reinterpret_cast<float*>(memory + plan_.scale_bytes);
     const int64_t stride = round_up(plan_.task_columns, kLanes);
@@ -210,7 +190,9 @@ class SmallMultiplication {
         if (product_.m == 2) sum_in_order<2>(first, columns, scales, sums, stride);
       }
     } else {
-      sum_by_rows(first, columns, scales, sums, stride);
+      for (int64_t j = 0; j < columns; j += kBlockColumns) {
+        sum_block(first + j, std::min(kBlockColumns, columns - j), scales, sums + j, stride);
+      }
     }
     if (product_.epilogue.dtype == Q4J_BF16) {
       finish_sums<bf16>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
@@ -241,90 +223,100 @@ class SmallMultiplication {
       for (int64_t r = 0; r < kStep; ++r) readers[r] = weights.reader(std::min(r, count - 1));
       Vec results[M * kStep];
       for (Vec& sum : results) sum = zero();
-      if (product_.branch.rank > 0) add_branch(0, M, first + j, count, results);
+      const Lanes lanes = {results, 1, M};
+      begin(M, first + j, count, lanes);
       multiply_rows<Reader, M, kStep, kSets>(readers, 0, chunks, x_, ahead, results);
-      for (int64_t i = 0; i < M; ++i) {
-        for (int64_t r = 0; r < count; ++r) sums[i * stride + j + r] = with_plain_nan(reduce_add(results[r * M + i]));
-      }
+      finish(M, first + j, count, lanes, sums + j, stride);
     }
   }
 
-  // Any number of rows, a group after the other, in ranges of k where a group's x is long.
-  void sum_by_rows(int64_t first, int64_t columns, float* scales, float* sums, int64_t stride) const {
+  // kBlockColumns columns at most, `step_` at a time, in ranges of k where x is long.
+  void sum_block(int64_t column, int64_t count, float* scales, float* sums, int64_t stride) const {
+    const int64_t m = product_.m;
+    // Not in the workspace, where it takes m = 3 a sixth longer.
+    Vec results[kMostRows * kBlockColumns];
     const int64_t row_bytes = make_.row_bytes();
     const int64_t chunks = product_.k / Reader::kElements;
-    const int64_t block = range_chunks_;
-    for (int64_t j = 0; j < columns; j += kBlockColumns) {
-      const int64_t count = std::min(kBlockColumns, columns - j);
-      const auto weights = make_.rows(first + j, count, scales);
-      Reader readers[kBlockColumns];
-      // The kernels read whole steps of columns; the last column takes the place of those that are not there.
-      for (int64_t r = 0; r < round_up(count, kMostColumns); ++r) readers[r] = weights.reader(std::min(r, count - 1));
-      for (int64_t group = 0; group < plan_.groups; ++group) {
-        const int64_t row = first_row(group);
-        const int64_t rows = first_row(group + 1) - row;
-        const Kernel<Reader> kernel = kKernels<Reader>[static_cast<size_t>(rows - 1)];
-        const int64_t step = Reader::Order::columns(rows);
-        // What is read next of a row is its next range, and after the last one the row that takes its place.
-        const int64_t distance = whole_ ? (step < 4 ? 2 * kAheadBytes : kAheadBytes) : block * Reader::kBytes;
-        const AheadByRows ahead = {Reader::kBytes, make_.row_stride(), std::min(distance, row_bytes), row_bytes,
-                                   (whole_ ? step : kBlockColumns) * make_.row_stride() - row_bytes};
-        const X* x = x_ + row * product_.k;
-        Vec results[kGroupRows * kBlockColumns];
-        for (int64_t i = 0; i < rows * round_up(count, kMostColumns); ++i) results[i] = zero();
-        if (!kCodes && product_.branch.rank > 0) add_branch(row, rows, first + j, count, results);
-        for (int64_t chunk = 0; chunk < chunks; chunk += block) {
-          for (int64_t r = 0; r < count; r += step) {
-            kernel(readers + r, chunk, std::min(block, chunks - chunk), x + chunk * rows * Reader::kElements, ahead,
-                   results + r * rows);
-          }
-        }
-        if constexpr (kCodes) {
-          scale(row, rows, first + j, count, results, sums + row * stride + j, stride);
+    const auto weights = make_.rows(column, count, scales);
+    Reader readers[kBlockColumns];
+    // The kernels read whole steps of columns; the last column takes the place of those that are not there.
+    for (int64_t r = 0; r < round_up(count, step_); ++r) readers[r] = weights.reader(std::min(r, count - 1));
+    // What is read next of a row is its next range, and after the last one the row that takes its place.
+    const int64_t distance = whole_ ? (step_ < 4 ? 2 * kAheadBytes : kAheadBytes) : range_chunks_ * Reader::kBytes;
+    const AheadByRows ahead = {Reader::kBytes, make_.row_stride(), std::min(distance, row_bytes), row_bytes,
+                               (whole_ ? step_ : kBlockColumns) * make_.row_stride() - row_bytes};
+    std::fill_n(results, m * round_up(count, step_), zero());
+    const auto lanes = [&](int64_t r) { return together_ ? Lanes{results + r * m, step_, 1} : Lanes{results + r * m, 1, m}; };
+    for (int64_t r = 0; r < count; r += step_) begin(m, column + r, std::min(step_, count - r), lanes(r));
+    for (int64_t chunk = 0; chunk < chunks; chunk += range_chunks_) {
+      const int64_t range = std::min(range_chunks_, chunks - chunk);
+      const X* x = x_at(0, chunk * Reader::kElements);
+      for (int64_t r = 0; r < count; r += step_) {
+        if (together_) {
+          multiply_together(readers + r, chunk, range, x, m, ahead, results + r * m);
         } else {
-          for (int64_t i = 0; i < rows; ++i) {
-            for (int64_t r = 0; r < count; ++r)
-              sums[(row + i) * stride + j + r] = with_plain_nan(reduce_add(results[r * rows + i]));
-          }
+          kKernels<Reader>[static_cast<size_t>(m - 1)](readers + r, chunk, range, x, ahead, results + r * m);
         }
+      }
+    }
+    for (int64_t r = 0; r < count; r += step_) {
+      finish(m, column + r, std::min(step_, count - r), lanes(r), sums + r, stride);
+    }
+  }
+
+  // What comes before the base product, zero until now: s times the branch, unless that joins sums of codes.
+  void begin(int64_t rows, int64_t column, int64_t count, const Lanes& lanes) const {
+    if (!kCodes && product_.branch.rank > 0) add_branch(rows, column, count, lanes);
+  }
+
+  // From lanes to sums, [row][stride].
+  void finish(int64_t rows, int64_t column, int64_t count, const Lanes& lanes, float* sums, int64_t stride) const {
+    if constexpr (kCodes) {
+      scale(column, count, lanes, sums, stride);
+    } else {
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t r = 0; r < count; ++r) sums[i * stride + r] = with_plain_nan(reduce_add(lanes.at(i, r)));
       }
     }
   }
 
-  // The sums before the base product, zero until now: s times the branch.
-  void add_branch(int64_t row, int64_t rows, int64_t column, int64_t columns, Vec* results) const {
+  void add_branch(int64_t rows, int64_t column, int64_t count, const Lanes& lanes) const {
     const Branch& branch = product_.branch;
     const bool rounded = product_.bf16 && !branch.full_precision;
-    const auto* p = static_cast<const float*>(branch.p.data) + row * branch.p.ld;
+    const auto* p = static_cast<const float*>(branch.p.data);
     const auto* q = static_cast<const float*>(branch.q.data) + column * branch.q.ld;
     for (int64_t part = 0; part < branch.rank; part += kLanes) {
-      for (int64_t r = 0; r < columns; ++r) {
+      for (int64_t r = 0; r < count; ++r) {
         Vec q_part = load_first(q + r * branch.q.ld + part, branch.rank - part);
         if (rounded) q_part = rounded_to<bf16>(q_part);
         for (int64_t i = 0; i < rows; ++i) {
-          Vec& sum = results[r * rows + i];
+          Vec& sum = lanes.at(i, r);
           sum = fma(load_first(p + i * branch.p.ld + part, branch.rank - part), q_part, sum);
         }
       }
     }
-    for (int64_t i = 0; i < rows * columns; ++i) results[i] = results[i] * broadcast(branch.s);
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t i = 0; i < rows; ++i) lanes.at(i, r) *= broadcast(branch.s);
+    }
   }
 
   // Sums of codes become values, as scale_sums() has them, and join the branch.
-  void scale(int64_t row, int64_t rows, int64_t column, int64_t columns, const Vec* results, float* sums,
-             int64_t stride) const {
+  void scale(int64_t column, int64_t count, const Lanes& lanes, float* sums, int64_t stride) const {
     const auto* w_absmax = static_cast<const float*>(product_.b.weight->absmax) + column;
-    Vec branch[kGroupRows * kBlockColumns];
-    if (product_.branch.rank > 0) {
-      for (int64_t i = 0; i < rows * columns; ++i) branch[i] = zero();
-      add_branch(row, rows, column, columns, branch);
+    for (int64_t i = 0; i < product_.m; ++i) {
+      const CodedRow& x = coded_[i];
+      for (int64_t r = 0; r < count; ++r) {
+        const auto sum = static_cast<float>(sum_of_lanes(lanes.at(i, r)) - Reader::kOffset * x.sum);
+        sums[i * stride + r] = with_plain_nan(sum * (x.absmax * w_absmax[r]) * (1.0f / (127.0f * 127.0f)));
+        lanes.at(i, r) = zero();
+      }
     }
-    for (int64_t i = 0; i < rows; ++i) {
-      const CodedRow& x = coded_[row + i];
-      for (int64_t r = 0; r < columns; ++r) {
-        const auto sum = static_cast<float>(sum_of_lanes(results[r * rows + i]) - Reader::kOffset * x.sum);
-        const float value = sum * (x.absmax * w_absmax[r]) * (1.0f / (127.0f * 127.0f));
-        sums[i * stride + r] = with_plain_nan(product_.branch.rank > 0 ? reduce_add(branch[r * rows + i]) + value : value);
+    if (product_.branch.rank == 0) return;
+    add_branch(product_.m, column, count, lanes);
+    for (int64_t i = 0; i < product_.m; ++i) {
+      for (int64_t r = 0; r < count; ++r) {
+        float& sum = sums[i * stride + r];
+        sum = with_plain_nan(reduce_add(lanes.at(i, r)) + sum);
       }
     }
   }
@@ -335,7 +327,9 @@ class SmallMultiplication {
   const Make& make_;
   X* x_;
   char* threads_;
-  bool whole_;  // a group's x stays in the first-level cache
+  bool together_;  // more rows than the registers hold sums of
+  int64_t step_;   // columns at a time
+  bool whole_;     // x needs no ranges
   int64_t range_chunks_;
   bool in_order_;
   CodedRow coded_[kCodes ? kMostRows : 1];
@@ -393,7 +387,11 @@ template <bool Bf16, class T>
 void run_dense(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
 #if defined(__AVX512BF16__)
   if constexpr (Bf16) {
-    return run(pool, product, plan, MakeDense<DenseBf16Reader<T>, T>{product.b, product.k}, workspace);
+    using Reader = DenseBf16Reader<T>;
+    if (product.k % TwoChunks<Reader>::kElements == 0) {
+      return run(pool, product, plan, MakeDense<TwoChunks<Reader>, T>{product.b, product.k}, workspace);
+    }
+    return run(pool, product, plan, MakeDense<Reader, T>{product.b, product.k}, workspace);
   }
 #endif
   run(pool, product, plan, MakeDense<DenseF32Reader<T, Bf16>, T>{product.b, product.k}, workspace);
@@ -423,7 +421,13 @@ void run_codes(ThreadPool& pool, const Product& product, const Plan& plan, char*
 }
 
 void run_int8(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
-  if (product.codes) return run(pool, product, plan, MakeCodes8{*product.b.weight}, workspace);
+  if (product.codes) {
+    const q4j_weight& weight = *product.b.weight;
+    if (product.k % FourPartsCodes8Reader::kElements == 0) {
+      return run(pool, product, plan, MakeCodes8<FourPartsCodes8Reader>{weight}, workspace);
+    }
+    return run(pool, product, plan, MakeCodes8<Codes8Reader>{weight}, workspace);
+  }
   run(pool, product, plan, MakeRowwise<Int8F32Reader<false>>{*product.b.weight}, workspace);
 }
 
@@ -431,6 +435,11 @@ template <bool Bf16>
 void run_fp8(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
 #if defined(__AVX512BF16__)
   using Reader = std::conditional_t<Bf16, Fp8Bf16Reader, Fp8F32Reader<false>>;
+  if constexpr (Bf16) {
+    if (product.k % TwoChunks<Reader>::kElements == 0) {
+      return run(pool, product, plan, MakeRowwise<TwoChunks<Reader>>{*product.b.weight}, workspace);
+    }
+  }
 #else
   using Reader = Fp8F32Reader<Bf16>;
 #endif
@@ -455,22 +464,22 @@ bool serves_small(const Product& product) {
   if (!fits(product) || product.b.contract_rows || product.a.dropout != nullptr || product.branch.dropout != nullptr)
     return false;
   if (product.bf16 && product.a.dtype != Q4J_BF16) return false;
-  if (product.b.weight == nullptr) return product.b.dtype != Q4J_F16;
+  if (product.b.weight == nullptr) return product.b.dtype != Q4J_F16 && product.m <= kMost.dense;
   switch (product.b.weight->format) {
     case Q4J_WEIGHT_INT8:
-      if (product.codes) return product.m <= kMostRowsCodes8 && product.k <= kMostCodes;
-      return product.m <= kMostRowsInt8 && !product.bf16;
+      if (product.codes) return product.m <= kMost.int8_codes && product.k <= kMostCodes;
+      return product.m <= kMost.int8_f32 && !product.bf16;
     case Q4J_WEIGHT_FP8:
-      return product.m <= (product.bf16 ? kMostRowsFp8Rounded : kMostRowsFp8);
+      return product.m <= (product.bf16 ? kMost.fp8_bf16 : kMost.fp8_f32);
     default:
-      return product.m <= kMostRowsRounded || !product.bf16;
+      return product.m <= (product.bf16 ? kMost.four_bit_bf16 : kMost.four_bit_f32);
   }
 }
 
 int64_t multiply_small_workspace_size(const ThreadPool& pool, const Product& product) {
   if (!fits(product)) return 0;
   const Plan plan = make_plan(pool, product);
-  return plan.x_bytes + pool.threads() * (plan.scale_bytes + plan.sum_bytes) + 64;
+  return plan.x_bytes + pool.threads() * plan.thread_bytes() + 64;
 }
 
 void multiply_small(ThreadPool& pool, const Product& product, void* workspace) {

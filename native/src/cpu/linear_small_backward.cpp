@@ -56,7 +56,7 @@ struct Plan {
   // Bytes, multiples of 64.
   int64_t words_bytes;
   int64_t branch_bytes;
-  int64_t sum_bytes;  // per thread
+  int64_t thread_bytes;  // scratch memory and sums of a thread
 };
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
@@ -71,7 +71,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   plan.part_columns = std::clamp(columns_of(kPartBytes), kColumnsStep, plan.columns);
   plan.words_bytes = round_up(p.m * round_up(p.k, kMostTileRows) * 4, 64);
   plan.branch_bytes = round_up(p.m * round_up(p.branch.rank, kMostTileRows) * 4, 64);
-  plan.sum_bytes = round_up(p.m * plan.columns * 4, 64);
+  plan.thread_bytes = kScratchBytes + round_up(p.m * plan.columns * 4, 64) + kThreadsApart;
   return plan;
 }
 
@@ -263,8 +263,7 @@ class BackwardMultiplication {
         tasks,
         [&](int64_t task, int thread) {
           const int64_t first = task * plan_.columns;
-          multiply_columns(first, std::min(plan_.columns, product_.n - first),
-                           threads_ + thread * (kScratchBytes + plan_.sum_bytes));
+          multiply_columns(first, std::min(plan_.columns, product_.n - first), threads_ + thread * plan_.thread_bytes);
         },
         plan_.threads);
   }
@@ -476,7 +475,7 @@ bool serves_small_backward(const Product& product) {
 int64_t multiply_small_backward_workspace_size(const ThreadPool& pool, const Product& product) {
   if (!fits(product)) return 0;
   const Plan plan = make_plan(pool, product);
-  return plan.words_bytes + plan.branch_bytes + pool.threads() * (kScratchBytes + plan.sum_bytes) + 64;
+  return plan.words_bytes + plan.branch_bytes + pool.threads() * plan.thread_bytes + 64;
 }
 
 void multiply_small_backward(ThreadPool& pool, const Product& product, void* workspace) {

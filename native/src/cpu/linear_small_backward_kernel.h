@@ -31,7 +31,6 @@ constexpr int kUnits = 4;
 #else
 constexpr int kUnits = 2;
 #endif
-constexpr int kHeldParts = 4;
 
 constexpr int64_t kMostColumns = 8192;  // of what is multiplied with a tile
 

@@ -26,16 +26,31 @@
 
 namespace q4j::cpu {
 
+// Rows of x whose sums stay in registers; with more, what is decoded does, and the sums lie in memory. Then so many rows of the
+// weight are taken at a time, and so many of their parts: these and a sum fit the registers.
+#if defined(__AVX512F__)
+constexpr int kRegisterRows = 3;
+constexpr int kTogether = 4;
+#else
+constexpr int kRegisterRows = 3;
+constexpr int kTogether = 2;
+#endif
+constexpr int kHeldParts = 4;
+
+// Bytes between the memory of two threads: prefetchers run on into what follows (m = 1 and 8 took 4 and 2 % longer).
+constexpr int64_t kThreadsApart = 4096;
+
 /**
  * Rows fetched each in its own place, with one set of sums. One or two rows of x with fewer columns would wait for the
  * multipliers' latency. With AVX2 the sums of more rows leave no registers for more.
  */
 struct ByRows {
+  static constexpr int kRegisterRows = q4j::cpu::kRegisterRows;
   static constexpr int columns(int64_t rows) {
 #if defined(__AVX512F__)
     return rows <= 2 ? 8 : 4;
 #else
-    return rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
+    return rows <= 2 ? 4 : 2;
 #endif
   }
   static constexpr int sets(int64_t) { return 1; }
@@ -47,9 +62,10 @@ struct ByRows {
  * memory is read in fewer places, and in its order (m = 1 46 against 39 to 43 GB/s). More than Fours rows take two columns
  * again, where the sums of four leave too few registers for decoding (m = 6 0.93 against 1.03 ms).
  */
-template <int Few, int Fours, int Sets>
+template <int Few, int Sets>
 struct InOrder {
-  static constexpr int columns(int64_t rows) { return rows <= Few || rows > Fours ? 2 : 4; }
+  static constexpr int kRegisterRows = q4j::cpu::kRegisterRows;
+  static constexpr int columns(int64_t rows) { return rows <= Few ? 2 : 4; }
   static constexpr int sets(int64_t rows) { return rows > Few ? 1 : rows == 1 ? Sets : 2; }
   static constexpr int kInOrderRows = Few;
 };
@@ -132,7 +148,7 @@ struct DenseBf16Reader {
 template <bool HalfBlocks>
 struct CodesBf16Reader {
   using X = bf16;
-  using Order = InOrder<2, 4, 2>;
+  using Order = InOrder<2, 2>;
   static constexpr int kParts = 2;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -176,7 +192,7 @@ struct CodesBf16Reader {
  * and codes become indices two to a word. */
 struct CodesBf16PairReader {
   using X = bf16;
-  using Order = InOrder<2, 4, 4>;
+  using Order = InOrder<2, 4>;
   static constexpr int kElements = 2 * kChunk;
   static constexpr int kParts = 4;
   static constexpr int kBytes = kElements / 2;
@@ -282,7 +298,7 @@ struct DenseF32Reader {
 template <bool Rounded, bool HalfBlocks>
 struct CodesF32Reader {
   using X = float;
-  using Order = InOrder<1, Rounded ? 4 : 6, 4>;
+  using Order = InOrder<1, 4>;
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;
   static constexpr int kBytes = kChunk / 2;
@@ -339,6 +355,38 @@ struct CodesF32Reader {
 };
 
 #endif
+
+/** Another reader of rows with an even number of chunks, two at a time: more to multiply for each time that sums pass by. */
+template <class Reader>
+struct TwoChunks {
+  using X = typename Reader::X;
+  using Order = typename Reader::Order;
+  static constexpr int kElements = 2 * Reader::kElements;
+  static constexpr int kParts = 2 * Reader::kParts;
+  static constexpr int kBytes = 2 * Reader::kBytes;
+  static constexpr int kOffset = Reader::kOffset;
+  static void arrange(const bf16* from, X* to) {
+    Reader::arrange(from, to);
+    Reader::arrange(from + Reader::kElements, to + Reader::kElements);
+  }
+
+  static int arrange(const bf16* from, float absmax, X* to) {
+    return Reader::arrange(from, absmax, to) + Reader::arrange(from + Reader::kElements, absmax, to + Reader::kElements);
+  }
+
+  static TwoChunks of(const void* row, float factor) { return {Reader::of(row, factor)}; }
+
+  struct Chunk {
+    typename Reader::Chunk first;
+    typename Reader::Chunk second;
+    auto part(int i) const { return i < Reader::kParts ? first.part(i) : second.part(i - Reader::kParts); }
+  };
+
+  Chunk chunk(int64_t i) const { return {reader.chunk(2 * i), reader.chunk(2 * i + 1)}; }
+  const char* bytes() const { return reader.bytes(); }
+
+  Reader reader;
+};
 
 static inline Vec multiply_add(const float* x, Vec part, Vec sum) { return fma(load(x), part, sum); }
 
@@ -442,6 +490,52 @@ static inline void multiply_rows(const Reader* readers, int64_t first, int64_t c
       if constexpr (Sets == 4) sum = sum + (sums[2][i][r] + sums[3][i][r]);
       results[r * M + i] = sum;
     }
+  }
+}
+
+/**
+ * sums[i][r] += x[i] * (row r of the weight) for m rows of x and kTogether rows of the weight, `count` chunks from `first` on:
+ * what is decoded stays in registers while all rows of x pass by, and their sums lie in memory. The order is multiply_rows()'s
+ * with one set.
+ */
+template <class Reader>
+static inline void multiply_together(const Reader* readers, int64_t first, int64_t count,
+                                     const typename Reader::X* __restrict x, int64_t m, const AheadByRows& ahead,
+                                     Vec* __restrict sums) {
+  constexpr int kParts = Reader::kParts;
+  constexpr int kPartElements = Reader::kElements / kParts;
+  constexpr int kHeld = kParts < kHeldParts ? kParts : kHeldParts;
+  for (int64_t c = first; c < first + count; ++c) {
+    const auto begin = reinterpret_cast<uintptr_t>(readers[0].bytes());
+    typename Reader::Chunk chunk[kTogether];
+#pragma GCC unroll 4
+    for (int r = 0; r < kTogether; ++r) {
+      fetch<Reader::kBytes, false>(begin + static_cast<uintptr_t>(ahead.at(c, r)));
+      chunk[r] = readers[r].chunk(c);
+    }
+#pragma GCC unroll 4
+    for (int held = 0; held < kParts; held += kHeld) {
+      decltype(chunk[0].part(0)) parts[kTogether][kHeld];
+#pragma GCC unroll 4
+      for (int r = 0; r < kTogether; ++r) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kHeld; ++p) parts[r][p] = chunk[r].part(held + p);
+      }
+      const typename Reader::X* row = x + held * kPartElements;
+      Vec* row_sums = sums;
+      for (int64_t i = 0; i < m; ++i) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kTogether; ++r) {
+          Vec sum = row_sums[r];
+#pragma GCC unroll 4
+          for (int p = 0; p < kHeld; ++p) sum = multiply_add(row + p * kPartElements, parts[r][p], sum);
+          row_sums[r] = sum;
+        }
+        row += Reader::kElements;
+        row_sums += kTogether;
+      }
+    }
+    x += m * Reader::kElements;
   }
 }
 

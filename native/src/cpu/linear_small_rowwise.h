@@ -131,6 +131,11 @@ static inline Vec multiply_add(const int16_t* x, Integers part, Vec sum) {
 
 #endif
 
+/** The same of rows of an even number of chunks or a multiple of four, four parts at a time. */
+using FourPartsCodes8Reader =
+    std::conditional_t<Codes8Reader::kParts == 1, TwoChunks<TwoChunks<Codes8Reader>>,
+                       std::conditional_t<Codes8Reader::kParts == 2, TwoChunks<Codes8Reader>, Codes8Reader>>;
+
 // ----------------------------------------------------------------------------------------------------------------- values
 
 /** x, but a NaN without sign and payload. Of two NaNs an addition takes the first, and which one that is, compilers decide. */
@@ -244,6 +249,7 @@ struct Fp8Bf16Reader {
   using X = bf16;
   // Four tables fit beside the sums of one row of x, and not of two.
   struct Order : ByRows {
+    static constexpr int kRegisterRows = 2;
     static constexpr int columns(int64_t rows) { return rows == 1 ? 4 : 2; }
   };
   static constexpr int kParts = 2;
@@ -273,6 +279,7 @@ template <bool Rounded>
 struct Fp8F32Reader {
   using X = float;
   struct Order : ByRows {
+    static constexpr int kRegisterRows = 2;
     static constexpr int columns(int64_t) { return 2; }
   };
   static constexpr int kParts = 4;
@@ -320,8 +327,9 @@ struct Fp8F32Reader {
 // ---------------------------------------------------------------------------------------------------------------- weights
 
 /** Readers of the codes of an INT8 weight. */
+template <class ReaderType>
 struct MakeCodes8 {
-  using Reader = Codes8Reader;
+  using Reader = ReaderType;
   struct Rows {
     const int8_t* data;
     int64_t cols;
