@@ -4,10 +4,10 @@
  *
  * usage: linear_small_benchmark PACK.so [OTHER.so | -] [threads] [seconds per row] [forward | backward]
  *
- * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case: median
- * and best time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at the median; its
- * share of what reading memory alone reaches, with the same threads and measured before every row; and the median with the
- * other pack. All times are elapsed ones, so the machine should be idle. Weights lie in the pack's own memory.
+ * Every call takes the next of so many weights that together they exceed the caches several times. One CSV row per case and
+ * direction: median and best time of a call over the runs through all of them; GB/s of the weight (codes, absmax, A and B) at
+ * the median; its share of what reading memory alone reaches, with the same threads and measured before every row; and the
+ * median with the other pack. All times are elapsed ones, so the machine should be idle. Weights lie in the pack's own memory.
  */
 #include <dlfcn.h>
 #include <immintrin.h>
@@ -198,12 +198,12 @@ class Bench {
   template <class Params, class WorkspaceSize, class Operator>
   double call(const Pack& pack, Params& p, WorkspaceSize workspace_size, Operator run) {
     int64_t bytes = 0;
-    workspace_size(pack.context, &p, &bytes);
+    if (workspace_size(pack.context, &p, &bytes) != Q4J_OK) std::abort();
     if (static_cast<size_t>(bytes) > workspace_.size()) workspace_.resize(static_cast<size_t>(bytes));
     p.workspace = workspace_.data();
     p.workspace_bytes = bytes;
     const double start = elapsed();
-    run(pack.context, &p);
+    if (run(pack.context, &p) != Q4J_OK) std::abort();
     return elapsed() - start;
   }
 
@@ -227,6 +227,10 @@ int main(int argc, char** argv) {
   const int threads = argc > 3 ? std::atoi(argv[3]) : 2;
   const double seconds_per_row = argc > 4 ? std::atof(argv[4]) : 0.3;
   const char* only = argc > 5 ? argv[5] : nullptr;
+  if (only != nullptr && std::strcmp(only, kDirections[kForward]) != 0 && std::strcmp(only, kDirections[kBackward]) != 0) {
+    std::fprintf(stderr, "expected forward or backward, found %s\n", only);
+    return 2;
+  }
   Pack pack, other;
   if (!pack.open(argv[1], threads) || (has_other && !other.open(argv[2], threads))) return 2;
 

@@ -136,26 +136,16 @@ Product backward_dx(const q4j_linear_backward_input_params& p) {
   return product;
 }
 
-// Both ways of computing a product of a forward. Which one is taken may depend on more than the workspace's size may.
-int64_t forward_workspace_size(const ThreadPool& pool, const Product& product) {
-  return std::max(multiply_workspace_size(pool, product), multiply_small_workspace_size(pool, product));
+// The ways of computing a product. Which one is taken may depend on more than the workspace's size may.
+int64_t workspace_size(const ThreadPool& pool, const Product& product) {
+  return std::max({multiply_workspace_size(pool, product), multiply_small_workspace_size(pool, product),
+                   multiply_small_backward_workspace_size(pool, product)});
 }
 
-void multiply_forward(ThreadPool& pool, const Product& product, void* workspace) {
+void multiply_fastest(ThreadPool& pool, const Product& product, void* workspace) {
   if (serves_small(product)) {
     multiply_small(pool, product, workspace);
-  } else {
-    multiply(pool, product, workspace);
-  }
-}
-
-// The same for a product of a backward.
-int64_t backward_workspace_size(const ThreadPool& pool, const Product& product) {
-  return std::max(multiply_workspace_size(pool, product), multiply_small_backward_workspace_size(pool, product));
-}
-
-void multiply_backward(ThreadPool& pool, const Product& product, void* workspace) {
-  if (serves_small_backward(product)) {
+  } else if (serves_small_backward(product)) {
     multiply_small_backward(pool, product, workspace);
   } else {
     multiply(pool, product, workspace);
@@ -167,28 +157,28 @@ void multiply_backward(ThreadPool& pool, const Product& product, void* workspace
 q4j_status linear_forward_workspace_size(q4j_pack_context* context, const q4j_linear_forward_params* params, int64_t* bytes) {
   Q4J_RETURN_IF_ERROR(check_weight("linear_forward", params->weight));
   // Pointers may still be NULL here, so y counts as wanted, and dx below.
-  *bytes = forward_workspace_size(context->pool, forward_y(*params));
-  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, forward_workspace_size(context->pool, forward_xa(*params)));
+  *bytes = workspace_size(context->pool, forward_y(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, workspace_size(context->pool, forward_xa(*params)));
   return Q4J_OK;
 }
 
 q4j_status linear_forward(q4j_pack_context* context, const q4j_linear_forward_params* params) {
-  if (rank_of(params->lora) > 0) multiply_forward(context->pool, forward_xa(*params), params->workspace);
-  if (params->y != nullptr) multiply_forward(context->pool, forward_y(*params), params->workspace);
+  if (rank_of(params->lora) > 0) multiply_fastest(context->pool, forward_xa(*params), params->workspace);
+  if (params->y != nullptr) multiply_fastest(context->pool, forward_y(*params), params->workspace);
   return Q4J_OK;
 }
 
 q4j_status linear_backward_input_workspace_size(q4j_pack_context* context, const q4j_linear_backward_input_params* params,
                                                 int64_t* bytes) {
   Q4J_RETURN_IF_ERROR(check_weight("linear_backward_input", params->weight));
-  *bytes = params->weight == nullptr ? 0 : backward_workspace_size(context->pool, backward_dx(*params));
-  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, backward_workspace_size(context->pool, backward_dyb(*params)));
+  *bytes = params->weight == nullptr ? 0 : workspace_size(context->pool, backward_dx(*params));
+  if (rank_of(params->lora) > 0) *bytes = std::max(*bytes, workspace_size(context->pool, backward_dyb(*params)));
   return Q4J_OK;
 }
 
 q4j_status linear_backward_input(q4j_pack_context* context, const q4j_linear_backward_input_params* params) {
-  if (rank_of(params->lora) > 0) multiply_backward(context->pool, backward_dyb(*params), params->workspace);
-  if (params->dx != nullptr) multiply_backward(context->pool, backward_dx(*params), params->workspace);
+  if (rank_of(params->lora) > 0) multiply_fastest(context->pool, backward_dyb(*params), params->workspace);
+  if (params->dx != nullptr) multiply_fastest(context->pool, backward_dx(*params), params->workspace);
   return Q4J_OK;
 }
 

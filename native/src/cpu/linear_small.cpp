@@ -30,22 +30,23 @@ struct MostRows {
   int64_t int8_f32;
   int64_t fp8_bf16;
   int64_t fp8_f32;
-  int64_t dense;
+  int64_t dense_bf16;
+  int64_t dense_f32;
 
   constexpr int64_t most() const {
-    return std::max({four_bit_bf16, four_bit_f32, int8_codes, int8_f32, fp8_bf16, fp8_f32, dense});
+    return std::max({four_bit_bf16, four_bit_f32, int8_codes, int8_f32, fp8_bf16, fp8_f32, dense_bf16, dense_f32});
   }
 };
 
 #if defined(Q4J_AMX)
 // An estimate: there multiply() takes little longer for 32 rows than for one where it multiplies bf16 or codes.
-constexpr MostRows kMost = {16, 64, 8, 48, 16, 48, 16};
+constexpr MostRows kMost = {16, 64, 8, 48, 16, 48, 16, 40};
 #elif defined(__AVX512BF16__)
-constexpr MostRows kMost = {48, 64, 16, 48, 48, 48, 40};
+constexpr MostRows kMost = {48, 64, 16, 48, 48, 48, 40, 40};
 #elif defined(__AVX512F__)
-constexpr MostRows kMost = {64, 64, 24, 64, 64, 64, 48};
+constexpr MostRows kMost = {64, 64, 24, 64, 64, 64, 48, 48};
 #else
-constexpr MostRows kMost = {48, 32, 16, 16, 48, 32, 24};
+constexpr MostRows kMost = {48, 32, 16, 16, 48, 32, 24, 24};
 #endif
 constexpr int64_t kMostRows = kMost.most();
 
@@ -238,6 +239,7 @@ class SmallMultiplication {
     const int64_t row_bytes = make_.row_bytes();
     const int64_t chunks = product_.k / Reader::kElements;
     const auto weights = make_.rows(column, count, scales);
+    static_assert(kBlockColumns % kTogether == 0 && kBlockColumns % 8 == 0, "whole steps of columns fit");
     Reader readers[kBlockColumns];
     // The kernels read whole steps of columns; the last column takes the place of those that are not there.
     for (int64_t r = 0; r < round_up(count, step_); ++r) readers[r] = weights.reader(std::min(r, count - 1));
@@ -464,7 +466,8 @@ bool serves_small(const Product& product) {
   if (!fits(product) || product.b.contract_rows || product.a.dropout != nullptr || product.branch.dropout != nullptr)
     return false;
   if (product.bf16 && product.a.dtype != Q4J_BF16) return false;
-  if (product.b.weight == nullptr) return product.b.dtype != Q4J_F16 && product.m <= kMost.dense;
+  if (product.b.weight == nullptr)
+    return product.b.dtype != Q4J_F16 && product.m <= (product.bf16 ? kMost.dense_bf16 : kMost.dense_f32);
   switch (product.b.weight->format) {
     case Q4J_WEIGHT_INT8:
       if (product.codes) return product.m <= kMost.int8_codes && product.k <= kMostCodes;

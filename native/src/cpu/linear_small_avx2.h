@@ -28,7 +28,7 @@ struct ShuffledF32Reader {
   using X = float;
   // A table takes two registers or four; beside the sums of more rows there is room for one.
   struct Order : ByRows {
-    static constexpr int columns(int64_t rows) { return rows <= (Rounded ? 4 : 2) ? 2 : 1; }
+    static constexpr int columns(int64_t rows) { return Rounded || rows <= 2 ? 2 : 1; }
   };
   static constexpr int kParts = kChunk / kLanes;
   static constexpr int kElements = kChunk;

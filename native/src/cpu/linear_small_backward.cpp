@@ -22,11 +22,12 @@ namespace q4j::cpu {
 namespace {
 
 // Most rows. Up to 64, where measuring stopped, this is the faster one in every pack without AMX; see docs/kernels/linear.md.
-// With AMX, not measured, multiply() hardly takes longer for 32 rows than for one, as its tiles have 32.
-#if defined(Q4J_AMX)
-constexpr int64_t kMostRows = 16;
-#else
 constexpr int64_t kMostRows = 64;
+#if defined(Q4J_AMX)
+// An estimate: multiply() hardly takes longer for 32 rows than for one, as its tiles have 32.
+constexpr int64_t kMostRowsBf16 = 16;
+#else
+constexpr int64_t kMostRowsBf16 = kMostRows;
 #endif
 
 // Bytes of the sums of a range, which stay in the second-level cache while all rows of the weight pass by, and of the part of
@@ -42,17 +43,19 @@ constexpr int64_t kMostTileRows = 2 * kUnits;
 constexpr int64_t kMostBlockRows = 64;
 // What a block needs beside the weight: the absmax of its rows, or their readers. A multiple of 64.
 constexpr int64_t kScratchBytes = (kMostBlockRows * TileScales::kStride + 2 * Scales::kDecoded) * 4;
-// How far ahead a row of a tile is fetched where there is one part: 8 KiB together.
+static_assert(kScratchBytes % 64 == 0);
+// How far ahead a row of a tile is fetched where there is one part: 8 KiB together for pairs of rows.
 constexpr uintptr_t kAheadBytes = 1024;
 // Elements of dy from which several threads rearrange it.
 constexpr int64_t kSharedElements = 1 << 16;
 
-bool fits(const Product& p) { return p.m > 0 && p.m <= kMostRows && p.n > 0 && p.k > 0; }
+bool fits(const Product& p) { return p.m > 0 && p.m <= (p.bf16 ? kMostRowsBf16 : kMostRows) && p.n > 0 && p.k > 0; }
 
 struct Plan {
   int threads;
   int64_t columns;       // of a range
   int64_t part_columns;  // of a part of it
+  int64_t row_groups;    // of C, that are tasks of their own
   // Bytes, multiples of 64.
   int64_t words_bytes;
   int64_t branch_bytes;
@@ -64,11 +67,12 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
   plan.threads = operations < kSerialOperations ? 1 : pool.threads();
   const auto columns_of = [&](int64_t bytes) { return bytes / (p.m * 4) / kColumnsStep * kColumnsStep; };
-  const int64_t most = std::clamp(columns_of(kRangeBytes), kLeastColumns, kMostColumns);
+  const int64_t most = std::clamp(columns_of(kRangeBytes), kLeastColumns, kMostRangeColumns);
   const int64_t share = (p.n + plan.threads - 1) / plan.threads;
   const int64_t ranges = plan.threads * ((share + most - 1) / most);
   plan.columns = round_up((p.n + ranges - 1) / ranges, kColumnsStep);
   plan.part_columns = std::clamp(columns_of(kPartBytes), kColumnsStep, plan.columns);
+  plan.row_groups = std::clamp<int64_t>(plan.threads / ((p.n + plan.columns - 1) / plan.columns), 1, p.m);
   plan.words_bytes = round_up(p.m * round_up(p.k, kMostTileRows) * 4, 64);
   plan.branch_bytes = round_up(p.m * round_up(p.branch.rank, kMostTileRows) * 4, 64);
   plan.thread_bytes = kScratchBytes + round_up(p.m * plan.columns * 4, 64) + kThreadsApart;
@@ -84,7 +88,7 @@ template <class TileType, class T>
 struct DenseTiles {
   using Tile = TileType;
   static constexpr bool kWholeChunks = true;
-  static constexpr int64_t kBlockRows = kMostBlockRows;
+  static constexpr int64_t kBlockRows = 16;  // 256 KiB of 8192 columns in bf16
 
   void open(int64_t, int64_t, int64_t, int64_t, void*) const {}
   Tile tile(int64_t row, int64_t at, bool pair_of_one, int64_t column, int64_t, const void*) const {
@@ -145,7 +149,8 @@ struct RowwiseTiles {
   static constexpr bool kWholeChunks = true;
   // A reader may hold the values of all codes.
   static constexpr int64_t kBlockRows = 16;
-  static_assert(kBlockRows * sizeof(Reader) <= kScratchBytes);
+  static_assert(kBlockRows * sizeof(Reader) <= kScratchBytes && alignof(Reader) <= 64);
+  static_assert(std::is_trivially_destructible_v<Reader>);
 
   void open(int64_t row, int64_t rows, int64_t column, int64_t, void* scratch) const {
     for (int64_t r = 0; r < round_up(rows, Tile::kRows); ++r) {
@@ -194,17 +199,18 @@ void arrange_rows(const T* from, int64_t ld, int64_t m, int64_t k, int64_t first
 // ---------------------------------------------------------------------------------------------------------------- product
 
 /**
- * sums += the product of arranged words and `k` rows, for the columns from `first` on, `part` of them at a time; see
- * multiply_tile(). With more than one part a block of rows stays in the second-level cache while its parts pass by, and the
- * next one is fetched into it; else rows are fetched past it, and a block is short, so that its absmax stay near.
+ * sums += the product of arranged words and `k` rows, for m of `words_rows` rows of words and the columns from `first` on,
+ * `part` of them at a time; see multiply_tile(). With more than one part a block of rows stays in the second-level cache while
+ * its parts pass by, and the next one is fetched into it; else rows are fetched past it, and a block is short, so that its
+ * absmax stay near.
  */
 template <int M, bool OnePart, class Tiles>
-void add_rows(const Tiles& tiles, const typename Tiles::Tile::Word* words, int64_t m, int64_t k, int64_t first, int64_t columns,
-              int64_t part, void* scratch, float* sums) {
+void add_rows(const Tiles& tiles, const typename Tiles::Tile::Word* words, int64_t words_rows, int64_t m, int64_t k,
+              int64_t first, int64_t columns, int64_t part, void* scratch, float* sums) {
   using Tile = typename Tiles::Tile;
   constexpr int64_t kTileRows = kUnits * Tile::kRows;
   constexpr int64_t kBlockRows = OnePart ? 2 * kTileRows : Tiles::kBlockRows;
-  static_assert(kBlockRows % kTileRows == 0 && kBlockRows <= kMostBlockRows);
+  static_assert(kBlockRows % kTileRows == 0 && kBlockRows <= Tiles::kBlockRows && Tiles::kBlockRows <= kMostBlockRows);
   const int64_t chunks = (columns + kChunk - 1) / kChunk;
   const int64_t part_chunks = part / kChunk;
   const auto stride = static_cast<uintptr_t>(tiles.stride());
@@ -227,15 +233,17 @@ void add_rows(const Tiles& tiles, const typename Tiles::Tile::Word* words, int64
       for (; at + kTileRows <= rows; at += kTileRows) {
         ahead.address = begin + static_cast<uintptr_t>(row + at) * stride;
         multiply_tile<M, kUnits, false, OnePart>(tile(at, false), c, count, tile_words, m, ahead, sums);
-        tile_words += m * kUnits;
+        tile_words += words_rows * kUnits;
       }
       // What is left, a unit at a time.
       for (; at + Tile::kRows <= rows; at += Tile::kRows) {
         multiply_tile<M, 1, false, OnePart>(tile(at, false), c, count, tile_words++, m, ahead, sums);
       }
-      if (at < rows) multiply_tile<M, 1, true, OnePart>(tile(at, true), c, count, tile_words, m, ahead, sums);
+      if constexpr (Tile::kRows == 2) {
+        if (at < rows) multiply_tile<M, 1, true, OnePart>(tile(at, true), c, count, tile_words, m, ahead, sums);
+      }
     }
-    words += m * (kBlockRows / Tile::kRows);
+    words += words_rows * (kBlockRows / Tile::kRows);
   }
 }
 
@@ -258,12 +266,15 @@ class BackwardMultiplication {
 
   void run() {
     arrange();
-    const int64_t tasks = (product_.n + plan_.columns - 1) / plan_.columns;
+    const int64_t ranges = (product_.n + plan_.columns - 1) / plan_.columns;
     pool_.parallel_for(
-        tasks,
+        ranges * plan_.row_groups,
         [&](int64_t task, int thread) {
-          const int64_t first = task * plan_.columns;
-          multiply_columns(first, std::min(plan_.columns, product_.n - first), threads_ + thread * plan_.thread_bytes);
+          const int64_t group = task / ranges;
+          const int64_t row = product_.m * group / plan_.row_groups;
+          const int64_t first = task % ranges * plan_.columns;
+          multiply({row, product_.m * (group + 1) / plan_.row_groups - row, first, std::min(plan_.columns, product_.n - first),
+                    threads_ + thread * plan_.thread_bytes});
         },
         plan_.threads);
   }
@@ -288,36 +299,48 @@ class BackwardMultiplication {
     if (product_.branch.rank > 0 && !branch_rounded()) arrange_branch<BranchTile>();
   }
 
-  void multiply_columns(int64_t first, int64_t columns, char* memory) const {
-    auto* sums = reinterpret_cast<float*>(memory + kScratchBytes);
-    const int64_t elements = product_.m * round_up(columns, kChunk);
+  // A range of columns for some rows of C.
+  struct Task {
+    int64_t row;
+    int64_t rows;
+    int64_t first;
+    int64_t columns;
+    char* scratch;
+  };
+
+  void multiply(const Task& task) const {
+    auto* sums = reinterpret_cast<float*>(task.scratch + kScratchBytes);
+    const int64_t elements = task.rows * round_up(task.columns, kChunk);
     std::fill_n(sums, elements, 0.0f);
-    if (product_.branch.rank > 0) add_branch(first, columns, memory, sums);
-    add(tiles_, words_, product_.k, first, columns, memory, sums);
+    if (product_.branch.rank > 0) add_branch(task, sums);
+    add(tiles_, words_, product_.k, task, sums);
     for (int64_t at = 0; at < elements; at += kChunk) {
       order_.restore(sums + at);
       for (int64_t lane = 0; lane < kChunk; lane += kLanes) store(sums + at + lane, with_plain_nan(load(sums + at + lane)));
     }
-    for (int64_t c = 0; c < columns; c += kChunk) {
-      const float* chunk = sums + c * product_.m;
-      const int64_t count = std::min<int64_t>(kChunk, columns - c);
+    for (int64_t c = 0; c < task.columns; c += kChunk) {
+      const float* chunk = sums + c * task.rows;
+      const int64_t count = std::min<int64_t>(kChunk, task.columns - c);
       if (product_.epilogue.dtype == Q4J_BF16) {
-        finish_sums<bf16>(product_.epilogue, chunk, kChunk, 0, first + c, product_.m, count);
+        finish_sums<bf16>(product_.epilogue, chunk, kChunk, task.row, task.first + c, task.rows, count);
       } else {
-        finish_sums<float>(product_.epilogue, chunk, kChunk, 0, first + c, product_.m, count);
+        finish_sums<float>(product_.epilogue, chunk, kChunk, task.row, task.first + c, task.rows, count);
       }
     }
   }
 
   template <class AnyTiles>
-  void add(const AnyTiles& tiles, const typename AnyTiles::Tile::Word* words, int64_t k, int64_t first, int64_t columns,
-           void* scratch, float* sums) const {
-    if (columns > plan_.part_columns) {
-      add_rows<0, false>(tiles, words, product_.m, k, first, columns, plan_.part_columns, scratch, sums);
-    } else if (product_.m == 1) {
-      add_rows<1, true>(tiles, words, 1, k, first, columns, plan_.part_columns, scratch, sums);
+  void add(const AnyTiles& tiles, const typename AnyTiles::Tile::Word* words, int64_t k, const Task& task, float* sums) const {
+    const auto run = [&](auto kernel) {
+      kernel(tiles, words + task.row * kUnits, product_.m, task.rows, k, task.first, task.columns, plan_.part_columns,
+             task.scratch, sums);
+    };
+    if (task.columns > plan_.part_columns) {
+      run(add_rows<0, false, AnyTiles>);
+    } else if (task.rows == 1) {
+      run(add_rows<1, true, AnyTiles>);
     } else {
-      add_rows<0, true>(tiles, words, product_.m, k, first, columns, plan_.part_columns, scratch, sums);
+      run(add_rows<0, true, AnyTiles>);
     }
   }
 
@@ -342,34 +365,34 @@ class BackwardMultiplication {
   }
 
   template <class AnyTile>
-  void add_branch_rows(int64_t first, int64_t columns, void* scratch, float* sums) const {
+  void add_branch_rows(const Task& task, float* sums) const {
     const Branch& branch = product_.branch;
     const DenseTiles<AnyTile, float> whole = {branch.q};
     const std::conditional_t<Tiles::kWholeChunks, DenseTiles<AnyTile, float>, PartTiles<AnyTile>> tiles = {whole};
-    add(tiles, static_cast<const typename AnyTile::Word*>(branch_words_), branch.rank, first, columns, scratch, sums);
+    add(tiles, static_cast<const typename AnyTile::Word*>(branch_words_), branch.rank, task, sums);
   }
 
   // s times the masked branch, in the order of the base product's tiles.
-  void add_branch(int64_t first, int64_t columns, void* scratch, float* sums) const {
+  void add_branch(const Task& task, float* sums) const {
     const Branch& branch = product_.branch;
     if (branch_rounded()) {
-      add_branch_rows<RoundedBranchTile>(first, columns, scratch, sums);
+      add_branch_rows<RoundedBranchTile>(task, sums);
     } else {
-      add_branch_rows<BranchTile>(first, columns, scratch, sums);
+      add_branch_rows<BranchTile>(task, sums);
     }
-    float* chunk = sums;
-    for (int64_t c = 0; c < columns; c += kChunk) {
-      for (int64_t i = 0; i < product_.m; ++i) {
+    const int64_t elements = task.rows * round_up(task.columns, kChunk);
+    for (int64_t at = 0; at < elements; at += kLanes) store(sums + at, load(sums + at) * broadcast(branch.s));
+    if (branch.dropout != nullptr) mask_branch(DropoutMask(*branch.dropout, product_.n), task, sums);
+    for (int64_t at = 0; at < elements; at += kChunk) order_.arrange(sums + at);
+  }
+
+  static void mask_branch(const DropoutMask& mask, const Task& task, float* sums) {
+    for (int64_t c = 0; c < task.columns; c += kChunk) {
+      for (int64_t i = 0; i < task.rows; ++i) {
         for (int64_t lane = 0; lane < kChunk; lane += kLanes) {
-          Vec v = load(chunk + lane) * broadcast(branch.s);
-          if (branch.dropout != nullptr) {
-            const DropoutMask mask(*branch.dropout, product_.n);
-            v = select(mask.keeps(i, first + c + lane), v, zero());
-          }
-          store(chunk + lane, v);
+          float* at = sums + c * task.rows + i * kChunk + lane;
+          store(at, select(mask.keeps(task.row + i, task.first + c + lane), load(at), zero()));
         }
-        order_.arrange(chunk);
-        chunk += kChunk;
       }
     }
   }
@@ -378,7 +401,7 @@ class BackwardMultiplication {
   const Product& product_;
   const Plan& plan_;
   const Tiles& tiles_;
-  Order order_;
+  ChunkOrder order_;
   Word* words_;
   void* branch_words_;
   char* threads_;
@@ -481,11 +504,12 @@ int64_t multiply_small_backward_workspace_size(const ThreadPool& pool, const Pro
 void multiply_small_backward(ThreadPool& pool, const Product& product, void* workspace) {
   const Plan plan = make_plan(pool, product);
   char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  if (!product.bf16) return run_rows<false>(pool, product, plan, aligned);
 #if defined(__AVX512BF16__)
-  if (product.bf16) return run_pairs(pool, product, plan, aligned);
+  run_pairs(pool, product, plan, aligned);
+#else
+  run_rows<true>(pool, product, plan, aligned);
 #endif
-  if (product.bf16) return run_rows<true>(pool, product, plan, aligned);
-  run_rows<false>(pool, product, plan, aligned);
 }
 
 }  // namespace q4j::cpu

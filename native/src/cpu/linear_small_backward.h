@@ -5,7 +5,8 @@
  * along the stored rows.
  *
  * Tasks are ranges of columns, for which a thread passes by all stored rows, a few at a time; the sums of a range stay in the
- * first-level cache.
+ * second-level cache, and those of a part of it in the first. Where columns alone do not occupy the threads, tasks are rows of
+ * C, too.
  *
  * Each element of C is one sum in a fixed order: s times the masked branch, then the rows in order. It depends neither on the
  * threads nor on the other rows of C.
@@ -26,7 +27,7 @@ namespace q4j::cpu {
  */
 bool serves_small_backward(const Product& product);
 
-/** Bytes of workspace for a product; 0 where m or k alone rule it out. Reads what multiply_workspace_size() reads. */
+/** Bytes of workspace for a product; 0 where m alone rules it out. Reads what multiply_workspace_size() reads. */
 int64_t multiply_small_backward_workspace_size(const ThreadPool& pool, const Product& product);
 
 /** Computes the product. workspace: multiply_small_backward_workspace_size bytes, any alignment. */

@@ -4,7 +4,7 @@
  * columns are decoded into registers, multiplied with all rows of dy, and added to their sums in memory.
  *
  * A tile makes the kChunk elements of a unit in kParts vectors, in an order of its own; the sums have that order until
- * Order::restore() brings them back. A unit's factor of dy is one 32-bit word for all lanes:
+ * ChunkOrder::restore() brings them back. A unit's factor of dy is one 32-bit word for all lanes:
  *
  *   one row, made by any reader of f32 (linear_small_kernel.h)    an f32, for FMA
  *   two rows, whose elements alternate (AVX512-BF16)              two bf16, for VDPBF16PS
@@ -32,7 +32,7 @@ constexpr int kUnits = 4;
 constexpr int kUnits = 2;
 #endif
 
-constexpr int64_t kMostColumns = 8192;  // of what is multiplied with a tile
+constexpr int64_t kMostRangeColumns = 8192;
 
 /** A row of f32, or of f32 to be rounded, that may end within a chunk; zeros follow. */
 template <bool Rounded>
@@ -94,7 +94,7 @@ struct PartTile {
 /** The absmax of the blocks of a tile's rows, rows at one distance. */
 struct TileScales {
   // Rows may be written a little before their beginning and beyond their end; see Scales::copy_part().
-  static constexpr int64_t kStride = kMostColumns / QuantizedSource::kChunk + 2 * Scales::kDecoded;
+  static constexpr int64_t kStride = kMostRangeColumns / QuantizedSource::kChunk + 2 * Scales::kDecoded;
   const float* first;
   const float* row(int i) const { return first + i * kStride; }
 };
@@ -130,7 +130,6 @@ struct RowwiseTile {
   const Reader* rows;
 };
 
-static inline Vec first_row(Vec part) { return part; }
 static inline Vec multiply_word(Vec word, Vec part, Vec sum) { return fma(word, part, sum); }
 static inline Vec broadcast_word(float word) { return broadcast(word); }
 
@@ -290,10 +289,10 @@ static inline __m512i broadcast_word(uint32_t word) { return _mm512_set1_epi32(s
 #endif
 
 /** The order in which a tile makes the elements of a chunk. */
-class Order {
+class ChunkOrder {
  public:
   /** bring: brings a chunk into that order. */
-  explicit Order(void (*bring)(const float*, float*)) {
+  explicit ChunkOrder(void (*bring)(const float*, float*)) {
     float plain[kChunk];
     float arranged[kChunk];
     for (int i = 0; i < kChunk; ++i) plain[i] = static_cast<float>(i);
@@ -364,6 +363,7 @@ template <int M, int Units, bool Half, bool Once, class Tile>
 static inline void multiply_tile(const Tile& tile, int64_t first, int64_t count, const typename Tile::Word* words, int64_t m,
                                  const FetchAhead& ahead, float* __restrict sums) {
   constexpr int64_t kLine = 64;
+  static_assert(Tile::kParts % kHeldParts == 0, "parts are held in equal numbers");
   using Word = decltype(broadcast_word(words[0]));
   const int64_t rows = M > 0 ? M : m;
   sums += first * rows * kChunk;

@@ -1,7 +1,8 @@
 // Copyright 2026 The qlora4j authors. SPDX-License-Identifier: Apache-2.0
 /**
- * The innermost products of a few rows of x with rows of a weight, which are columns of the product: Columns of them are
- * decoded into registers, a chunk at a time, and every vector is multiplied with M rows of x before the next one is decoded.
+ * The innermost products of a few rows of x with rows of a weight, which are columns of the product. Columns of them are
+ * decoded into registers, a chunk at a time, and every vector is multiplied with M rows of x before the next one is decoded
+ * (multiply_rows()); or, with more rows of x, several vectors of each column with all of them (multiply_together()).
  *
  * A reader decodes one row of the weight. It makes the kElements elements of a chunk in kParts vectors, in the order that
  * decoding gives for free, and arrange() brings as many elements of x into that order. x is then [chunk][M][part][lane].
@@ -26,13 +27,12 @@
 
 namespace q4j::cpu {
 
-// Rows of x whose sums stay in registers; with more, what is decoded does, and the sums lie in memory. Then so many rows of the
-// weight are taken at a time, and so many of their parts: these and a sum fit the registers.
-#if defined(__AVX512F__)
+// Rows of x whose sums stay in registers; with more, what is decoded does, and the sums lie in memory.
 constexpr int kRegisterRows = 3;
+// Then so many rows of the weight are taken at a time, and so many of their parts: these and a sum fit the registers.
+#if defined(__AVX512F__)
 constexpr int kTogether = 4;
 #else
-constexpr int kRegisterRows = 3;
 constexpr int kTogether = 2;
 #endif
 constexpr int kHeldParts = 4;
@@ -59,8 +59,7 @@ struct ByRows {
 
 /**
  * Up to Few rows of x take two columns with more sums (one row: Sets of them), which is faster than four with one sum each:
- * memory is read in fewer places, and in its order (m = 1 46 against 39 to 43 GB/s). More than Fours rows take two columns
- * again, where the sums of four leave too few registers for decoding (m = 6 0.93 against 1.03 ms).
+ * memory is read in fewer places, and in its order (m = 1 46 against 39 to 43 GB/s).
  */
 template <int Few, int Sets>
 struct InOrder {
@@ -364,7 +363,7 @@ struct TwoChunks {
   static constexpr int kElements = 2 * Reader::kElements;
   static constexpr int kParts = 2 * Reader::kParts;
   static constexpr int kBytes = 2 * Reader::kBytes;
-  static constexpr int kOffset = Reader::kOffset;
+  static constexpr int kOffset = Reader::kOffset;  // of readers that have it; elsewhere nothing asks
   static void arrange(const bf16* from, X* to) {
     Reader::arrange(from, to);
     Reader::arrange(from + Reader::kElements, to + Reader::kElements);
@@ -505,6 +504,7 @@ static inline void multiply_together(const Reader* readers, int64_t first, int64
   constexpr int kParts = Reader::kParts;
   constexpr int kPartElements = Reader::kElements / kParts;
   constexpr int kHeld = kParts < kHeldParts ? kParts : kHeldParts;
+  static_assert(kParts % kHeld == 0, "parts are held in equal numbers");
   for (int64_t c = first; c < first + count; ++c) {
     const auto begin = reinterpret_cast<uintptr_t>(readers[0].bytes());
     typename Reader::Chunk chunk[kTogether];

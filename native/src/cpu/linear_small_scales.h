@@ -113,7 +113,7 @@ class Scales {
       for (int64_t i = 0; i < count; ++i) to[i] = source_.absmax_at((first + i) * unit_);
     } else if (weight_.nested_block_size == 0) {
       const float* from = static_cast<const float*>(weight_.absmax) + first;
-      fetch_lines(from + ahead * per_row_, count * static_cast<int64_t>(sizeof(float)));
+      fetch_lines(reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(ahead * per_row_ * 4), count * 4);
       std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
     } else {
       decode_all(first, count, ahead * per_row_, to);
@@ -124,8 +124,11 @@ class Scales {
   // How far ahead codes are fetched: 16 rows of 4096 elements in blocks of 64.
   static constexpr int64_t kAhead = 1024;
 
-  static void fetch_lines(const void* p, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(static_cast<const char*>(p) + i, _MM_HINT_T0);
+  // An address may lie beyond the array.
+  static void fetch_lines(uintptr_t address, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(address + static_cast<uintptr_t>(i)), _MM_HINT_T0);
+    }
   }
 
   // Double-quantized ones, and fetches those `distance` blocks further on, so that they need not be waited for. They are
@@ -133,7 +136,8 @@ class Scales {
   void decode_all(int64_t first, int64_t count, int64_t distance, float* to) const {
     const int64_t blocks = weight_.rows * per_row_;
     const int64_t ahead = std::min(first + count + distance, blocks);
-    fetch_lines(static_cast<const uint8_t*>(weight_.absmax) + first + distance, ahead - (first + distance));
+    fetch_lines(reinterpret_cast<uintptr_t>(weight_.absmax) + static_cast<uintptr_t>(first + distance),
+                ahead - (first + distance));
     for (int64_t i = first / kDecoded * kDecoded; i < first + count; i += kDecoded) {
       decode(i, std::min(blocks - i, kDecoded), to + (i - first));
     }
