@@ -524,7 +524,7 @@ void test_forward(uint64_t seed) {
   test_forward(random, seed, m, n, k, random.pick(kFormats));
 }
 
-// Rows of x or dy around every number of them that the kernels for few rows take together, and around the most that they take.
+// Rows of x or dy: few, and around the most that the kernels for few rows take in some pack.
 constexpr int64_t kFewRows[] = {1,  1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 15, 16, 17, 18,
                                 19, 23, 24, 25, 31, 32, 33, 39, 40, 41, 47, 48, 49, 63, 64, 65};
 
@@ -754,8 +754,8 @@ void test_backward_few_rows(uint64_t seed) {
 }
 
 /**
- * Rows so long that a range has the most columns there are, that one thread takes several, and that one row of dy takes a range
- * in parts; blocks whose absmax are as many as there can be.
+ * Rows so long that a range has the most columns there are, that one thread takes several ranges, and that one row of dy takes
+ * a range in parts; blocks whose absmax are as many as there can be.
  */
 void test_backward_long_rows(uint64_t seed) {
   Random random(seed);
@@ -767,6 +767,12 @@ void test_backward_long_rows(uint64_t seed) {
       test_backward(random, seed, m, 17, k, random.pick({Q4J_WEIGHT_DENSE, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}));
     }
   }
+}
+
+/** Fewer ranges of columns than threads, which then share the rows of dy. */
+void test_backward_narrow(uint64_t seed, int32_t format) {
+  Random random(seed);
+  for (const int64_t m : {4, 5, 8, 9, 16, 30}) test_backward(random, seed, m, 400, random.pick({64, 128, 192}), format);
 }
 
 /** Dense weights whose rows end within a chunk, and a branch whose rows do. */
@@ -805,7 +811,7 @@ void test_backward_rows_alike(uint64_t seed, int32_t format, int32_t dtype) {
             });
     return dx;
   };
-  // In a pack with AMX more than 16 rows are summed in another order.
+  // In a pack with AMX more than 16 rows of bf16 are summed in another order.
   const auto compare = [&](int64_t reference, std::initializer_list<int64_t> counts) {
     const Matrix all = multiply(reference);
     for (const int64_t m : counts) {
@@ -1045,6 +1051,9 @@ int main(int argc, char** argv) {
   }
   for (uint64_t seed = first_seed; seed < first_seed + 48; ++seed) test_backward_part_rows(seed);
   test_backward_long_rows(first_seed);
+  for (uint64_t seed = first_seed; seed < first_seed + 3; ++seed) {
+    for (const int32_t format : kFormats) test_backward_narrow(seed, format);
+  }
   for (const int32_t dtype : {Q4J_F32, Q4J_BF16}) {
     for (const int32_t format : {Q4J_WEIGHT_DENSE, Q4J_WEIGHT_NF4, Q4J_WEIGHT_FP4, Q4J_WEIGHT_INT8, Q4J_WEIGHT_FP8}) {
       test_backward_infinite_row(format, dtype, 64);

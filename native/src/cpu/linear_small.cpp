@@ -480,7 +480,7 @@ bool serves_small(const Product& product) {
 }
 
 int64_t multiply_small_workspace_size(const ThreadPool& pool, const Product& product) {
-  if (!fits(product)) return 0;
+  if (!fits(product) || product.b.contract_rows) return 0;
   const Plan plan = make_plan(pool, product);
   return plan.x_bytes + pool.threads() * plan.thread_bytes() + 64;
 }

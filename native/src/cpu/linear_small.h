@@ -27,7 +27,8 @@ namespace q4j::cpu {
  */
 bool serves_small(const Product& product);
 
-/** Bytes of workspace for a product; 0 where m or k alone rule it out. Reads what multiply_workspace_size() reads. */
+/** Bytes of workspace for a product; 0 where m, k or the direction rule it out. Reads what multiply_workspace_size() reads, and
+ * b.contract_rows. */
 int64_t multiply_small_workspace_size(const ThreadPool& pool, const Product& product);
 
 /** Computes the product. workspace: multiply_small_workspace_size bytes, any alignment. */

@@ -38,6 +38,8 @@ constexpr int64_t kPartBytes = 24 * 1024;
 constexpr int64_t kLeastColumns = 256;
 // Whole lines of a row of 4-bit codes.
 constexpr int64_t kColumnsStep = 128;
+// There is a group for every so many rows of C at most: each decodes the weight anew. Not measured with many threads.
+constexpr int64_t kGroupRows = 4;
 // Most rows of a tile, and of a block.
 constexpr int64_t kMostTileRows = 2 * kUnits;
 constexpr int64_t kMostBlockRows = 64;
@@ -55,7 +57,7 @@ struct Plan {
   int threads;
   int64_t columns;       // of a range
   int64_t part_columns;  // of a part of it
-  int64_t row_groups;    // of C, that are tasks of their own
+  int64_t row_groups;    // of C, each with tasks of its own
   // Bytes, multiples of 64.
   int64_t words_bytes;
   int64_t branch_bytes;
@@ -72,7 +74,8 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   const int64_t ranges = plan.threads * ((share + most - 1) / most);
   plan.columns = round_up((p.n + ranges - 1) / ranges, kColumnsStep);
   plan.part_columns = std::clamp(columns_of(kPartBytes), kColumnsStep, plan.columns);
-  plan.row_groups = std::clamp<int64_t>(plan.threads / ((p.n + plan.columns - 1) / plan.columns), 1, p.m);
+  const int64_t most_groups = (p.m + kGroupRows - 1) / kGroupRows;
+  plan.row_groups = std::clamp<int64_t>(plan.threads / ((p.n + plan.columns - 1) / plan.columns), 1, most_groups);
   plan.words_bytes = round_up(p.m * round_up(p.k, kMostTileRows) * 4, 64);
   plan.branch_bytes = round_up(p.m * round_up(p.branch.rank, kMostTileRows) * 4, 64);
   plan.thread_bytes = kScratchBytes + round_up(p.m * plan.columns * 4, 64) + kThreadsApart;
@@ -199,10 +202,10 @@ void arrange_rows(const T* from, int64_t ld, int64_t m, int64_t k, int64_t first
 // ---------------------------------------------------------------------------------------------------------------- product
 
 /**
- * sums += the product of arranged words and `k` rows, for m of `words_rows` rows of words and the columns from `first` on,
- * `part` of them at a time; see multiply_tile(). With more than one part a block of rows stays in the second-level cache while
- * its parts pass by, and the next one is fetched into it; else rows are fetched past it, and a block is short, so that its
- * absmax stay near.
+ * sums += the product of words and `k` rows, for m rows of C and the columns from `first` on, `part` of them at a time; see
+ * multiply_tile(). words: of the first of these rows, in an arrangement of `words_rows` rows. With more than one part a block
+ * of rows stays in the second-level cache while its parts pass by, and the next one is fetched into it; else rows are fetched
+ * past it, and a block is short, so that its absmax stay near.
  */
 template <int M, bool OnePart, class Tiles>
 void add_rows(const Tiles& tiles, const typename Tiles::Tile::Word* words, int64_t words_rows, int64_t m, int64_t k,
@@ -331,16 +334,16 @@ class BackwardMultiplication {
 
   template <class AnyTiles>
   void add(const AnyTiles& tiles, const typename AnyTiles::Tile::Word* words, int64_t k, const Task& task, float* sums) const {
-    const auto run = [&](auto kernel) {
+    const auto call = [&](auto kernel) {
       kernel(tiles, words + task.row * kUnits, product_.m, task.rows, k, task.first, task.columns, plan_.part_columns,
              task.scratch, sums);
     };
     if (task.columns > plan_.part_columns) {
-      run(add_rows<0, false, AnyTiles>);
+      call(add_rows<0, false, AnyTiles>);
     } else if (task.rows == 1) {
-      run(add_rows<1, true, AnyTiles>);
+      call(add_rows<1, true, AnyTiles>);
     } else {
-      run(add_rows<0, true, AnyTiles>);
+      call(add_rows<0, true, AnyTiles>);
     }
   }
 
@@ -496,7 +499,7 @@ bool serves_small_backward(const Product& product) {
 }
 
 int64_t multiply_small_backward_workspace_size(const ThreadPool& pool, const Product& product) {
-  if (!fits(product)) return 0;
+  if (!fits(product) || !product.b.contract_rows) return 0;
   const Plan plan = make_plan(pool, product);
   return plan.words_bytes + plan.branch_bytes + pool.threads() * plan.thread_bytes + 64;
 }

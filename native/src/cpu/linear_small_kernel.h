@@ -10,8 +10,9 @@
  *   Bf16 readers (AVX512-BF16)  2 or 4 parts of 32 bf16 for VDPBF16PS
  *   F32 readers                 kChunk / kLanes parts of f32 for FMA; rounded to bf16 where the product is a bf16 one
  *
- * A reader's Order says, for a number of rows of x, how many columns are best taken together (columns), in how many sets of
- * sums (sets), and up to how many rows of x its rows are best fetched in the order of memory (kInOrderRows; see AheadInOrder).
+ * A reader's Order says up to how many rows of x keep their sums in registers (kRegisterRows) and, for so many, how many
+ * columns are best taken together (columns), in how many sets of sums (sets), and up to how many rows of x its rows are best
+ * fetched in the order of memory (kInOrderRows; see AheadInOrder).
  *
  * A 4-bit code is decoded by looking it up in its block's 16 values: table times absmax, rounded once, made once per block.
  */
