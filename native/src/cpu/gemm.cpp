@@ -224,9 +224,7 @@ Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
   plan.element = p.codes ? Element::kCodes : element_of(p.bf16);
   plan.branch_element = element_of(p.bf16 && !p.branch.full_precision);
-  const double operations =
-      2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
-  plan.threads = operations < kSerialOperations ? 1 : pool.threads();
+  plan.threads = threads_for(pool, p);
 
   const int64_t bytes = bytes_of(plan.element);
   const int64_t longest = kPanelBytes / (kTileColumns * bytes);
@@ -547,11 +545,7 @@ class Multiplication {
   char* coded_memory(int thread) const { return threads_ + (thread + 1) * plan_.thread_bytes() - plan_.codes_bytes; }
 
   void finish(const float* tile, int64_t row, int64_t column, int rows, int64_t columns) const {
-    if (product_.epilogue.dtype == Q4J_BF16) {
-      finish_sums<bf16>(product_.epilogue, tile, kTileColumns, row, column, rows, columns);
-    } else {
-      finish_sums<float>(product_.epilogue, tile, kTileColumns, row, column, rows, columns);
-    }
+    finish_sums(product_.epilogue, tile, kTileColumns, row, column, rows, columns);
   }
 
   ThreadPool& pool_;
@@ -589,7 +583,7 @@ int64_t multiply_workspace_size(const ThreadPool& pool, const Product& product) 
 void multiply(ThreadPool& pool, const Product& product, void* workspace) {
   if (product.m == 0 || product.n == 0) return;
   const Plan plan = make_plan(pool, product);
-  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  char* aligned = aligned_to_line(workspace);
   Multiplication(pool, product, plan, aligned).run();
 }
 

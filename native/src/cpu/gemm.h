@@ -76,8 +76,13 @@ struct Product {
   Epilogue epilogue;
 };
 
-/** Products of fewer operations run on the calling thread: waking another one costs as much. */
-constexpr double kSerialOperations = 1e5;
+/** Threads for a product. Few operations run on the calling one: waking another costs as much. */
+inline int threads_for(const ThreadPool& pool, const Product& p) {
+  constexpr double kSerialOperations = 1e5;
+  const double operations =
+      2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k + p.branch.rank);
+  return operations < kSerialOperations ? 1 : pool.threads();
+}
 
 /** Bytes of workspace for a product. Only m, n, k, bf16, codes, branch.rank and branch.full_precision are read. */
 int64_t multiply_workspace_size(const ThreadPool& pool, const Product& product);

@@ -10,10 +10,9 @@
 
 namespace q4j::cpu {
 
-/** C from (row, column) on, of type T. sums: [rows][stride]; rows hold whole vectors. */
 template <class T>
-void finish_sums(const Epilogue& e, const float* sums, int64_t stride, int64_t row, int64_t column, int64_t rows,
-                 int64_t columns) {
+void finish_sums_of(const Epilogue& e, const float* sums, int64_t stride, int64_t row, int64_t column, int64_t rows,
+                    int64_t columns) {
   const Vec alpha = broadcast(e.alpha);
   for (int64_t part = 0; part < columns; part += kLanes) {
     const Mask lanes = first_lanes(columns - part);
@@ -30,6 +29,16 @@ void finish_sums(const Epilogue& e, const float* sums, int64_t stride, int64_t r
       if (e.round_to_bf16) v = rounded_to<bf16>(v);
       store(static_cast<T*>(e.c) + (row + i) * e.ldc + column + part, v, lanes);
     }
+  }
+}
+
+/** C from (row, column) on. sums: [rows][stride]; rows hold whole vectors. */
+inline void finish_sums(const Epilogue& e, const float* sums, int64_t stride, int64_t row, int64_t column, int64_t rows,
+                        int64_t columns) {
+  if (e.dtype == Q4J_BF16) {
+    finish_sums_of<bf16>(e, sums, stride, row, column, rows, columns);
+  } else {
+    finish_sums_of<float>(e, sums, stride, row, column, rows, columns);
   }
 }
 

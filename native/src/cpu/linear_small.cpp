@@ -65,8 +65,6 @@ constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kAheadBytes = 1024;
 // The same from the end of what is being read, for rows that are fetched in the order of memory.
 constexpr int64_t kAheadInOrderBytes = 4 * 1024;
-// Elements of x from which several threads rearrange it.
-constexpr int64_t kSharedElements = 1 << 16;
 
 bool fits(const Product& p) { return p.m > 0 && p.m <= kMostRows && p.n > 0 && p.k > 0 && p.k % kChunk == 0; }
 
@@ -83,8 +81,7 @@ struct Plan {
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
-  const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  plan.threads = operations < kSerialOperations ? 1 : pool.threads();
+  plan.threads = threads_for(pool, p);
   const int64_t tasks = pool.threads() * kTasksPerThread;
   plan.task_columns = std::clamp(round_up(p.n / tasks, kLeastTaskColumns), kLeastTaskColumns, kTaskColumns);
   plan.x_bytes = round_up(p.m * p.k * 4, 64);
@@ -195,11 +192,7 @@ class SmallMultiplication {
         sum_block(first + j, std::min(kBlockColumns, columns - j), scales, sums + j, stride);
       }
     }
-    if (product_.epilogue.dtype == Q4J_BF16) {
-      finish_sums<bf16>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
-    } else {
-      finish_sums<float>(product_.epilogue, sums, stride, 0, first, product_.m, columns);
-    }
+    finish_sums(product_.epilogue, sums, stride, 0, first, product_.m, columns);
   }
 
   // M rows of x. Where x does not stay in the first-level cache, four columns at a time read it half as often.
@@ -413,12 +406,7 @@ void run_codes(ThreadPool& pool, const Product& product, const Plan& plan, char*
     return run(pool, product, plan, make, workspace);
   }
 #endif
-#if defined(__AVX512F__)
-  using Reader = CodesF32Reader<Bf16, HalfBlocks>;
-#else
-  using Reader = ShuffledF32Reader<Bf16, HalfBlocks>;
-#endif
-  const MakeCodes<Reader> make = {weight, Scales(weight), values};
+  const MakeCodes<CodesF32Reader<Bf16, HalfBlocks>> make = {weight, Scales(weight), values};
   run(pool, product, plan, make, workspace);
 }
 
@@ -487,7 +475,7 @@ int64_t multiply_small_workspace_size(const ThreadPool& pool, const Product& pro
 
 void multiply_small(ThreadPool& pool, const Product& product, void* workspace) {
   const Plan plan = make_plan(pool, product);
-  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  char* aligned = aligned_to_line(workspace);
   if (product.bf16) {
     run_any<true>(pool, product, plan, aligned);
   } else {

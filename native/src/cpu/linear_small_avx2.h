@@ -2,7 +2,7 @@
 /**
  * Readers for the products of few rows (linear_small_kernel.h) on 256 bits, where decoding takes longer than memory does.
  *
- *   ShuffledF32Reader   4-bit codes: the bytes of a block's 16 values, looked up 32 codes at a time
+ *   CodesF32Reader      4-bit codes: the bytes of a block's 16 values, looked up 32 codes at a time
  *   Fp8F32Reader        E4M3, 16 codes at a time
  */
 #ifndef QLORA4J_SRC_CPU_LINEAR_SMALL_AVX2_H_
@@ -24,7 +24,7 @@ static inline __m256i round_plainly(Vec a) {
 
 /** Rows of 4-bit codes: a table of 16 bytes for every byte of a value, for VPSHUFB. Values rounded to bf16 have two. */
 template <bool Rounded, bool HalfBlocks>
-struct ShuffledF32Reader {
+struct CodesF32Reader {
   using X = float;
   // A table takes two registers or four; beside the sums of more rows there is room for one.
   struct Order : ByRows {

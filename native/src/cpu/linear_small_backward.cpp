@@ -48,8 +48,6 @@ constexpr int64_t kScratchBytes = (kMostBlockRows * TileScales::kStride + 2 * Sc
 static_assert(kScratchBytes % 64 == 0);
 // How far ahead a row of a tile is fetched where there is one part: 8 KiB together for pairs of rows.
 constexpr uintptr_t kAheadBytes = 1024;
-// Elements of dy from which several threads rearrange it.
-constexpr int64_t kSharedElements = 1 << 16;
 
 bool fits(const Product& p) { return p.m > 0 && p.m <= (p.bf16 ? kMostRowsBf16 : kMostRows) && p.n > 0 && p.k > 0; }
 
@@ -66,8 +64,7 @@ struct Plan {
 
 Plan make_plan(const ThreadPool& pool, const Product& p) {
   Plan plan;
-  const double operations = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  plan.threads = operations < kSerialOperations ? 1 : pool.threads();
+  plan.threads = threads_for(pool, p);
   const auto columns_of = [&](int64_t bytes) { return bytes / (p.m * 4) / kColumnsStep * kColumnsStep; };
   const int64_t most = std::clamp(columns_of(kRangeBytes), kLeastColumns, kMostRangeColumns);
   const int64_t share = (p.n + plan.threads - 1) / plan.threads;
@@ -324,11 +321,7 @@ class BackwardMultiplication {
     for (int64_t c = 0; c < task.columns; c += kChunk) {
       const float* chunk = sums + c * task.rows;
       const int64_t count = std::min<int64_t>(kChunk, task.columns - c);
-      if (product_.epilogue.dtype == Q4J_BF16) {
-        finish_sums<bf16>(product_.epilogue, chunk, kChunk, task.row, task.first + c, task.rows, count);
-      } else {
-        finish_sums<float>(product_.epilogue, chunk, kChunk, task.row, task.first + c, task.rows, count);
-      }
+      finish_sums(product_.epilogue, chunk, kChunk, task.row, task.first + c, task.rows, count);
     }
   }
 
@@ -458,14 +451,6 @@ void run_pairs(ThreadPool& pool, const Product& product, const Plan& plan, char*
 
 #endif
 
-#if defined(__AVX512F__)
-template <bool Rounded, bool HalfBlocks>
-using CodesReader = CodesF32Reader<Rounded, HalfBlocks>;
-#else
-template <bool Rounded, bool HalfBlocks>
-using CodesReader = ShuffledF32Reader<Rounded, HalfBlocks>;
-#endif
-
 // Rounded: to bf16, which is what dy has then.
 template <bool Rounded>
 void run_rows(ThreadPool& pool, const Product& product, const Plan& plan, char* workspace) {
@@ -482,9 +467,9 @@ void run_rows(ThreadPool& pool, const Product& product, const Plan& plan, char* 
     return run_rowwise<RowwiseTile<Int8Reader>, Int8Reader>(pool, product, plan, workspace);
   if (weight->format == Q4J_WEIGHT_FP8) return run_rowwise<RowwiseTile<Fp8Reader>, Fp8Reader>(pool, product, plan, workspace);
   if (weight->block_size == QuantizedSource::kChunk) {
-    return run_codes<CodesTile<CodesReader<Rounded, true>>>(pool, product, plan, workspace);
+    return run_codes<CodesTile<CodesF32Reader<Rounded, true>>>(pool, product, plan, workspace);
   }
-  run_codes<CodesTile<CodesReader<Rounded, false>>>(pool, product, plan, workspace);
+  run_codes<CodesTile<CodesF32Reader<Rounded, false>>>(pool, product, plan, workspace);
 }
 
 }  // namespace
@@ -506,7 +491,7 @@ int64_t multiply_small_backward_workspace_size(const ThreadPool& pool, const Pro
 
 void multiply_small_backward(ThreadPool& pool, const Product& product, void* workspace) {
   const Plan plan = make_plan(pool, product);
-  char* aligned = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(workspace) + 63) & ~uintptr_t{63});
+  char* aligned = aligned_to_line(workspace);
   if (!product.bf16) return run_rows<false>(pool, product, plan, aligned);
 #if defined(__AVX512BF16__)
   run_pairs(pool, product, plan, aligned);

@@ -25,12 +25,8 @@
 
 namespace q4j::cpu {
 
-// Units whose parts are held at once, and how many parts of each: with the words of dy and a sum they fit the registers.
-#if defined(__AVX512F__)
-constexpr int kUnits = 4;
-#else
-constexpr int kUnits = 2;
-#endif
+// Units whose parts are held at once, kHeldParts of each: as many as rows of the weight there.
+constexpr int kUnits = kTogether;
 
 constexpr int64_t kMostRangeColumns = 8192;
 

@@ -38,6 +38,9 @@ constexpr int kTogether = 2;
 #endif
 constexpr int kHeldParts = 4;
 
+// Elements of x or dy from which several threads rearrange it.
+constexpr int64_t kSharedElements = 1 << 16;
+
 // Bytes between the memory of two threads: prefetchers run on into what follows (m = 1 and 8 took 4 and 2 % longer).
 constexpr int64_t kThreadsApart = 4096;
 
